@@ -1,0 +1,1 @@
+"""nemo-run recipes: experiments and model sizes as functions."""

@@ -1,0 +1,63 @@
+"""Every error that a user can meet. Messages say what was wrong, where, and what to do.
+
+    SdpoError
+    ├── ConfigError             a setting, alone or together with another, cannot work     (also a ValueError)
+    ├── ModelFileError          a model folder, config.json or safetensors file is not usable
+    ├── TaskFileError           a task file is malformed; the message begins with file:line
+    ├── CheckpointError         a checkpoint cannot be written, read or is torn
+    ├── EngineError             an inference engine did not do what was asked
+    │   ├── EngineStartError    it did not come up; the message ends with its last log lines
+    │   ├── EngineDiedError     it was there and is gone
+    │   └── SwapError           it did not take the new weights, or its checksum differs
+    ├── VerifierUnavailable     infrastructure failed, not the answer: retry, then drop and count, never reward 0
+    │   └── SandboxRefused      the isolation layers found are below the configured minimum
+    └── NumericsError           NaN or infinity in logits, loss or gradients; the step was not taken
+"""
+
+
+class SdpoError(Exception):
+    """Base of all errors meant for a user; the command line prints the message without a traceback."""
+
+
+class ConfigError(SdpoError, ValueError):
+    """A setting, alone or together with another, cannot work."""
+
+
+class ModelFileError(SdpoError):
+    """A model folder, its config.json or a safetensors file is not usable."""
+
+
+class TaskFileError(SdpoError):
+    """A task file is malformed; the message begins with ``file:line``."""
+
+
+class CheckpointError(SdpoError):
+    """A checkpoint cannot be written or read, or is torn."""
+
+
+class EngineError(SdpoError):
+    """An inference engine did not do what was asked."""
+
+
+class EngineStartError(EngineError):
+    """The engine did not come up; the message ends with its last log lines."""
+
+
+class EngineDiedError(EngineError):
+    """The engine was serving and is gone."""
+
+
+class SwapError(EngineError):
+    """The engine did not take the new weights, or its checksum differs from the trainer's."""
+
+
+class VerifierUnavailable(SdpoError):
+    """Infrastructure failed while judging; says nothing about the answer."""
+
+
+class SandboxRefused(VerifierUnavailable):
+    """The isolation layers found are below the configured minimum, so nothing was run."""
+
+
+class NumericsError(SdpoError):
+    """NaN or infinity where there must be none; the optimiser step was not taken."""
