@@ -1,0 +1,58 @@
+# `make` alone prints what there is.
+SHELL := /bin/bash
+BIN := .venv/bin
+export PYTHON
+# Megatron ranks, SGLang and the tests each start processes: one thread each unless told otherwise.
+export OMP_NUM_THREADS ?= 1
+CHECKED := sdpo_megatron serving recipes tests benchmarks
+PYTEST := $(BIN)/python -m pytest
+# pytest's exit code 5 says that a selection was empty, which is no failure of a suite.
+ALLOW_EMPTY := || [ $$? -eq 5 ]
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow check format bench docs lock-check clean
+
+help:  ## this list
+	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## make .venv and install what a run needs (pinned; seconds when it is already there)
+	@requirements/install.sh cpu
+
+setup-dev:  ## the same, with what tests, checks and recipes need
+	@requirements/install.sh dev
+
+quickstart: setup  ## train a real 135M model with SDPO on this machine; no GPU needed
+	@$(BIN)/sdpo train experiment=quickstart $(ARGS)
+
+doctor: setup  ## say what is installed, which device and isolation there is, and what is missing
+	@$(BIN)/sdpo doctor
+
+test: setup-dev test-unit test-slow  ## every test: the fast ones first, then the multi-process ones
+
+test-unit: setup-dev  ## the fast tests alone
+	@$(PYTEST) -m "not slow and not gpu" tests $(ALLOW_EMPTY)
+
+test-slow: setup-dev test-unit
+	@$(PYTEST) -m "slow and not gpu" tests $(ALLOW_EMPTY)
+
+check: setup-dev  ## formatting, lint, types
+	@$(BIN)/ruff format --check --quiet $(CHECKED) || { $(BIN)/ruff format --check $(CHECKED); exit 1; }
+	@$(BIN)/ruff check --quiet $(CHECKED)
+	@$(BIN)/mypy
+	@echo "check: formatting, lint and types are fine"
+
+format: setup-dev  ## format, and mend what ruff can mend
+	@$(BIN)/ruff format $(CHECKED)
+	@$(BIN)/ruff check --fix $(CHECKED)
+
+bench: setup  ## seconds by phase and tokens/s of a training step on this machine
+	@$(BIN)/python benchmarks/step.py $(ARGS)
+
+docs: setup  ## write docs/metrics.md anew from the declarations
+	@$(BIN)/python -m sdpo_megatron.observability.metrics_page > docs/metrics.md
+
+clean:  ## remove caches and .venv; runs/ and models/ stay
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

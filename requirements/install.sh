@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Makes .venv and installs what is pinned: `requirements/install.sh cpu` for a run, `... dev` for tests and checks too.
+#
+# A second call finds the stamp of the same lock and returns at once. pip's own configuration (index, find-links,
+# certificates) is honoured as it is; nothing here names a source.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+want=${1:-cpu}
+case $want in
+    cpu) locks=(cpu) ;;
+    dev) locks=(cpu dev) ;;
+    *) echo "requirements/install.sh: got '$want', expected cpu or dev" >&2; exit 2 ;;
+esac
+
+venv=.venv
+started=$SECONDS
+say() { printf 'set-up  %3d s  %s\n' $((SECONDS - started)) "$*"; }
+
+# The stamp is keyed on the lock, on pyproject.toml (entry points) and on the checkout's place (the editable install).
+stamp_of() { echo "$venv/.installed-$1-$( (pwd; cat "requirements/$1.txt" pyproject.toml) | sha256sum | cut -c1-16)"; }
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.11 python3 python /usr/bin/python3.11; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    cat >&2 <<'MESSAGE'
+No usable Python 3.11 found (tried $PYTHON, python3.11, python3, python).
+The lock is for 3.11: megatron-core 0.16.1 and the pinned wheels were seen working together there.
+  Debian, Ubuntu:  apt-get install python3.11 python3.11-venv
+  pyenv:           pyenv install 3.11
+or name one:       make setup PYTHON=/path/to/python3.11
+MESSAGE
+    exit 1
+}
+
+complete=yes
+for lock in "${locks[@]}"; do [ -e "$(stamp_of "$lock")" ] || complete=no; done
+[ $complete = no ] || exit 0
+
+if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+    python=$(find_python)
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+fi
+# A wheel that must be built (a few sdists) uses the pinned setuptools; bytecode is made for what is imported only.
+install=("$venv/bin/python" -m pip install --quiet --no-input --no-compile --disable-pip-version-check)
+
+for lock in "${locks[@]}"; do
+    stamp=$(stamp_of "$lock")
+    [ ! -e "$stamp" ] || continue
+    if [ "$lock" = cpu ]; then
+        pin() { grep -E "^$1==" requirements/cpu.txt; }
+        say "torch (the largest download)"
+        # With dependencies: the CUDA build of torch is useless without the libraries that it names.
+        "${install[@]}" -c requirements/cpu.txt "$(pin setuptools)" "$(pin torch)"
+    fi
+    say "$(grep -c == "requirements/$lock.txt") packages of requirements/$lock.txt"
+    "${install[@]}" --no-deps --no-build-isolation -r "requirements/$lock.txt"
+    if [ "$lock" = cpu ]; then
+        "${install[@]}" --no-deps --no-build-isolation -e .
+    fi
+    rm -f "$venv/.installed-$lock-"*
+    touch "$stamp"
+done
+say "ready"
