@@ -48,8 +48,8 @@ if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11)
     say "making $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
 fi
-# A wheel that must be built (a few sdists) uses the pinned setuptools; bytecode is made for what is imported only.
-install=("$venv/bin/python" -m pip install --quiet --no-input --no-compile --disable-pip-version-check)
+# Bytecode is made for what is imported only. pip speaks when something is wrong, not before.
+install=("$venv/bin/python" -m pip install --quiet --quiet --no-input --no-compile --disable-pip-version-check)
 
 for lock in "${locks[@]}"; do
     stamp=$(stamp_of "$lock")
@@ -60,6 +60,7 @@ for lock in "${locks[@]}"; do
         # With dependencies: the CUDA build of torch is useless without the libraries that it names.
         "${install[@]}" -c requirements/cpu.txt "$(pin setuptools)" "$(pin torch)"
     fi
+    # A few are source archives: they are built with the pinned setuptools instead of a downloaded one.
     say "$(grep -c == "requirements/$lock.txt") packages of requirements/$lock.txt"
     "${install[@]}" --no-deps --no-build-isolation -r "requirements/$lock.txt"
     if [ "$lock" = cpu ]; then

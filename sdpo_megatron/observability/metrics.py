@@ -1,0 +1,180 @@
+"""Every metric of a training run, declared once: key, Prometheus name, meaning, unit and kind.
+
+The trainer reports a mapping from these keys to floats (`StepReport.metrics`). `reconcile` makes
+that mapping complete: the same keys in every step and on every rank, NaN where a step had nothing
+to measure. A counter's value is what this step adds, not the running total.
+
+docs/metrics.md is generated from this file (`make docs`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["BY_KEY", "METRICS", "MISMATCHES", "Metric", "UndeclaredMetric", "reconcile"]
+
+Kind = Literal["gauge", "counter", "histogram"]
+
+STRICT_VARIABLE = "SDPO_STRICT_METRICS"  # "1" in tests: a mismatch raises instead of being counted
+MISMATCHES = "observability/metric_mismatches"
+
+
+class UndeclaredMetric(ValueError):
+    """A report holds a key that is not declared, or lacks one that is."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One declaration.
+
+    Attributes:
+        key: ``group/name``, the key in `StepReport.metrics` and in metrics.jsonl.
+        name: The Prometheus name; base units, ``_total`` ends a counter's.
+        unit: For people: "ratio", "tokens", "nats/token", "s", "bytes", ...
+        help: One line: what it is, and how to read it where that is not plain.
+        kind: gauge (value of the last step), counter (sum over steps) or histogram (of steps).
+        optional: The feature may be off: a report without it is complete, and it becomes NaN.
+        buckets: Upper bounds of a histogram, in the metric's unit.
+    """
+
+    key: str
+    name: str
+    unit: str
+    help: str
+    kind: Kind = "gauge"
+    optional: bool = False
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def group(self) -> str:
+        return self.key.split("/", 1)[0]
+
+
+def _gauge(key: str, name: str, unit: str, help: str, *, optional: bool = False) -> Metric:
+    return Metric(key, f"sdpo_{name}", unit, help, optional=optional)
+
+
+def _counter(key: str, name: str, unit: str, help: str) -> Metric:
+    return Metric(key, f"sdpo_{name}_total", unit, help, kind="counter")
+
+
+def _phase(name: str, help: str, *, optional: bool = False) -> Metric:
+    return _gauge(f"time/{name}_s", f"time_{name}_seconds", "s", help, optional=optional)
+
+
+_STEP_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
+# fmt: off
+METRICS: tuple[Metric, ...] = (
+    # What the policy does.
+    _gauge("rollout/success_rate", "rollout_success_ratio", "ratio", "Attempts that solved their question"),
+    _gauge("rollout/reward_mean", "rollout_reward_mean", "reward", "Mean reward of the attempts"),
+    _gauge("rollout/response_tokens_mean", "rollout_response_tokens_mean", "tokens", "Mean length of an attempt"),
+    _gauge("rollout/truncated_fraction", "rollout_truncated_ratio", "ratio", "Attempts cut at the length limit"),
+    _gauge("rollout/format_ok_fraction", "rollout_format_ok_ratio", "ratio", "Attempts from which an answer could be extracted"),
+    _gauge("rollout/tokens_per_s", "rollout_tokens_per_second", "tokens/s", "Sampled tokens by the seconds of sampling"),
+    _counter("rollout/attempts", "rollout_attempts", "attempts", "Attempts sampled"),
+    _counter("rollout/dropped_attempts", "rollout_dropped_attempts", "attempts", "Attempts lost to infrastructure: neither rewarded nor trained on"),
+    _gauge("rollout/staleness_max", "rollout_staleness_versions_max", "versions", "Policy versions between sampling and training, worst token", optional=True),
+    # What a group offers the teacher.
+    _gauge("groups/with_solution_fraction", "groups_with_solution_ratio", "ratio", "Attempts whose teacher prompt holds a successful sibling"),
+    _gauge("groups/with_feedback_fraction", "groups_with_feedback_ratio", "ratio", "Attempts whose teacher prompt holds environment feedback"),
+    _gauge("groups/with_neither_fraction", "groups_with_neither_ratio", "ratio", "Attempts without any teacher prompt: masked from distillation"),
+    _gauge("groups/mixed_fraction", "groups_mixed_ratio", "ratio", "Groups with both successes and failures"),
+    # The optimiser step.
+    _gauge("train/loss", "train_loss", "loss", "Loss of the step, over trained tokens"),
+    _gauge("train/distill_loss", "train_distill_loss", "nats/token", "Its distillation part", optional=True),
+    _gauge("train/policy_loss", "train_policy_loss", "loss", "Its policy-gradient part", optional=True),
+    _gauge("train/grad_norm", "train_grad_norm", "norm", "Gradient norm before clipping"),
+    _gauge("train/learning_rate", "train_learning_rate", "1", "Learning rate of the step"),
+    _counter("train/tokens", "train_tokens", "tokens", "Response tokens with a weight in the loss"),
+    _gauge("train/tokens_per_s", "train_tokens_per_second", "tokens/s", "Trained tokens by the seconds of the whole step"),
+    _counter("train/skipped_steps", "train_skipped_steps", "steps", "Steps not taken: no attempt had a teacher, or numerics failed"),
+    _gauge("train/num_micro_batches", "train_micro_batches", "micro-batches", "Micro-batches of each rank"),
+    # Does the teacher know better?
+    _gauge("teacher/kl_mean", "teacher_kl_mean", "nats/token", "Divergence between student and teacher", optional=True),
+    _gauge("teacher/gain_failed", "teacher_gain_failed", "nats/token", "Mean log q - log pi of the sampled tokens of failed attempts; below 0: the teacher knows better; above: it copies the failure", optional=True),
+    _gauge("teacher/gain_success", "teacher_gain_success", "nats/token", "The same on successful attempts; above 0: the teacher knows better", optional=True),
+    _gauge("teacher/entropy", "teacher_entropy", "nats/token", "Entropy of the teacher's distribution", optional=True),
+    _gauge("student/entropy", "student_entropy", "nats/token", "Entropy of the student's; a fall to 0 is a collapse"),
+    _gauge("teacher/top_k_mass", "teacher_top_k_mass_ratio", "ratio", "Teacher probability on the student's top-K tokens; the rest is in the tail bucket", optional=True),
+    _gauge("teacher/top_k_overlap", "teacher_top_k_overlap_ratio", "ratio", "Share of the student's top-K that is in the teacher's", optional=True),
+    _gauge("teacher/prompt_success", "teacher_prompt_success_ratio", "ratio", "Success of answers sampled from the teacher prompt; not above the student's: the prompt does not help", optional=True),
+    _gauge("teacher/null_kl", "teacher_null_kl", "nats/token", "Divergence to a teacher that saw the template without content: the shift of the wording alone", optional=True),
+    _gauge("teacher/ema_distance", "teacher_ema_distance_ratio", "ratio", "L2 distance of teacher and student weights by the L2 norm of the student's", optional=True),
+    _gauge("teacher/cut_tokens_mean", "teacher_cut_tokens_mean", "tokens", "Tokens cut from feedback and solution so that the teacher prompt fits", optional=True),
+    # Off-policy corrections.
+    _gauge("importance/weight_mean", "importance_weight_mean", "1", "Mean truncated weight trainer / rollout engine; far from 1: their log-probs differ"),
+    _gauge("importance/clipped_fraction", "importance_clipped_ratio", "ratio", "Tokens whose weight was truncated"),
+    _gauge("ratio/clipped_fraction", "ratio_clipped_ratio", "ratio", "Tokens whose ratio pi_now / pi_old was clipped", optional=True),
+    _gauge("policy/version", "policy_version", "version", "Policy version that the engines serve after the step"),
+    # Where the time goes.
+    _phase("rollout", "Sampling the attempts"),
+    _phase("verify", "Judging them, as far as it did not overlap with sampling"),
+    _phase("teacher", "Teacher pass, weight swap included", optional=True),
+    _phase("student", "Student forward and backward"),
+    _phase("optimizer", "Gradient reduction, clipping and the optimiser's step"),
+    _phase("publish", "Bringing the new weights to the engines"),
+    _phase("checkpoint", "Writing a checkpoint", optional=True),
+    Metric("time/step_s", "sdpo_step_seconds", "s", "The whole step", kind="histogram", buckets=_STEP_BUCKETS_S),
+    # What it costs and what went wrong.
+    _gauge("memory/rank0_bytes", "memory_rank0_bytes", "bytes", "Memory of the rank 0 process"),
+    _gauge("memory/all_bytes", "memory_all_bytes", "bytes", "Memory of all processes of the run on this machine, shared pages counted once where the system tells"),
+    _counter("engine/restarts", "engine_restarts", "restarts", "Inference engines restarted"),
+    _counter("verify/infrastructure_failures", "verify_infrastructure_failures", "failures", "Verifications that infrastructure failed, before retries"),
+    _counter(MISMATCHES, "observability_metric_mismatches", "keys", "Reported keys that are not declared, and declared ones not reported: a bug to tell us"),
+)
+# fmt: on
+
+BY_KEY: Mapping[str, Metric] = {metric.key: metric for metric in METRICS}
+
+
+def reconcile(
+    values: Mapping[str, float],
+    *,
+    strict: bool | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> dict[str, float]:
+    """Completes one step's values to exactly the declared keys, in declared order.
+
+    Args:
+        values: What the parts of the step reported.
+        strict: Raise on an unknown or missing key; None reads the environment (tests set it).
+        warn: Called once for each mismatch when not strict.
+
+    Returns:
+        A new dict; absent gauges and histograms are NaN, absent counters 0. Unknown keys are left
+        out, and both kinds of mismatch are added to the counter `MISMATCHES`.
+
+    Raises:
+        UndeclaredMetric: In strict mode; the message names every key, and the nearest declared one.
+    """
+    strict = os.environ.get(STRICT_VARIABLE) == "1" if strict is None else strict
+    faults = [_unknown(key) for key in values if key not in BY_KEY]
+    faults += [
+        f"metric {metric.key!r} is declared but was not reported in this step"
+        for metric in METRICS
+        if metric.kind != "counter" and not metric.optional and metric.key not in values
+    ]
+    if faults and strict:
+        raise UndeclaredMetric("; ".join(faults))
+    if warn is not None:
+        for fault in faults:
+            warn(fault)
+    complete = {
+        key: float(values.get(key, 0.0 if metric.kind == "counter" else math.nan))
+        for key, metric in BY_KEY.items()
+    }
+    complete[MISMATCHES] += len(faults)
+    return complete
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, BY_KEY, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "declare it in observability/metrics.py"
+    return f"metric {key!r} is not declared: {hint}"

@@ -1,0 +1,149 @@
+"""A run is a folder: resolved config, versions, metrics, rollouts, checkpoints, weights and logs.
+
+config.yaml     the resolved config
+versions.json   packages, git commit and platform, one record for each start of the run
+metrics.jsonl   one JSON object a step; a value that a step did not measure is null
+rollouts/  checkpoints/  weights/  logs/
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sdpo_megatron.nouns import StepReport
+
+__all__ = ["RunFolder", "versions"]
+
+_PACKAGES = (
+    "sdpo-megatron", "torch", "megatron-core", "sglang", "transformers", "tokenizers", "numpy",
+    "safetensors", "hydra-core", "transformer-engine",
+)  # fmt: skip
+
+
+class RunFolder:
+    """Names and writes the files of one run. Only rank 0 makes one; a resumed run opens the same.
+
+    Args:
+        path: The folder; made with its sub-folders when absent.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.rollouts = self.path / "rollouts"
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "weights"
+        self.logs = self.path / "logs"
+        self.config_file = self.path / "config.yaml"
+        self.versions_file = self.path / "versions.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        for folder in (self.rollouts, self.checkpoints, self.weights, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def save_config(self, text: str) -> None:
+        """Writes the resolved config (YAML text); a resumed run replaces it."""
+        _write_whole(self.config_file, text)
+
+    def save_versions(self) -> None:
+        """Adds one record of `versions` to versions.json."""
+        records = json.loads(self.versions_file.read_text()) if self.versions_file.exists() else []
+        _write_whole(self.versions_file, json.dumps([*records, versions()], indent=2) + "\n")
+
+    def append(self, report: StepReport) -> None:
+        """Adds a step to metrics.jsonl and waits until it is on the disk.
+
+        The line is one write, so a kill leaves it whole or torn at the end, where `reports` and
+        `resume_at` find it.
+        """
+        values = {key: v if math.isfinite(v) else None for key, v in report.metrics.items()}
+        record = {"step": report.step, "policy_version": report.policy_version, **values}
+        with self.metrics_file.open("ab", buffering=0) as file:
+            file.write(json.dumps(record).encode() + b"\n")
+            os.fsync(file.fileno())
+
+    def reports(self) -> list[StepReport]:
+        """Every whole line of metrics.jsonl; a last line that a kill has torn is left out."""
+        return [_report(record) for record, _ in self._records()]
+
+    def resume_at(self, step: int) -> int:
+        """Drops the lines of `step` and later, and a torn last one: the run will write them anew.
+
+        Args:
+            step: The first step that will run now.
+
+        Returns:
+            How many whole lines were dropped.
+        """
+        records = list(self._records())
+        kept = [line for record, line in records if record["step"] < step]
+        if self.metrics_file.exists():
+            _write_whole(self.metrics_file, "".join(line + "\n" for line in kept))
+        return len(records) - len(kept)
+
+    def _records(self) -> Iterator[tuple[dict[str, Any], str]]:
+        if not self.metrics_file.exists():
+            return
+        lines = self.metrics_file.read_text().split("\n")
+        for number, line in enumerate(lines[:-1], start=1):  # what follows the last "\n" is torn
+            try:
+                yield json.loads(line), line
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{self.metrics_file}:{number}: not JSON ({error}); the file was changed by "
+                    "something else. Delete that line to go on."
+                ) from error
+
+
+def versions() -> dict[str, Any]:
+    """What runs here: time, packages, git commit of the checkout, Python, platform, cores."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "packages": {name: _installed(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this file lies in, "+" at its end when files are changed."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):  # no git, or installed without a checkout
+        return None
+    return described.stdout.strip() or None
+
+
+def _report(record: dict[str, Any]) -> StepReport:
+    step, version = record.pop("step"), record.pop("policy_version")
+    values = {key: math.nan if v is None else float(v) for key, v in record.items()}
+    return StepReport(step=step, policy_version=version, metrics=values)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Replaces `path` in one step: a kill leaves the old content or the new, never a part."""
+    draft = path.with_name(path.name + ".new")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
