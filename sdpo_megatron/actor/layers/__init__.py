@@ -1,0 +1,8 @@
+"""The layers of our own that complete Megatron's local layer spec where Transformer Engine is absent.
+
+norm.py       RMSNorm that allows sequence parallelism
+attention.py  core attention over packed sequences
+spec.py       which layers make a model: these on a CPU, Transformer Engine's on a GPU
+
+Imports megatron: start the runtime first. Used by actor.model alone.
+"""

@@ -1,0 +1,216 @@
+"""The policy as Megatron model chunks that end in hidden states: the LM head belongs to the fused loss.
+
+T tokens of a packed micro-batch, H hidden size, Vp the padded vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+from sdpo_megatron.actor.runtime import current_runtime
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.weights.spec import Llama3Rope, ModelSpec
+
+current_runtime()  # on a CPU, megatron must be imported after its calls were redirected
+
+from megatron.core import parallel_state, tensor_parallel  # noqa: E402
+from megatron.core.models.gpt import GPTModel  # noqa: E402
+from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+
+from sdpo_megatron.actor.layers.spec import block_spec  # noqa: E402
+
+
+class PolicyModel(GPTModel):  # type: ignore[misc]
+    """One pipeline stage of the policy.
+
+    On the last stage `forward` returns the final, normed hidden states [T, 1, H], whole on every tensor-parallel rank (also
+    under sequence parallelism); on the others, what the next stage takes. Their gradient must be whole as well: summed over
+    the vocabulary shards, the same on every tensor-parallel rank.
+
+    With tied embeddings and several stages, the last stage holds a copy of the embedding. Its gradient and the first stage's
+    are summed by Megatron's finalize_model_grads, which must be the config's `finalize_model_grads_func`.
+    """
+
+    spec: ModelSpec
+
+    def forward(  # type: ignore[override]
+        self, tokens: torch.Tensor, position_ids: torch.Tensor, *, packed_seq_params: Any
+    ) -> torch.Tensor:
+        """
+        Args:
+            tokens: [1, T] int64; T a multiple of `ParallelConfig.sequence_multiple`.
+            position_ids: [1, T] int64. Rotary positions restart with each sequence of `packed_seq_params` by themselves.
+            packed_seq_params: Megatron's PackedSeqParams, qkv_format "thd". The sequences must cover all T tokens, padding
+                included; max_seqlen is the longest one's length.
+        """
+        hidden: torch.Tensor = super().forward(
+            tokens, position_ids, attention_mask=None, packed_seq_params=packed_seq_params
+        )
+        return hidden
+
+    def _postprocess(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """Where GPTModel (megatron-core 0.16.1) would apply the head."""
+        if self.post_process and self.config.sequence_parallel:
+            # The gradient comes back whole, so the backward pass takes this rank's share instead of reducing.
+            return tensor_parallel.gather_from_sequence_parallel_region(
+                hidden_states, tensor_parallel_output_grad=False
+            )
+        return hidden_states
+
+    def head_weight(self) -> torch.nn.Parameter:
+        """This rank's shard [Vp / tensor, H] of the LM head (the embedding where tied); last stage only."""
+        assert self.post_process, "the head is on the last pipeline stage"
+        if self.share_embeddings_and_output_weights:
+            return self.shared_embedding_or_output_weight()
+        return self.output_layer.weight
+
+    def num_head_rows(self) -> int:
+        """How many rows of `head_weight` are real words; the rest pads the vocabulary and must get no probability."""
+        rows = self.head_weight().shape[0]
+        start = rows * parallel_state.get_tensor_model_parallel_rank()
+        return max(0, min(rows, self.spec.vocab - start))
+
+
+def init_model_parallel(parallel: ParallelConfig, *, seed: int = 0, timeout_s: float = 600.0) -> None:
+    """Lay the ranks out (tensor fastest, then context, expert, data; pipeline slowest) and seed Megatron's generators.
+
+    Needs torch.distributed; collective over all ranks.
+
+    Raises:
+        ConfigError: The world size does not fit.
+    """
+    parallel.check_world(torch.distributed.get_world_size())
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
+        expert_model_parallel_size=parallel.expert,
+        expert_tensor_parallel_size=parallel.expert_tensor,
+        distributed_timeout_minutes=max(1, math.ceil(timedelta(seconds=timeout_s) / timedelta(minutes=1))),
+    )
+    current_runtime().seed(seed)
+
+
+def build_model(spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig) -> list[PolicyModel]:
+    """This rank's model chunks (one: pipelines are not interleaved), parameters not yet set: load weights next.
+
+    Needs `init_model_parallel`; collective over all ranks where embeddings are tied and there are several stages.
+
+    Raises:
+        ConfigError: The layout does not fit the model, or the device cannot do what is asked.
+    """
+    parallel.check_model(spec)
+    runtime = current_runtime()
+    if parallel.context > 1 and not runtime.has_transformer_engine:
+        raise ConfigError("parallel.context > 1 needs Transformer Engine on a CUDA device; set parallel.context=1")
+    if precision.fp8 is not None and not runtime.has_transformer_engine:
+        raise ConfigError("precision.fp8 needs Transformer Engine on a CUDA device; set precision.fp8=null")
+    config = transformer_config(spec, parallel, precision)
+    model = PolicyModel(
+        config,
+        block_spec(spec, config, transformer_engine=runtime.has_transformer_engine),
+        vocab_size=spec.padded_vocab(parallel.tensor),
+        max_sequence_length=spec.max_position,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=spec.tied,
+        position_embedding_type="rope",
+        rotary_base=spec.rope_theta,
+    )
+    model.spec = spec
+    if spec.rope_scaling is not None:
+        # GPTModel's own scaling has three of the four numbers built in.
+        model.rotary_pos_emb.inv_freq = scaled_frequencies(model.rotary_pos_emb.inv_freq, spec.rope_scaling)
+    return [model.to(runtime.device)]
+
+
+def scaled_frequencies(inv_freq: torch.Tensor, rope: Llama3Rope) -> torch.Tensor:
+    """Llama 3's rope scaling of inverse frequencies [D / 2].
+
+    Wavelengths up to original / high_freq_factor stay, those from original / low_freq_factor on are stretched by `factor`, those
+    between are mixed linearly in original / wavelength.
+    """
+    turns = rope.original_max_position * inv_freq / (2 * math.pi)
+    keep = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    keep = keep.clamp(0.0, 1.0)
+    return keep * inv_freq + (1.0 - keep) * inv_freq / rope.factor
+
+
+def transformer_config(
+    spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig
+) -> TransformerConfig:
+    """Megatron's configuration: the model's shape, the layout, no dropout, fusions only with Transformer Engine."""
+    runtime = current_runtime()
+    dtype, fused = precision.torch_dtype, runtime.has_transformer_engine
+    return TransformerConfig(
+        num_layers=spec.num_layers,
+        hidden_size=spec.hidden,
+        ffn_hidden_size=spec.ffn_hidden,
+        num_attention_heads=spec.num_heads,
+        num_query_groups=spec.num_kv_heads,
+        kv_channels=spec.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=spec.norm_eps,
+        qk_layernorm=spec.qk_norm,
+        add_qkv_bias=spec.qkv_bias,
+        add_bias_linear=False,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
+        expert_model_parallel_size=parallel.expert,
+        expert_tensor_parallel_size=parallel.expert_tensor,
+        sequence_parallel=parallel.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        fp8="hybrid" if precision.fp8 else None,
+        **({"fp8_recipe": precision.fp8} if precision.fp8 else {}),
+        # Every parameter comes from a checkpoint; initialising would cost time and, on a CPU, a full copy of each matrix.
+        perform_initialization=False,
+        use_cpu_initialization=runtime.is_cpu,
+        # The loss carries its denominators: gradients are summed over data-parallel ranks, never averaged.
+        calculate_per_token_loss=True,
+        # All micro-batches of a pass are padded to one length, so stages need not exchange shapes first.
+        variable_seq_lengths=False,
+        gradient_accumulation_fusion=False,
+        masked_softmax_fusion=False,
+        bias_activation_fusion=fused,
+        bias_dropout_fusion=fused,
+        apply_rope_fusion=fused,
+        **_recompute(parallel.recompute),
+        **(_moe(spec, fused) if spec.moe else {}),
+    )
+
+
+def _recompute(kind: str) -> dict[str, Any]:
+    if kind == "none":
+        return {}
+    if kind == "selective":
+        return {"recompute_granularity": "selective"}
+    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+def _moe(spec: ModelSpec, fused: bool) -> dict[str, Any]:
+    assert spec.moe is not None
+    return {
+        "num_moe_experts": spec.moe.num_experts,
+        "moe_ffn_hidden_size": spec.moe.ffn_hidden,
+        "moe_router_topk": spec.moe.top_k,
+        # Softmax over the chosen logits equals softmax over all, renormalised over the chosen.
+        "moe_router_pre_softmax": not spec.moe.normalise_top_k,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": 0.0,
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_grouped_gemm": fused,
+    }

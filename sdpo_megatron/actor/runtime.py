@@ -1,0 +1,248 @@
+"""Where the trainer runs: cuda with NCCL, or cpu with gloo. The one module that asks, and the one that redirects.
+
+megatron-core names the CUDA device in many places. On a machine without one, `start_runtime` makes those calls mean the CPU,
+before megatron is imported; on a CUDA machine nothing is ever redirected. Each redirection below says what megatron-core
+0.16.1 needs it for; when the pinned version moves, try without it first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import os
+import random
+import resource
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdpo_megatron.errors import ConfigError
+
+_CPU = torch.device("cpu")
+_current: Runtime | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device of this process and what depends on it.
+
+    Attributes:
+        device: Where tensors of the model live.
+        backend: Backend of torch.distributed: nccl or gloo.
+        has_transformer_engine: Whether Transformer Engine's layers can be used (CUDA only).
+    """
+
+    device: torch.device
+    backend: str
+    has_transformer_engine: bool = False
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    def init_process_group(self, timeout_s: float = 600.0) -> None:
+        """Join the world that torchrun describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); alone without torchrun.
+
+        Args:
+            timeout_s: After this many seconds in one collective, the rank fails instead of waiting for ever.
+        """
+        timeout = timedelta(seconds=timeout_s)
+        if "RANK" in os.environ:
+            torch.distributed.init_process_group(self.backend, timeout=timeout)
+            return
+        with tempfile.NamedTemporaryFile(prefix="sdpo-store-", delete=False) as store:
+            name = store.name
+        torch.distributed.init_process_group(
+            self.backend, init_method=f"file://{name}", rank=0, world_size=1, timeout=timeout
+        )
+
+    def synchronize(self) -> None:
+        """Wait for the device; nothing to wait for on a CPU."""
+        if not self.is_cpu:
+            torch.cuda.synchronize()
+
+    def memory_bytes(self) -> int:
+        """Bytes held now: of the device by tensors, or by this process (resident set) on a CPU."""
+        if not self.is_cpu:
+            return torch.cuda.memory_allocated()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    def peak_memory_bytes(self) -> int:
+        """The most that `memory_bytes` has been since the process began (or, on CUDA, since the last reset)."""
+        if not self.is_cpu:
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def seed(self, seed: int) -> None:
+        """Seed Python, numpy and torch; after `init_model_parallel`, also Megatron's per-rank generators."""
+        import numpy
+
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        from megatron.core import parallel_state
+        from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+        if parallel_state.model_parallel_is_initialized():
+            model_parallel_cuda_manual_seed(seed)
+
+
+def start_runtime(device: str = "auto") -> Runtime:
+    """Choose the device and prepare megatron for it. Call before any megatron import; further calls return the same.
+
+    Args:
+        device: auto (cuda where there is one), cuda or cpu.
+
+    Raises:
+        ConfigError: The device is unknown or not there, or another one was started before.
+    """
+    global _current
+    wanted = _choose(device)
+    # Tensor parallelism overlaps its all-reduce with the weight gradient and relies on one order of kernel launches; megatron
+    # asks for this before CUDA starts, and warns in every rank without it.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if _current is not None:
+        if _current.device.type != wanted:
+            raise ConfigError(
+                f"device={device}: this process runs on {_current.device.type} already; start another process"
+            )
+        return _current
+    if wanted == "cuda":
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(local_rank)
+        has_te = importlib.util.find_spec("transformer_engine") is not None
+        _current = Runtime(torch.device("cuda", local_rank), "nccl", has_te)
+        return _current
+    _redirect_torch_to_cpu()
+    with _quiet_imports():
+        _redirect_megatron_to_cpu()
+        for module in ("models.gpt", "distributed", "optimizer", "pipeline_parallel", "dist_checkpointing"):
+            importlib.import_module(f"megatron.core.{module}")
+    _current = Runtime(_CPU, "gloo")
+    return _current
+
+
+def current_runtime() -> Runtime:
+    """The started runtime; starts the default one where none was."""
+    return _current if _current is not None else start_runtime()
+
+
+def _choose(device: str) -> str:
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    if device == "cuda" and not has_cuda:
+        raise ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
+    if device == "cpu" and has_cuda:
+        raise ConfigError(
+            "device=cpu: this machine has a CUDA device, and calls are never redirected where there is one; "
+            "start with CUDA_VISIBLE_DEVICES='' to train on the CPU"
+        )
+    if device not in ("cuda", "cpu"):
+        raise ConfigError(f"device={device}: expected auto, cuda or cpu")
+    return device
+
+
+@contextlib.contextmanager
+def _quiet_imports() -> Iterator[None]:
+    """megatron warns at import that Apex and Transformer Engine are absent; on a CPU that is how it should be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+# --- Redirections, CPU only ------------------------------------------------------------------------------------------------
+
+
+class _NoStream:
+    """Stands for a CUDA stream or event: a context manager whose every method does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __enter__(self) -> _NoStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _no_op()
+
+
+def _no_op() -> Callable[..., None]:
+    """A new function each time: torch._dynamo refuses one object under several names of torch."""
+    return lambda *args, **kwargs: None
+
+
+def _redirect_torch_to_cpu() -> None:
+    cuda: Any = torch.cuda
+    # device=torch.cuda.current_device() is how megatron asks for its device everywhere.
+    cuda.current_device = lambda: _CPU
+    for name in ("synchronize", "set_device", "empty_cache"):
+        setattr(cuda, name, _no_op())
+    # Gradient buffers, pipeline exchange and the DDP hooks order their work with streams and events.
+    for name in ("Stream", "Event"):
+        setattr(cuda, name, type(name, (_NoStream,), {}))
+    for name in ("current_stream", "default_stream", "stream"):
+        setattr(cuda, name, lambda *args, **kwargs: _NoStream())
+    # model_parallel_cuda_manual_seed and dist_checkpointing keep per-rank generator states.
+    cuda.manual_seed = torch.manual_seed
+    cuda.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    cuda.set_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
+    tensor: Any = torch.Tensor
+    tensor.cuda = lambda self, *args, **kwargs: self  # shared embeddings, optimiser state
+    tensor.record_stream = _no_op()
+    torch.nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment, return-value]
+    # device="cuda" by name: schedules (token counts), clip_grads, optimizer (found_inf), exchange_utils (parallel loading).
+    for name in ("tensor", "zeros", "ones", "empty", "zeros_like", "ones_like", "empty_like"):
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    # clip_grads, optimizer and distrib_optimizer compare Tensor.type() with "torch.cuda.FloatTensor" and the like.
+    tensor.type = _named_like_cuda(torch.Tensor.type)
+
+
+def _redirect_megatron_to_cpu() -> None:
+    # Functions marked @jit_fuser (MoE's glu, expert bias) would start a C++ compiler in their first call, for no gain on a
+    # CPU. The decorator is torch.compile itself and is applied while megatron.core is imported, before it can be disabled.
+    compiler, torch.compile = torch.compile, lambda function: function  # type: ignore[assignment]
+    try:
+        import megatron.core.tensor_parallel.random as rng
+    finally:
+        torch.compile = compiler
+    import megatron.core.jit as jit
+
+    jit.disable_jit_fuser()
+    from megatron.core.transformer.moe import moe_utils
+
+    states: Any = rng  # these two go past torch.cuda to its default generators
+    states._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    states._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
+    # Imported inside a `try` that fails without Transformer Engine, then compared with None in the router.
+    moe: Any = moe_utils
+    moe.te_general_gemm = None
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(factory)
+    def wrapped(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if str(kwargs.get("device", "")).startswith("cuda"):
+            kwargs["device"] = _CPU
+        return factory(*args, **kwargs)
+
+    return wrapped
+
+
+def _named_like_cuda(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def wrapped(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        answer = plain(self, *args, **kwargs)
+        return answer.replace("torch.", "torch.cuda.", 1) if isinstance(answer, str) else answer
+
+    return wrapped
