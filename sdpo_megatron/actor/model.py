@@ -184,6 +184,7 @@ def transformer_config(
         variable_seq_lengths=False,
         gradient_accumulation_fusion=False,
         masked_softmax_fusion=False,
+        cuda_graph_scope=[],  # the default is deprecated and warns
         bias_activation_fusion=fused,
         bias_dropout_fusion=fused,
         apply_rope_fusion=fused,

@@ -84,7 +84,8 @@ class Param:
         pieces: Where its values stand in Hugging Face tensors.
         bucket: Number of the bucket it travels in: 0 embedding, 1 + layer, 1 + num_layers for final norm and head.
         is_expert: Split by expert parallelism instead of tensor parallelism.
-        is_copy: A second holder of a tensor (the head of tied embeddings on the last stage): loaded, never gathered.
+        is_copy: Held elsewhere too (the head of tied embeddings on the last stage; whole tensors on tensor-parallel ranks
+            after the first): loaded, never gathered.
     """
 
     name: str
@@ -146,7 +147,7 @@ def params(spec: ModelSpec, at: Position) -> list[Param]:
     for local, layer in enumerate(at.layers(spec)):
         found.extend(_layer_params(spec, at, f"decoder.layers.{local}.", f"model.layers.{layer}.", 1 + layer))
     if at.is_last:
-        found.append(_whole("decoder.final_layernorm.weight", FINAL_NORM, (spec.hidden,), last_bucket))
+        found.append(_whole(at, "decoder.final_layernorm.weight", FINAL_NORM, (spec.hidden,), last_bucket))
         if not spec.tied:
             found.append(Param("output_layer.weight", vocab_shape, _vocab_pieces(HEAD, spec, at), last_bucket))
         elif not at.is_first:
@@ -156,7 +157,7 @@ def params(spec: ModelSpec, at: Position) -> list[Param]:
 
 def _layer_params(spec: ModelSpec, at: Position, mcore: str, hf: str, bucket: int) -> Iterator[Param]:
     hidden, q_width = spec.hidden, spec.num_heads * spec.head_dim
-    yield _whole(f"{mcore}input_layernorm.weight", f"{hf}input_layernorm.weight", (hidden,), bucket)
+    yield _whole(at, f"{mcore}input_layernorm.weight", f"{hf}input_layernorm.weight", (hidden,), bucket)
     rows = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim // at.tp_size
     for kind, shape in (("weight", (rows, hidden)), ("bias", (rows,))):
         if kind == "weight" or spec.qkv_bias:
@@ -164,6 +165,7 @@ def _layer_params(spec: ModelSpec, at: Position, mcore: str, hf: str, bucket: in
     if spec.qk_norm:
         for name in ("q", "k"):
             yield _whole(
+                at,
                 f"{mcore}self_attention.{name}_layernorm.weight",
                 f"{hf}self_attn.{name}_norm.weight",
                 (spec.head_dim,),
@@ -176,12 +178,12 @@ def _layer_params(spec: ModelSpec, at: Position, mcore: str, hf: str, bucket: in
         bucket,
     )
     norm = "post_attention_layernorm.weight"
-    yield _whole(f"{mcore}pre_mlp_layernorm.weight", f"{hf}{norm}", (hidden,), bucket)
+    yield _whole(at, f"{mcore}pre_mlp_layernorm.weight", f"{hf}{norm}", (hidden,), bucket)
     if spec.moe is None:
         yield from _ffn(f"{mcore}mlp.", f"{hf}mlp.", hidden, spec.ffn_hidden, at.tp, at.tp_size, bucket, False)
         return
     num = spec.moe.num_experts
-    yield _whole(f"{mcore}mlp.router.weight", f"{hf}mlp.gate.weight", (num, hidden), bucket)
+    yield _whole(at, f"{mcore}mlp.router.weight", f"{hf}mlp.gate.weight", (num, hidden), bucket)
     for local in range(num // at.ep_size):
         names = f"{mcore}mlp.experts.local_experts.{local}.", f"{hf}mlp.experts.{at.ep * (num // at.ep_size) + local}."
         yield from _ffn(*names, hidden, spec.moe.ffn_hidden, at.etp, at.etp_size, bucket, True)
@@ -224,8 +226,8 @@ def _share(hf: str, axis: int, size: int, rank: int, num_ranks: int) -> Piece:
     return Piece(hf, axis, rank * share, (rank + 1) * share, 0)
 
 
-def _whole(name: str, hf: str, shape: Shape, bucket: int) -> Param:
-    return Param(name, shape, (Piece(hf, 0, 0, shape[0], 0),), bucket)
+def _whole(at: Position, name: str, hf: str, shape: Shape, bucket: int) -> Param:
+    return Param(name, shape, (Piece(hf, 0, 0, shape[0], 0),), bucket, is_copy=at.tp > 0)
 
 
 # --- Names of Transformer Engine's fused layers, as they differ from those of the local spec -----------------------------

@@ -1,0 +1,203 @@
+"""Write the model as a Hugging Face checkpoint: sharded safetensors, index, config, tokenizer and generation files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sdpo_megatron.errors import CheckpointError, ConfigError, SdpoError
+from sdpo_megatron.weights.files import INDEX_NAME, SINGLE_NAME, index_folder
+from sdpo_megatron.weights.gather import iter_hf_tensors
+from sdpo_megatron.weights.layout import Chunks
+from sdpo_megatron.weights.mapping import EMBED, HEAD, Shape, hf_shapes
+from sdpo_megatron.weights.spec import CONFIG_NAME, ModelSpec, read_config
+
+MAX_SHARD_BYTES = 2 * 1024**3
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5"}
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes written, bytes in all)."""
+
+
+def checkpoint_dtype(spec: ModelSpec) -> torch.dtype:
+    """The dtype that config.json names.
+
+    Raises:
+        ConfigError: It is none that we write.
+    """
+    if spec.dtype not in _DTYPES:
+        raise ConfigError(f"dtype={spec.dtype!r} in config.json: expected one of {', '.join(_DTYPES)}")
+    return _DTYPES[spec.dtype]
+
+
+def export_hf(
+    chunks: Chunks,
+    spec: ModelSpec,
+    source_folder: str | Path,
+    out_folder: str | Path,
+    dtype: torch.dtype | None = None,
+    *,
+    overwrite: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Write the weights and what belongs to them to `out_folder`; it appears complete or not at all.
+
+    Collective over the world; rank 0 writes and must have room for one shard in memory. A load followed by an export in the
+    checkpoint's dtype gives the same bits, tensor by tensor.
+
+    Args:
+        source_folder: The Hugging Face folder that the model came from: config.json, tokenizer and the like are taken from it.
+        dtype: Of the written tensors; None means the one config.json names.
+        overwrite: Replace `out_folder` where it exists.
+
+    Raises:
+        CheckpointError: On every rank: the folder exists, or it could not be written (disk full).
+    """
+    dtype = dtype or checkpoint_dtype(spec)
+    out = Path(out_folder)
+    if not dist.get_rank() == 0:
+        _raise_together(None)
+        for _ in iter_hf_tensors(chunks, spec, dtype):
+            pass
+        _raise_together(None)
+        return
+    writer = _Writer(spec, Path(source_folder), out, dtype, max_shard_bytes, progress)
+    _raise_together(_attempt(lambda: writer.start(overwrite)))
+    failure: Exception | None = None
+    for name, tensor in iter_hf_tensors(chunks, spec, dtype):
+        # After a failure the other ranks still send: take what they send, then tell them.
+        if failure is None and tensor is not None:
+            failure = _attempt(lambda name=name, tensor=tensor: writer.add(name, tensor))  # type: ignore[misc]
+    if failure is None:
+        failure = _attempt(writer.finish)
+    if failure is not None:
+        writer.discard()
+    _raise_together(failure)
+
+
+def _attempt(action: Callable[[], None]) -> Exception | None:
+    try:
+        action()
+    except (OSError, SdpoError, RuntimeError) as error:  # safetensors reports a full disk as a RuntimeError subclass
+        return error
+    return None
+
+
+def _raise_together(failure: Exception | None) -> None:
+    """Rank 0's failure becomes every rank's."""
+    message = [None if failure is None else str(failure)]
+    dist.broadcast_object_list(message, src=0)
+    if message[0] is not None:
+        raise CheckpointError(f"export failed: {message[0]}") from failure
+
+
+class _Writer:
+    """Rank 0's side: collects tensors into shards, writes each once it is complete, renames the folder at the end."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        source: Path,
+        out: Path,
+        dtype: torch.dtype,
+        max_shard_bytes: int,
+        progress: Progress | None,
+    ) -> None:
+        self.spec, self.source, self.out, self.dtype = spec, source, out, dtype
+        self.temporary = out.with_name(f".{out.name}.partial-{os.getpid()}")
+        self.max_shard_bytes, self.progress = max_shard_bytes, progress
+        self.shards: list[list[str]] = []
+        self.pending: dict[str, torch.Tensor] = {}
+        self.total = self.written = 0
+        self.copies_head = False
+
+    def start(self, overwrite: bool) -> None:
+        if self.out.exists() and not overwrite:
+            raise CheckpointError(f"{self.out} exists; remove it or export to another folder")
+        # Some tied checkpoints carry the head as well; what we write has the tensors that we read.
+        self.copies_head = self.spec.tied and HEAD in index_folder(self.source)
+        shapes = hf_shapes(self.spec)
+        if self.copies_head:
+            shapes[HEAD] = shapes[EMBED]
+        self.shards = list(_plan(shapes, self.dtype.itemsize, self.max_shard_bytes))
+        self.total = sum(_numel(shape) for shape in shapes.values()) * self.dtype.itemsize
+        self.temporary.mkdir(parents=True)
+        self._copy_companions()
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        self.pending[name] = tensor.cpu()
+        if name == EMBED and self.copies_head:
+            self.pending[HEAD] = self.pending[EMBED].clone()
+        for number, names in enumerate(self.shards):
+            if names and all(name in self.pending for name in names):
+                self._write(number, {name: self.pending.pop(name) for name in names})
+                self.shards[number] = []
+
+    def finish(self) -> None:
+        assert not self.pending, f"never written: {sorted(self.pending)}"
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.temporary.rename(self.out)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def _write(self, number: int, tensors: dict[str, torch.Tensor]) -> None:
+        from safetensors.torch import save_file
+
+        save_file(tensors, str(self.temporary / self._name(number)), metadata={"format": "pt"})
+        self.written += sum(tensor.nbytes for tensor in tensors.values())
+        if self.progress is not None:
+            self.progress(self.written, self.total)
+
+    def _name(self, number: int) -> str:
+        if len(self.shards) == 1:
+            return SINGLE_NAME
+        return f"model-{number + 1:05d}-of-{len(self.shards):05d}.safetensors"
+
+    def _copy_companions(self) -> None:
+        for file in sorted(self.source.iterdir()):
+            skip = file.suffix in _WEIGHT_SUFFIXES or file.name.endswith(".index.json") or file.name[0] == "."
+            if file.is_file() and not skip:
+                shutil.copyfile(file, self.temporary / file.name)
+        config: dict[str, Any] = read_config(self.source)
+        name = "torch_dtype" if "torch_dtype" in config else "dtype"
+        config[name] = str(self.dtype).removeprefix("torch.")
+        _write_json(self.temporary / CONFIG_NAME, config)
+        if len(self.shards) > 1:
+            where = {name: self._name(number) for number, names in enumerate(self.shards) for name in names}
+            index = {"metadata": {"total_size": self.total}, "weight_map": where}
+            _write_json(self.temporary / INDEX_NAME, index)
+
+
+def _plan(shapes: dict[str, Shape], itemsize: int, max_bytes: int) -> Iterator[list[str]]:
+    """Tensors in order, cut into shards of at most `max_bytes` (a larger tensor is a shard of its own)."""
+    names: list[str] = []
+    size = 0
+    for name, shape in shapes.items():
+        more = _numel(shape) * itemsize
+        if names and size + more > max_bytes:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += more
+    yield names
+
+
+def _numel(shape: Shape) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
