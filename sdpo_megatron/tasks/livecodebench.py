@@ -1,0 +1,156 @@
+"""LiveCodeBench v6 (arXiv 2403.07974): programs judged on standard input, or functions judged on
+arguments.
+
+Layout: ``question_id, question_title, question_content, starter_code, public_test_cases,
+private_test_cases, metadata``. Test cases are a JSON list of ``{"input", "output", "testtype":
+"stdin" | "functional"}``; private ones usually are base64(zlib(pickle(that text))).
+
+The public tests here are a random half (`public_fraction`) of the private ones, as in the SDPO
+paper; the examples of the layout's own public_test_cases are in the problem statement and always
+public.
+
+Item, for the code verifier:
+    kind: ``stdin`` or ``functional``.
+    entry_point: Name of the method or function (functional only).
+    starter_code: As given to the model.
+    examples: ``[{"input", "output"}]``, always public.
+    tests: ``[{"input", "output"}]``, split by (id, public_fraction, split_seed).
+    time_limit_s: For one test.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import pickle
+import zlib
+from typing import Any, NoReturn
+
+from sdpo_megatron.nouns import Question
+from sdpo_megatron.tasks.config import TaskConfig
+from sdpo_megatron.tasks.lines import Line
+from sdpo_megatron.tasks.task import DATA, Layout, item_options
+
+MAX_TEST_BYTES = 512 * 2**20  # of one question, unpacked; the largest of v6 is far below
+TIME_LIMIT_S = 6.0  # a test, as in the set's own runner
+FENCE_OPEN, FENCE_CLOSE = "```python\n", "```"
+STDIN = (
+    "Write a Python program that solves this problem. "
+    "It reads standard input and prints to standard output."
+)
+FUNCTIONAL = (
+    "Write a Python solution of this problem. Start from the given code and keep its names."
+)
+REPLY = "Reply with only the code."
+
+
+class _TextOnly(pickle.Unpickler):
+    """Reads the text inside a pickle and nothing else: a task file must not be able to run code."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it names {module}.{name}; only text is allowed")
+
+
+def question(line: Line, config: TaskConfig) -> Question:
+    """The statement, then the starter code where there is one; the assistant's turn opens with a
+    code fence."""
+    identifier = line.text("question_id")
+    examples, tests = _cases(line, "public_test_cases"), _cases(line, "private_test_cases")
+    kinds = {case["testtype"] for case in (*examples, *tests)}
+    if not tests and not examples:
+        line.fail("has no test cases")
+    if len(kinds) != 1 or not kinds <= {"stdin", "functional"}:
+        line.fail(f"test cases: expected one testtype, stdin or functional, got {sorted(kinds)}")
+    kind = kinds.pop()
+    starter: str = line.get("starter_code", default="")
+    entry_point = (
+        str(line.json("metadata", dict).get("func_name", "")) if kind == "functional" else ""
+    )
+    if kind == "functional" and not entry_point:
+        line.fail("key 'metadata': a functional question needs func_name")
+    return Question(
+        id=identifier,
+        task=config.name,
+        messages=(
+            {
+                "role": "user",
+                "content": _prompt(line.text("question_content"), starter, kind, config),
+            },
+        ),
+        prefill="" if config.prefill == "none" else FENCE_OPEN,
+        stop=() if config.prefill == "none" else (FENCE_CLOSE,),
+        item={
+            "kind": kind,
+            "id": identifier,
+            "entry_point": entry_point,
+            "starter_code": starter,
+            "examples": [{"input": case["input"], "output": case["output"]} for case in examples],
+            "tests": [{"input": case["input"], "output": case["output"]} for case in tests],
+            "time_limit_s": TIME_LIMIT_S,
+            "public_fraction": config.public_fraction,
+            "split_seed": config.split_seed,
+            **item_options(config),
+        },
+    )
+
+
+def _prompt(statement: str, starter: str, kind: str, config: TaskConfig) -> str:
+    parts = [config.instruction or (STDIN if kind == "stdin" else FUNCTIONAL), statement.strip()]
+    if starter.strip():
+        parts.append(f"{FENCE_OPEN}{starter.rstrip()}\n{FENCE_CLOSE}")
+    return "\n\n".join([*parts, REPLY])
+
+
+def _cases(line: Line, key: str) -> list[dict[str, str]]:
+    stored: Any = line.get(key, (str, list), default=[])
+    if isinstance(stored, str):
+        stored = _unpacked(line, key, stored)
+    if not isinstance(stored, list):
+        line.fail(f"key {key!r}: expected a list of test cases, got {type(stored).__name__}")
+    for number, case in enumerate(stored, start=1):
+        if not isinstance(case, dict) or not all(
+            isinstance(case.get(k), str) for k in ("input", "output", "testtype")
+        ):
+            line.fail(f"key {key!r}, case {number}: expected the texts input, output and testtype")
+    return stored
+
+
+def _unpacked(line: Line, key: str, text: str) -> Any:
+    """JSON as it stands, or base64(zlib(pickle(JSON)))."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass  # the packed form
+    try:
+        unpacker = zlib.decompressobj()
+        packed = unpacker.decompress(base64.b64decode(text, validate=True), MAX_TEST_BYTES)
+        if unpacker.unconsumed_tail:
+            line.fail(f"key {key!r} unpacks to more than {MAX_TEST_BYTES} bytes")
+        return json.loads(_TextOnly(io.BytesIO(packed)).load())
+    except (
+        binascii.Error,
+        zlib.error,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        line.fail(f"key {key!r} is neither JSON nor base64(zlib(pickle(JSON))): {error}")
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+    ) as error:  # what a broken pickle raises
+        line.fail(f"key {key!r} holds a broken pickle: {type(error).__name__}")
+
+
+LAYOUT = Layout(
+    question=question,
+    verifier="code",
+    packaged=lambda config: DATA / "livecodebench" / "own.jsonl",
+)

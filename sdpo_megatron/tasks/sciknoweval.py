@@ -1,0 +1,46 @@
+"""SciKnowEval (arXiv 2406.09098), multiple choice: ``idx, system, prompt, answer`` with ``kind`` =
+``mcq``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.nouns import Question
+from sdpo_megatron.tasks.config import TaskConfig
+from sdpo_megatron.tasks.lines import Line
+from sdpo_megatron.tasks.task import DATA, Layout, item_options
+
+SUBSETS = ("chemistry", "biology", "material")  # physics is in the paper, not in the public files
+
+
+def question(line: Line, config: TaskConfig) -> Question:
+    """The system message gives the answer format, so it is kept unless `config.instruction`
+    replaces it."""
+    kind = line.get("kind", default="mcq")
+    if kind != "mcq":
+        line.fail(f"key 'kind': only multiple choice (mcq) can be verified, got {kind!r}")
+    answer = line.text("answer").strip().upper()
+    if answer not in ("A", "B", "C", "D"):
+        line.fail(f"key 'answer': expected A, B, C or D, got {answer!r}")
+    system = config.instruction or line.text("system").strip()
+    return Question(
+        id=str(line.get("idx", (int, str))),
+        task=config.name,
+        messages=(
+            {"role": "system", "content": system},
+            {"role": "user", "content": line.text("prompt")},
+        ),
+        item={"answer": answer, "choices": "ABCD", **item_options(config)},
+    )
+
+
+def packaged(config: TaskConfig) -> Path:
+    """The subset that comes with the package (MIT, see ``data/sciknoweval/LICENSE``)."""
+    subset = config.subset or SUBSETS[0]
+    if subset not in SUBSETS:
+        raise ConfigError(f"task.subset: sciknoweval has {', '.join(SUBSETS)}; got {subset!r}")
+    return DATA / "sciknoweval" / f"{subset}.jsonl"
+
+
+LAYOUT = Layout(question=question, verifier="multiple_choice", packaged=packaged)

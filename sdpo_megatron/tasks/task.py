@@ -1,0 +1,144 @@
+"""Task and `load_task`: from a TaskConfig to Questions."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdpo_megatron.errors import ConfigError, TaskFileError
+from sdpo_megatron.nouns import Question
+from sdpo_megatron.tasks.config import TaskConfig
+from sdpo_megatron.tasks.lines import Line, read_lines
+from sdpo_megatron.verifiers.base import REVEAL_KEY, import_path_of
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How one public data layout becomes questions.
+
+    Attributes:
+        question: Makes a Question of one line; calls `line.fail` on what it cannot use.
+        verifier: Name of the verifier that judges it.
+        packaged: File to read when the config gives no path; called with the config.
+        id_prefix: Put before a bare id, e.g. ``HumanEval/``.
+    """
+
+    question: Callable[[Line, TaskConfig], Question]
+    verifier: str
+    packaged: Callable[[TaskConfig], Path]
+    id_prefix: str = ""
+
+
+LAYOUTS: dict[str, str] = {
+    name: f"sdpo_megatron.tasks.{name}:LAYOUT"
+    for name in ("humaneval", "livecodebench", "sciknoweval", "toolalpaca", "gsm8k", "ifeval")
+}
+"""Name -> ``module:LAYOUT``. A layout of your own needs no entry here: its import path works as a
+name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The questions of one task, in order, and the name of the verifier that judges them.
+
+    Attributes:
+        name: The layout's name.
+        questions: At least one; ids are unique.
+        verifier_name: For `verifiers.base.load_verifier`.
+        path: The file they came from.
+    """
+
+    name: str
+    questions: tuple[Question, ...]
+    verifier_name: str
+    path: Path
+
+
+def load_task(config: TaskConfig) -> Task:
+    """Read the file, make the questions, and pick those that the config asks for.
+
+    Raises:
+        TaskFileError: The file is missing or a line is malformed; begins with ``file:line``.
+        ConfigError: Unknown layout, subset, verifier or id.
+    """
+    layout = _layout(config.name)
+    path = _file(config, layout)
+    verifier = config.verifier or layout.verifier
+    import_path_of(verifier)  # an unknown name is found here, before anything starts
+    questions = _unique(read_lines(path), layout, config)
+    if not questions:
+        raise TaskFileError(f"{path}:1: holds no questions")
+    picked = _picked(questions, config, layout, path)
+    return Task(
+        name=config.name, questions=tuple(picked[: config.limit]), verifier_name=verifier, path=path
+    )
+
+
+def _layout(name: str) -> Layout:
+    path = LAYOUTS.get(name, name)
+    if ":" not in path:
+        near = difflib.get_close_matches(name, LAYOUTS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(LAYOUTS)}"
+        raise ConfigError(f"task.name: unknown task {name!r}{hint}")
+    module, _, attribute = path.partition(":")
+    try:
+        layout: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"task.name: cannot import {path}: {error}") from error
+    if not isinstance(layout, Layout):
+        raise ConfigError(
+            f"task.name: {path} is a {type(layout).__name__}, expected a tasks.task.Layout"
+        )
+    return layout
+
+
+def _file(config: TaskConfig, layout: Layout) -> Path:
+    if config.path is None:
+        return layout.packaged(config)
+    path = Path(config.path).expanduser()
+    if path.is_dir():
+        path = path.joinpath(*([config.subset] if config.subset else []), f"{config.split}.jsonl")
+    if not path.is_file():
+        raise TaskFileError(
+            f"{path}:1: there is no such file; set task.path to a .jsonl file or its folder"
+        )
+    return path
+
+
+def _unique(lines: Iterable[Line], layout: Layout, config: TaskConfig) -> dict[str, Question]:
+    questions: dict[str, Question] = {}
+    for line in lines:
+        question = layout.question(line, config)
+        if question.id in questions:
+            line.fail(f"the id {question.id!r} is already used by an earlier line")
+        questions[question.id] = question
+    return questions
+
+
+def _picked(
+    questions: dict[str, Question], config: TaskConfig, layout: Layout, path: Path
+) -> list[Question]:
+    if not config.ids:
+        return list(questions.values())
+    picked = []
+    for wanted in config.ids:
+        found = questions.get(wanted) or questions.get(layout.id_prefix + wanted)
+        if found is None:
+            near = difflib.get_close_matches(layout.id_prefix + wanted, questions, n=1)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise ConfigError(
+                f"task.ids: {path} has no question {wanted!r} among its {len(questions)}{hint}"
+            )
+        picked.append(found)
+    return picked
+
+
+def item_options(config: TaskConfig) -> dict[str, Any]:
+    """What every item carries from the config to its verifier."""
+    return {REVEAL_KEY: config.feedback_may_reveal_answer}

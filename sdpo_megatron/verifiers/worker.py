@@ -1,0 +1,74 @@
+"""The child process of `pool`: reads one job a line from standard input, writes one verdict a line.
+
+Started clean (a new interpreter, nothing inherited but the module path), so it holds no secrets and
+no weights. Its
+limits are its own: memory by RLIMIT_AS, CPU time of one job by RLIMIT_CPU, which the kernel
+enforces even inside a C loop that no Python signal handler would interrupt. Whoever reads the pipe
+learns of a killed job by its closing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from typing import Any, TextIO
+
+from sdpo_megatron.errors import SdpoError
+from sdpo_megatron.verifiers.base import BadItem, load_verifier
+from sdpo_megatron.verifiers.wire import verdict_to_json
+
+MEBIBYTE = 2**20
+
+
+def main() -> None:
+    """``python -m sdpo_megatron.verifiers.worker CPU_LIMIT_S MEMORY_MIB``: serve jobs until
+    standard input closes."""
+    cpu_limit_s, memory_mib = int(sys.argv[1]), int(sys.argv[2])
+    replies = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # a verifier that prints must not write into the replies
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mib * MEBIBYTE, memory_mib * MEBIBYTE))
+    for line in sys.stdin:
+        _serve(json.loads(line), cpu_limit_s, replies)
+
+
+def _serve(job: dict[str, Any], cpu_limit_s: int, replies: TextIO) -> None:
+    try:
+        verifier = load_verifier(
+            job["verifier"]
+        )  # outside the limit: imports are not the answer's fault
+        _limit_cpu(cpu_limit_s)
+        reply: dict[str, Any] = {
+            "verdict": verdict_to_json(verifier.verify(job["item"], job["response"]))
+        }
+    except BadItem as error:
+        reply = {"error": "bad_item", "message": str(error)}
+    except SdpoError as error:
+        reply = {"error": "config", "message": str(error)}
+    except MemoryError:
+        reply = {"error": "memory", "message": "out of memory"}
+    except Exception as error:  # a broken verifier, not a broken answer: the caller must hear of it
+        reply = {"error": "raised", "message": f"{type(error).__name__}: {error}"[:500]}
+    _limit_cpu(None)
+    replies.write(json.dumps(reply, ensure_ascii=True) + "\n")
+    replies.flush()
+
+
+def _limit_cpu(seconds: int | None) -> None:
+    """Allow this process `seconds` more of CPU time; beyond it the kernel sends SIGXCPU, which ends
+    it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if seconds is None:
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+    )
+
+
+if __name__ == "__main__":
+    main()
