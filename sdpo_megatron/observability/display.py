@@ -121,11 +121,13 @@ class Display:
         """Shows `name` (and "17/32" with a bar when `total` is given) while the block runs."""
         phase = Phase(name, total)
         self._phases.append(phase)
+        self._redraw()
         try:
             yield phase
         finally:
             if phase in self._phases:
                 self._phases.remove(phase)
+            self._redraw()
             if self.plain and not self._steps_shown and phase.elapsed_s > _SLOW_PHASE_S:
                 self.message(f"{phase}: {phase.elapsed_s:.0f} s")
 
@@ -148,6 +150,7 @@ class Display:
                 self._example = (report.step, example)
         self._steps_shown += 1
         self._next_step = report.step + 1
+        self._redraw()
 
     def _line(self, text: str, style: str) -> None:
         elapsed = f"{time.monotonic() - self._started:7.1f} s  "
@@ -163,6 +166,11 @@ class Display:
         if self.plain:
             self._console.file.flush()
 
+    def _redraw(self) -> None:
+        """Shows a change at once instead of at the next tick."""
+        if self._live.is_started:
+            self._live.refresh()
+
     def _footer(self) -> RenderableType:
         """The live lines under the table, drawn anew several times a second."""
         parts: list[RenderableType] = []
@@ -176,8 +184,10 @@ class Display:
 
     def _phase_line(self, phase: Phase) -> RenderableType:
         line = Table.grid(padding=(0, 1))
-        where = "" if self._next_step is None else f"step {self._next_step} of {self._total_steps}"
-        cells: list[RenderableType] = [self._spinner, Text(where, style="dim"), Text(str(phase))]
+        cells: list[RenderableType] = [self._spinner]
+        if self._next_step is not None and self._next_step <= self._total_steps:
+            cells.append(Text(f"step {self._next_step} of {self._total_steps}", style="dim"))
+        cells.append(Text(str(phase)))
         if phase.total:
             cells.append(ProgressBar(total=phase.total, completed=phase.done, width=24))
         line.add_row(*cells, Text(f"{phase.elapsed_s:.0f} s", style="dim"))

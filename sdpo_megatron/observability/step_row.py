@@ -71,7 +71,7 @@ _COLUMNS = (
     _phase("rollout", "sample", 15), _phase("verify", "judge", 11), _phase("teacher", "teach", 12),
     _phase("student", "train", 14), _phase("optimizer", "optim", 9),
     _phase("publish", "swap", 13), _phase("checkpoint", "save", 8),
-    _Column("step_s", "seconds", "step", 6, 85, _number("time/step_s", ".1f")),
+    _Column("step_s", "seconds", "step", 7, 85, _number("time/step_s", ".1f")),
     _Column("memory_gib", "memory", "GiB", 6, 40, _number("memory/all_bytes", ".1f", 2.0**-30)),
 )  # fmt: skip
 

@@ -1,0 +1,90 @@
+"""Declarations are sound, and a report that does not fit them is found."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sdpo_megatron.observability.metrics import (
+    BY_KEY,
+    METRICS,
+    MISMATCHES,
+    UndeclaredMetric,
+    reconcile,
+)
+from sdpo_megatron.observability.metrics_page import render
+
+REPOSITORY = Path(__file__).parents[2]
+REQUIRED = {m.key: 0.5 for m in METRICS if m.kind != "counter" and not m.optional}
+
+
+def test_keys_and_prometheus_names_are_unique_and_well_formed() -> None:
+    assert [k for k, n in Counter(m.key for m in METRICS).items() if n > 1] == []
+    assert [k for k, n in Counter(m.name for m in METRICS).items() if n > 1] == []
+    for metric in METRICS:
+        assert re.fullmatch(r"[a-z]+/[a-z0-9_]+", metric.key), metric.key
+        assert re.fullmatch(r"sdpo_[a-z0-9_]+", metric.name), metric.name
+        assert len(metric.help) > 10, metric.key
+        assert "|" not in metric.help, f"{metric.key}: would break the table in docs/metrics.md"
+
+
+def test_prometheus_conventions_of_units_and_counters() -> None:
+    for metric in METRICS:
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert bool(metric.buckets) == (metric.kind == "histogram"), metric.name
+        if metric.unit == "s":
+            assert metric.name.endswith("_seconds"), metric.name
+        if metric.unit == "bytes":
+            assert metric.name.endswith("_bytes"), metric.name
+        if metric.unit == "ratio":
+            assert metric.name.endswith("_ratio"), metric.name
+
+
+def test_a_complete_report_gets_nan_for_what_may_be_absent_and_zero_for_counters() -> None:
+    complete = reconcile({**REQUIRED, "rollout/attempts": 32}, strict=True)
+    assert list(complete) == [m.key for m in METRICS]
+    assert complete["train/loss"] == 0.5
+    assert complete["rollout/attempts"] == 32.0
+    assert complete["engine/restarts"] == 0.0
+    assert complete[MISMATCHES] == 0.0
+    assert math.isnan(complete["teacher/null_kl"])
+
+
+def test_an_unknown_key_names_the_nearest_declared_one() -> None:
+    with pytest.raises(UndeclaredMetric, match=r"'train/los' .* did you mean 'train/loss'"):
+        reconcile({**REQUIRED, "train/los": 1.0}, strict=True)
+
+
+def test_a_missing_key_is_named() -> None:
+    values = {key: value for key, value in REQUIRED.items() if key != "train/grad_norm"}
+    with pytest.raises(UndeclaredMetric, match="'train/grad_norm' is declared but was not"):
+        reconcile(values, strict=True)
+
+
+def test_a_run_counts_mismatches_and_goes_on() -> None:
+    values = {key: value for key, value in REQUIRED.items() if key != "train/grad_norm"}
+    warnings: list[str] = []
+    complete = reconcile({**values, "zzz/qqq": 1.0}, strict=False, warn=warnings.append)
+    assert complete[MISMATCHES] == 2.0
+    assert math.isnan(complete["train/grad_norm"])
+    assert "zzz/qqq" not in complete
+    assert len(warnings) == 2
+    assert "observability/metrics.py" in warnings[0]
+
+
+def test_tests_are_strict_and_runs_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UndeclaredMetric):
+        reconcile({})
+    monkeypatch.delenv("SDPO_STRICT_METRICS")
+    assert reconcile({})[MISMATCHES] == len(REQUIRED)
+
+
+def test_the_page_is_what_the_declarations_say() -> None:
+    page = (REPOSITORY / "docs" / "metrics.md").read_text()
+    assert page == render(), "docs/metrics.md is out of date: run `make docs`"
+    for key in BY_KEY:
+        assert f"| `{key}` |" in page

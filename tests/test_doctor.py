@@ -1,0 +1,99 @@
+"""The doctor finds what is there, and says what to do about what is not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from sdpo_megatron import doctor
+from sdpo_megatron.doctor import Finding, diagnose, main
+
+
+def _by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def test_this_environment_is_ready() -> None:
+    findings = diagnose()
+    missing = [finding for finding in findings if finding.status == "missing"]
+    assert missing == []
+    found = _by_name(findings)
+    assert found["torch"].detail == importlib.metadata.version("torch")
+    assert found["SmolLM2-135M"].status == "ok"
+    assert found["layers"].area == "sandbox"
+    assert {"memory", "disk", "9400", "CPU", "Python"} <= set(found)
+
+
+def test_everything_that_is_not_ok_says_what_to_do_or_that_nothing_is_needed() -> None:
+    for finding in diagnose():
+        assert finding.detail
+        assert finding.status in ("ok", "note") or finding.remedy, finding
+
+
+def test_an_absent_package_is_missing_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = doctor._installed
+    monkeypatch.setattr(doctor, "_installed", lambda n: None if n == "sglang" else installed(n))
+    assert main(["--json"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert record["ok"] is False
+    by_name = {f["name"]: f for f in record["findings"]}
+    assert by_name["sglang"]["status"] == "missing"
+    assert by_name["sglang"]["remedy"] == "make setup"
+    assert "absent: sglang" in by_name["lock"]["detail"]
+
+
+def test_another_version_than_the_locks_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = doctor._installed
+    monkeypatch.setattr(doctor, "_installed", lambda n: "9.9" if n == "numpy" else installed(n))
+    finding = _by_name(list(doctor._check_packages()))["lock"]
+    assert finding.status == "warning"
+    assert "numpy 9.9 (lock: " in finding.detail
+
+
+def test_a_damaged_model_file_is_found_by_its_checksum(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF damaged")
+
+    class Spec:
+        submodule_search_locations = (str(tmp_path),)
+
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: Spec())
+    (finding,) = doctor._check_model()
+    assert finding.status == "missing"
+    assert "expected b179c952" in finding.detail
+    assert "force-reinstall" in finding.remedy
+
+
+def test_a_taken_port_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(doctor, "_PORTS", {port: "metrics"})
+        (taken,) = doctor._check_ports()
+    (free,) = doctor._check_ports()
+    assert (taken.status, free.status) == ("warning", "ok")
+    assert "in use" in taken.detail
+
+
+@pytest.mark.parametrize(
+    ("gib", "status"), [(20.0, "ok"), (12.0, "ok"), (8.0, "warning"), (5.9, "missing")]
+)
+def test_memory_thresholds(gib: float, status: str) -> None:
+    finding = doctor._enough("memory", int(gib * 2**30), 12, 6, "detail", "close other programs")
+    assert finding.status == status
+
+
+def test_the_table_fits_80_cells_and_ends_with_the_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([]) == 0
+    lines = capsys.readouterr().out.rstrip().split("\n")
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "ready for a local run"
