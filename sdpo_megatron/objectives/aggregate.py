@@ -1,0 +1,97 @@
+"""Denominators: what one token counts, so that the loss of a global batch is a plain sum over all
+its tokens.
+
+Every function takes the number of trained tokens (loss mask True) of each sample at hand and the
+totals of the global batch (over all micro-batches and data-parallel ranks), and returns the weight
+of one trained token of each sample. The sum of weight x token loss over all ranks and micro-batches
+is the loss of the step, however the batch was split.
+
+    global_token            1 / N                                       N trained tokens of the
+    global batch official                n_micro / (B T_micro)                       token mean of
+    each micro-batch, weighted by its samples seq_mean_token_mean     1 / (B T_i)
+    mean over samples of the mean over tokens seq_mean_token_sum_norm 1 / (B L)
+    mean over samples of the sum over tokens / L
+B samples of the global batch that have at least one trained token, T_i trained tokens of sample i,
+L a constant length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdpo_megatron.errors import ConfigError
+
+DENOMINATORS = ("global_token", "official", "seq_mean_token_mean", "seq_mean_token_sum_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalCounts:
+    """Totals over the global batch of the samples that one term of the loss trains on (its sample
+    weight is not 0).
+
+    Attributes:
+        tokens: Number of trained tokens.
+        samples: Number of samples with at least one trained token.
+    """
+
+    tokens: int
+    samples: int
+
+
+def token_weights(
+    name: str,
+    trained_tokens: Sequence[int],
+    counts: GlobalCounts,
+    *,
+    norm_length: int | None = None,
+) -> list[float]:
+    """The weight of one trained token of each sample of one micro-batch.
+
+    Args:
+        name: One of `DENOMINATORS`.
+        trained_tokens: Trained tokens of each sample of this micro-batch; 0 for samples the term
+            does not train on.
+        counts: Totals of the global batch.
+        norm_length: L of seq_mean_token_sum_norm, in tokens (the response limit).
+
+    Returns:
+        One weight a sample; 0.0 for samples without trained tokens.
+
+    Raises:
+        ConfigError: unknown name, or norm_length missing where it is needed.
+    """
+    if name not in DENOMINATORS:
+        raise ConfigError(f"denominator: got {name!r}, expected one of {', '.join(DENOMINATORS)}")
+    if name == "seq_mean_token_sum_norm" and (norm_length is None or norm_length < 1):
+        raise ConfigError(
+            f"denominator seq_mean_token_sum_norm: norm_length is {norm_length}, expected a positive number of tokens"
+        )
+    if sum(trained_tokens) > counts.tokens:
+        raise ValueError(
+            f"a micro-batch of {sum(trained_tokens)} trained tokens in a global batch of {counts.tokens}"
+        )
+    here = sum(1 for tokens in trained_tokens if tokens)
+    return [
+        _weight(name, tokens, sum(trained_tokens), here, counts, norm_length or 0)
+        if tokens
+        else 0.0
+        for tokens in trained_tokens
+    ]
+
+
+def _weight(
+    name: str,
+    tokens: int,
+    micro_tokens: int,
+    micro_samples: int,
+    counts: GlobalCounts,
+    norm_length: int,
+) -> float:
+    if name == "global_token":
+        return 1.0 / counts.tokens
+    if name == "official":
+        return micro_samples / (counts.samples * micro_tokens)
+    if name == "seq_mean_token_mean":
+        return 1.0 / (counts.samples * tokens)
+    return 1.0 / (counts.samples * norm_length)

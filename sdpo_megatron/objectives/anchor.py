@@ -1,0 +1,82 @@
+"""The KL anchor: keep the policy near a reference model (an option of the GRPO baseline; KL 0 by
+default).
+
+    loss = coefficient * sum_t w_t * KL_t(pi || reference)
+
+`sampled` estimates KL_t from the sampled token, exp(d) - d - 1 with d = log ref(y) - log pi(y):
+unbiased in value on-policy and never negative (Schulman's k3). `support` is the reverse KL on the
+student's top-K and the tail: no sampling noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.objectives.bins import with_tail
+from sdpo_megatron.objectives.divergences import reverse_kl
+from sdpo_megatron.objectives.importance import LOG_RATIO_BOUND
+from sdpo_megatron.objectives.view import Distribution, TermResult, TokenView
+
+ESTIMATORS = ("sampled", "support")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorConfig:
+    """How strongly the policy is held.
+
+    Attributes:
+        coefficient: Factor of the KL (GRPO papers use 0.001 to 0.04).
+        estimator: "sampled" (k3 on the sampled token) or "support" (reverse KL on the top-K and the
+            tail).
+    """
+
+    coefficient: float = 0.001
+    estimator: str = "sampled"
+
+    def __post_init__(self) -> None:
+        if self.coefficient <= 0.0:
+            raise ConfigError(
+                f"anchor.coefficient: got {self.coefficient:g}, expected a positive number, or anchor: null"
+            )
+        if self.estimator not in ESTIMATORS:
+            raise ConfigError(
+                f"anchor.estimator: got {self.estimator!r}, expected one of {', '.join(ESTIMATORS)}"
+            )
+
+
+class AnchorTerm:
+    """The term that an `AnchorConfig` describes. It applies to tokens with a policy weight."""
+
+    def __init__(self, config: AnchorConfig) -> None:
+        self.config = config
+
+    def __call__(self, view: TokenView) -> TermResult:
+        assert view.reference is not None
+        targets = view.targets
+        kl = (
+            self._sampled(view.student, view.reference)
+            if self.config.estimator == "sampled"
+            else self._support(view)
+        )
+        loss = self.config.coefficient * targets.policy_weight * kl
+        mask = targets.loss_mask & (targets.policy_weight != 0)
+        return TermResult(
+            loss=loss,
+            sums={"anchor_loss": loss.detach().sum(), "anchor_kl": (mask * kl.detach()).sum()},
+        )
+
+    @staticmethod
+    def _sampled(student: Distribution, reference: Distribution) -> Tensor:
+        gap = (reference.sampled - student.sampled).clamp(max=LOG_RATIO_BOUND)
+        return gap.exp() - gap - 1.0
+
+    @staticmethod
+    def _support(view: TokenView) -> Tensor:
+        assert view.reference is not None
+        s, r = view.student.support, view.reference.support
+        return view.total(
+            reverse_kl(s, r) if view.complete else reverse_kl(with_tail(s), with_tail(r))
+        )

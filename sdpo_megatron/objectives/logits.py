@@ -1,0 +1,109 @@
+"""Chunks of logits: the matrix products, and the one pass that normalises them.
+
+Products of bf16 inputs are accumulated and returned in float32 (float64 inputs stay float64).
+Shapes: C tokens of a chunk, H hidden, V the rows of this rank.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdpo_megatron.objectives.shards import Normaliser, VocabShard, combine
+from sdpo_megatron.objectives.topk import block_maxima, blocked_topk_first
+
+# Elements of logits treated at once between reading and writing memory: half of a core's L2 cache;
+# on a GPU, enough to fill it.
+SLICE_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 25}
+UPCAST_ROWS = 4096  # rows of a bf16 head turned to float32 at a time on a CPU, which has no bf16 x bf16 -> float32 product
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """float64 for float64 weights (gradient checks), else float32."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def project(out: Tensor, hidden: Tensor, weight: Tensor, *, factor: float, add: bool) -> None:
+    """out [C, V] = (out if add else 0) + factor * hidden [C, H] @ weight [V, H].T, in out's dtype."""
+    beta = 1.0 if add else 0.0
+    hidden = hidden.to(weight.dtype)
+    if weight.dtype == out.dtype:
+        torch.addmm(out, hidden, weight.t(), beta=beta, alpha=factor, out=out)
+    elif weight.is_cuda and not add and factor == 1.0:
+        torch.mm(hidden, weight.t(), out_dtype=out.dtype, out=out)
+    elif weight.is_cuda:
+        product = torch.mm(hidden, weight.t(), out_dtype=out.dtype)
+        torch.add(product.mul_(factor), out, alpha=beta, out=out) if add else torch.mul(
+            product, factor, out=out
+        )
+    else:
+        wide = hidden.to(out.dtype)
+        for start in range(0, weight.shape[0], UPCAST_ROWS):
+            block = weight[start : start + UPCAST_ROWS].to(out.dtype)
+            part = out[:, start : start + UPCAST_ROWS]
+            torch.addmm(part, wide, block.t(), beta=beta, alpha=factor, out=part)
+
+
+def slices(logits: Tensor) -> range:
+    """Starts of row slices that fit the cache; the step is the height of a slice."""
+    limit = SLICE_ELEMENTS.get(logits.device.type, SLICE_ELEMENTS["cuda"])
+    return range(0, logits.shape[0], max(1, limit // max(1, logits.shape[1])))
+
+
+def normalise(
+    shard: VocabShard, logits: Tensor, maximum: Tensor, *, exponentiate: bool
+) -> Normaliser:
+    """log Z and entropy of each row of `logits` [C, V], over all ranks. `maximum` [C] is each row's
+    own maximum here.
+
+    With `exponentiate`, the logits are replaced by exp(logit - maximum): what the gradient needs,
+    without another buffer.
+    """
+    total, weighted = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    steps = slices(logits)
+    for start in steps if shard.rows else ():
+        rows = slice(start, start + steps.step)
+        shifted = logits[rows] - maximum[rows, None]
+        powers = torch.exp(shifted, out=logits[rows]) if exponentiate else shifted.exp()
+        total[rows] = powers.sum(-1)
+        weighted[rows] = torch.linalg.vecdot(powers, shifted)
+    return combine(shard, maximum, total, weighted)
+
+
+def maximum_of(logits: Tensor) -> Tensor:
+    """[C, V] -> [C]; the lowest finite float where V is 0."""
+    if logits.shape[1] == 0:
+        return logits.new_full((logits.shape[0],), torch.finfo(logits.dtype).min)
+    return logits.amax(-1)
+
+
+def global_topk(shard: VocabShard, logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest logits of each row over all ranks: (values [C, k], global ids [C, k], this
+    rank's maximum [C]).
+    """
+    if shard.rows == 0:
+        none = logits.new_empty((logits.shape[0], 0))
+        values, ids = none, none.to(torch.int64)
+        return *shard.merge_topk(values, ids, k), maximum_of(logits)
+    maxima = block_maxima(logits)
+    values, ids = blocked_topk_first(logits, maxima, min(k, shard.rows))
+    return *shard.merge_topk(values, ids + shard.start, k), maxima.amax(-1)
+
+
+def hidden_grad(out: Tensor, logit_grad: Tensor, weight: Tensor) -> None:
+    """out [C, H] = logit_grad [C, V] @ weight [V, H]; the operands in the weight's dtype,
+    accumulated in float32 or more.
+    """
+    if weight.shape[0] == 0:
+        out.zero_()
+    else:
+        torch.mm(logit_grad.to(weight.dtype), weight, out=out)
+
+
+def accumulate_weight_grad(total: Tensor, logit_grad: Tensor, hidden: Tensor) -> None:
+    """total [V, H] += logit_grad [C, V].T @ hidden [C, H], in total's dtype."""
+    if total.is_cuda and hidden.dtype != total.dtype:
+        product = torch.mm(logit_grad.to(hidden.dtype).t(), hidden, out_dtype=torch.float32)
+        total.add_(product)
+    else:  # a CPU multiplies in total's dtype: float32 there even for bf16 models, so no partial sum is rounded
+        total.addmm_(logit_grad.to(total.dtype).t(), hidden.to(total.dtype))

@@ -1,0 +1,69 @@
+"""The GRPO term: a clipped policy gradient on the sampled tokens (method section 4, "GRPO
+baseline").
+
+    loss = sum_t -w_t * rho_t * min(r_t A, clip(r_t, 1 - low, 1 + high) A)        r_t = pi_now(y_t)
+    / pi_old(y_t)
+
+rho is the detached truncated importance weight of the train/rollout mismatch. With one optimiser
+step per batch pi_old is pi_now, r is 1 and the gradient is that of -A log pi.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.objectives.importance import ImportanceConfig, ratio, truncated
+from sdpo_megatron.objectives.view import TermResult, TokenView
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradientConfig:
+    """The clipping of GRPO.
+
+    Attributes:
+        clip_low: r is not followed below 1 - clip_low where the advantage is negative.
+        clip_high: r is not followed above 1 + clip_high where the advantage is positive.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.clip_low <= 1.0:
+            raise ConfigError(
+                f"policy_gradient.clip_low: got {self.clip_low:g}, expected a number in [0, 1]"
+            )
+        if self.clip_high < 0.0:
+            raise ConfigError(
+                f"policy_gradient.clip_high: got {self.clip_high:g}, expected 0 or more"
+            )
+
+
+class PolicyGradientTerm:
+    """The term that a `PolicyGradientConfig` describes."""
+
+    def __init__(self, config: PolicyGradientConfig, importance: ImportanceConfig) -> None:
+        self.config = config
+        self.importance = importance
+
+    def __call__(self, view: TokenView) -> TermResult:
+        targets, now = view.targets, view.student.sampled
+        old = now.detach() if targets.old_log_probs is None else targets.old_log_probs
+        step, advantage = ratio(now, old), targets.advantage
+        bounded = step.clamp(1.0 - self.config.clip_low, 1.0 + self.config.clip_high)
+        rho = truncated(ratio(old, targets.rollout_log_probs), self.importance.mismatch_cap)
+        loss = -targets.policy_weight * rho * torch.minimum(step * advantage, bounded * advantage)
+        mask = (targets.loss_mask & (targets.policy_weight != 0)).to(now.dtype)
+        low = (step < 1.0 - self.config.clip_low) & (advantage < 0)
+        high = (step > 1.0 + self.config.clip_high) & (advantage > 0)
+        sums = {
+            "policy_loss": loss.sum(),
+            "policy_tokens": mask.sum(),
+            "policy_ratio": (mask * step).sum(),
+            "policy_clipped_low": (mask * low).sum(),
+            "policy_clipped_high": (mask * high).sum(),
+        }
+        return TermResult(loss=loss, sums={name: value.detach() for name, value in sums.items()})

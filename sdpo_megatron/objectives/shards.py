@@ -1,0 +1,144 @@
+"""The vocabulary, split by rows over tensor-parallel ranks: every collective of the loss is in this
+file.
+
+Rank r holds rows [r Vp, (r + 1) Vp) of the head. Megatron pads the vocabulary to a multiple of TP;
+rows at or beyond the real size are left out of every product, so no padded id can enter a
+normaliser or a support.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sdpo_megatron.objectives.topk import topk_first
+
+
+@dataclass(frozen=True)
+class VocabShard:
+    """This rank's part of the vocabulary.
+
+    Attributes:
+        start: Global id of the first row.
+        rows: Number of real (not padded) rows; may be 0 on the last ranks.
+        size: Real vocabulary size over all ranks.
+        group: Tensor-parallel process group; None when the vocabulary is whole.
+    """
+
+    start: int
+    rows: int
+    size: int
+    group: dist.ProcessGroup | None
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, vocab_size: int | None, group: dist.ProcessGroup | None
+    ) -> VocabShard:
+        """The shard of `weight` [Vp, H]. `vocab_size` None: no padding."""
+        if group is not None and dist.get_world_size(group) == 1:
+            group = None
+        world, rank = (
+            (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
+        )
+        held = weight.shape[0]
+        size = held * world if vocab_size is None else vocab_size
+        if not 0 < size <= held * world:
+            raise ValueError(f"vocab_size {size} does not fit {world} shards of {held} rows")
+        return cls(
+            start=rank * held, rows=min(max(size - rank * held, 0), held), size=size, group=group
+        )
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over ranks, on every rank. Not differentiable; the input stays as it is."""
+        if self.group is None or values.numel() == 0:
+            return values
+        total = values.detach().clone()
+        dist.all_reduce(total, group=self.group)
+        return total
+
+    def gather(self, values: Tensor) -> Tensor:
+        """[...] -> [world, ...], in order of rank."""
+        if self.group is None:
+            return values.unsqueeze(0)
+        world = dist.get_world_size(self.group)
+        if values.numel() == 0:
+            return values.new_empty((world, *values.shape))
+        parts = [torch.empty_like(values) for _ in range(world)]
+        dist.all_gather(parts, values.contiguous(), group=self.group)
+        return torch.stack(parts)
+
+    def locate(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Global ids -> (index into this shard, clamped into range; whether the id is here). Same
+        shapes as `ids`.
+        """
+        local = ids - self.start
+        here = (local >= 0) & (local < self.rows)
+        return local.clamp(0, max(self.rows - 1, 0)), here
+
+    def pick(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """This shard's logits [C, rows] at global `ids` [C, S]; 0 where another rank holds the id
+        (then `sum`).
+        """
+        if self.rows == 0:
+            return logits.new_zeros(ids.shape)
+        local, here = self.locate(ids)
+        return logits.gather(-1, local).masked_fill(~here, 0.0)
+
+    def merge_topk(self, values: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Best k of every rank's candidates: values [C, <= k] and global ids, in the order of
+        `topk_first` -> the same, [C, k].
+
+        Candidates are laid out rank after rank, and ids grow with rank, so the lower id still wins
+        a tie.
+        """
+        if self.group is None:
+            return values, ids
+        missing = k - values.shape[-1]
+        if missing:  # fewer rows than k here: -inf never beats a real logit
+            values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
+            ids = torch.nn.functional.pad(ids, (0, missing), value=self.size)
+        values = self.gather(values).movedim(0, 1).flatten(1)
+        ids = self.gather(ids).movedim(0, 1).flatten(1)
+        best, position = topk_first(values, k)
+        return best, ids.gather(-1, position)
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """log Z of each row over the whole vocabulary, and what else one pass over the logits gives.
+    All [C].
+
+    Attributes:
+        log_z: logsumexp of the logits.
+        entropy: Entropy of the distribution, in nats.
+        local_scale: Factor that turns this rank's exp(logit - local maximum) into probabilities.
+    """
+
+    log_z: Tensor
+    entropy: Tensor
+    local_scale: Tensor
+
+
+def combine(shard: VocabShard, maximum: Tensor, total: Tensor, weighted: Tensor) -> Normaliser:
+    """Join the ranks' partial sums, in one collective.
+
+    Args:
+        shard: Where this rank stands.
+        maximum: [C], m = max of this rank's logits (the lowest finite float for no rows).
+        total: [C], sum exp(x - m).
+        weighted: [C], sum exp(x - m) (x - m).
+    """
+    parts = shard.gather(torch.stack([maximum, total, weighted]))  # [world, 3, C]
+    maxima, totals, weights = parts.unbind(1)
+    top = maxima.amax(0)
+    shift = maxima - top
+    scale = shift.exp()
+    z = (scale * totals).sum(0)
+    mean = (scale * (weights + torch.where(totals > 0, shift * totals, 0.0))).sum(0) / z
+    log_sum = z.log()
+    return Normaliser(
+        log_z=top + log_sum, entropy=log_sum - mean, local_scale=(maximum - top).exp() / z
+    )

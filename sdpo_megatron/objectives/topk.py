@@ -1,0 +1,73 @@
+"""Exact top-K with a defined order: larger values first, the lower index first among equals.
+
+`torch.topk` breaks ties as it likes, so that the support of the loss could differ between parallel
+layouts. Here every element gets a 64-bit key, (value, -index), so there are no ties. And the K
+largest of a long row lie in the K blocks with the largest maxima: one reduction over the row, then
+small problems only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 64  # near sqrt(V / K) for V = 152k and K = 20 to 100, and a multiple of the vector width
+
+
+def topk_first(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of `values` [C, N], k <= N. Returns (values [C, k], indices [C, k]
+    int64).
+
+    Order: value descending, index ascending. NaN counts as the largest.
+    """
+    if values.dtype != torch.float32:
+        ordered, indices = torch.sort(values, dim=-1, descending=True, stable=True)
+        return ordered[:, :k].contiguous(), indices[:, :k].contiguous()
+    keys = _order_keys(values)
+    indices = (keys.topk(k, dim=-1).values & 0xFFFFFFFF).neg_().add_(0xFFFFFFFF)
+    return values.gather(-1, indices), indices
+
+
+def _order_keys(values: Tensor) -> Tensor:
+    """float32 [C, N] -> int64 keys whose order is (value ascending, index descending)."""
+    bits = (values + 0.0).view(torch.int32).to(torch.int64)  # + 0.0 makes -0.0 equal to 0.0
+    bits = torch.where(
+        bits < 0, bits ^ 0x7FFFFFFF, bits
+    )  # negative floats: flip, so that integers order like floats
+    reverse_index = torch.arange(
+        0xFFFFFFFF, 0xFFFFFFFF - values.shape[-1], -1, device=values.device
+    )
+    return (bits << 32) + reverse_index
+
+
+def block_maxima(values: Tensor) -> Tensor:
+    """[C, N] -> [C, ceil(N / BLOCK)], the largest value of each block of BLOCK neighbours (the last
+    one may be shorter).
+    """
+    whole = values.shape[-1] // BLOCK * BLOCK
+    maxima = [values[:, :whole].unflatten(-1, (whole // BLOCK, BLOCK)).amax(-1)] if whole else []
+    if whole < values.shape[-1]:
+        maxima.append(values[:, whole:].amax(-1, keepdim=True))
+    return torch.cat(maxima, dim=-1)
+
+
+def blocked_topk_first(values: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `topk_first`, given `maxima = block_maxima(values)`; reads only k blocks of each row.
+
+    Why it is exact, ties included: were an element of the top k in a block that was not chosen,
+    then k other blocks would come before that block in (maximum, lower index), and each of those
+    holds an element that comes before it.
+    """
+    rows, length = values.shape
+    if k * BLOCK >= length:
+        return topk_first(values, k)
+    blocks = (
+        topk_first(maxima, k)[1].sort(dim=-1).values
+    )  # ascending, so that positions below are in order of index
+    ids = (blocks.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=values.device)).view(
+        rows, k * BLOCK
+    )
+    candidates = values.gather(-1, ids.clamp(max=length - 1))
+    candidates = candidates.masked_fill(ids >= length, -torch.inf)
+    top, position = topk_first(candidates, k)
+    return top, ids.gather(-1, position)
