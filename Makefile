@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PYTHON
 # Megatron ranks, SGLang and the tests each start processes: one thread each unless told otherwise.
 export OMP_NUM_THREADS ?= 1
-CHECKED := sdpo_megatron serving recipes tests benchmarks
+CHECKED := conftest.py sdpo_megatron serving recipes tests benchmarks
 PYTEST := $(BIN)/python -m pytest
 # pytest's exit code 5 says that a selection was empty, which is no failure of a suite.
 ALLOW_EMPTY := || [ $$? -eq 5 ]

@@ -33,10 +33,10 @@ LEVELS = {
     "sdpo_megatron.verifiers": 5,
     "sdpo_megatron.sandbox": 6,
     "sdpo_megatron.tasks": 6,
-    "sdpo_megatron.observability": 7,
-    "sdpo_megatron.settings": 8,
-    "sdpo_megatron.nouns": 9,
-    "sdpo_megatron.errors": 9,
+    "sdpo_megatron.observability": 8,
+    "sdpo_megatron.settings": 9,
+    "sdpo_megatron.nouns": 10,
+    "sdpo_megatron.errors": 10,
 }
 # The libraries that are heavy or need a device, and the parts that may import them.
 ENGINES = {

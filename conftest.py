@@ -1,0 +1,38 @@
+"""Rules for every test: no network but loopback, no model hub, metrics exactly as declared.
+
+tests/conftest.py holds the fixtures.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+from typing import Any
+
+# Before anything imports torch or transformers, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["SDPO_STRICT_METRICS"] = "1"
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """Audit hook: a connection that would leave this machine is an error in the test's process."""
+    if event != "socket.connect" or not isinstance(arguments[1], tuple):
+        return  # a unix socket's address is a string
+    # Connecting a UDP socket sends nothing: it is how a program learns its own address.
+    if arguments[0].type != socket.SOCK_DGRAM and not _is_here(str(arguments[1][0])):
+        raise PermissionError(f"tests run without a network: connection to {arguments[1]} refused")
+
+
+def _is_here(host: str) -> bool:
+    if host in ("", "localhost", "0.0.0.0", "::", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(host.split("%")[0]).is_loopback
+    except ValueError:  # another name
+        return False
+
+
+sys.addaudithook(_refuse_network)
