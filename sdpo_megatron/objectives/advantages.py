@@ -14,7 +14,8 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
     for index, reward in enumerate(rewards):
         if not math.isfinite(reward):
             raise ValueError(
-                f"reward {index} of the group is {reward}; an attempt without a verdict must be dropped, not scored"
+                f"reward {index} of the group is {reward}; an attempt without a verdict must be "
+                "dropped, not scored"
             )
     if not rewards:
         return []

@@ -6,13 +6,18 @@ totals of the global batch (over all micro-batches and data-parallel ranks), and
 of one trained token of each sample. The sum of weight x token loss over all ranks and micro-batches
 is the loss of the step, however the batch was split.
 
-    global_token            1 / N                                       N trained tokens of the
-    global batch official                n_micro / (B T_micro)                       token mean of
-    each micro-batch, weighted by its samples seq_mean_token_mean     1 / (B T_i)
-    mean over samples of the mean over tokens seq_mean_token_sum_norm 1 / (B L)
-    mean over samples of the sum over tokens / L
-B samples of the global batch that have at least one trained token, T_i trained tokens of sample i,
-L a constant length.
+    global_token             1 / N
+        N trained tokens of the global batch.
+    official                 n_micro / (B T_micro)
+        Token mean of each micro-batch, weighted by its share of the samples.
+    seq_mean_token_mean      1 / (B T_i)
+        Mean over samples of the mean over their tokens.
+    seq_mean_token_sum_norm  1 / (B L)
+        Mean over samples of the sum over their tokens, divided by L.
+
+B samples of the global batch have at least one trained token, n_micro of them in this micro-batch;
+T_micro and T_i trained tokens of the micro-batch and of sample i; L is a constant length. Each term
+of the loss counts the samples that it trains on.
 """
 
 from __future__ import annotations
@@ -65,11 +70,13 @@ def token_weights(
         raise ConfigError(f"denominator: got {name!r}, expected one of {', '.join(DENOMINATORS)}")
     if name == "seq_mean_token_sum_norm" and (norm_length is None or norm_length < 1):
         raise ConfigError(
-            f"denominator seq_mean_token_sum_norm: norm_length is {norm_length}, expected a positive number of tokens"
+            f"denominator seq_mean_token_sum_norm: norm_length is {norm_length}, expected a "
+            "positive number of tokens"
         )
     if sum(trained_tokens) > counts.tokens:
         raise ValueError(
-            f"a micro-batch of {sum(trained_tokens)} trained tokens in a global batch of {counts.tokens}"
+            f"a micro-batch of {sum(trained_tokens)} trained tokens in a global batch of "
+            f"{counts.tokens}"
         )
     here = sum(1 for tokens in trained_tokens if tokens)
     return [

@@ -39,7 +39,8 @@ class AnchorConfig:
     def __post_init__(self) -> None:
         if self.coefficient <= 0.0:
             raise ConfigError(
-                f"anchor.coefficient: got {self.coefficient:g}, expected a positive number, or anchor: null"
+                f"anchor.coefficient: got {self.coefficient:g}, expected a positive number, or "
+                "anchor: null"
             )
         if self.estimator not in ESTIMATORS:
             raise ConfigError(

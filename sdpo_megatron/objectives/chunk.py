@@ -233,7 +233,7 @@ class ChunkScorer:
         support_grad: Tensor | None,
         sampled_grad: Tensor | None,
     ) -> Tensor:
-        """Turn the student's buffer into G = scatter(g) - (sum g) softmax, times 1 / temperature."""
+        """The student's buffer becomes G = scatter(g) - (sum g) softmax, over the temperature."""
         ids, grads = [], []
         total = logits.new_zeros(logits.shape[0])
         if support_grad is not None:

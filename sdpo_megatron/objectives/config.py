@@ -47,11 +47,13 @@ class ObjectiveConfig:
         kind = self.weighting.kind
         if kind != "grpo" and self.distillation is None:
             raise ConfigError(
-                f"objective.weighting.kind {kind!r} sends attempts to distillation, but objective.distillation is null"
+                f"objective.weighting.kind {kind!r} sends attempts to distillation, but "
+                "objective.distillation is null"
             )
         if kind != "sdpo" and self.policy_gradient is None:
             raise ConfigError(
-                f"objective.weighting.kind {kind!r} sends attempts to GRPO, but objective.policy_gradient is null"
+                f"objective.weighting.kind {kind!r} sends attempts to GRPO, but "
+                "objective.policy_gradient is null"
             )
         if kind == "grpo" and self.distillation is not None:
             raise ConfigError(
@@ -59,22 +61,27 @@ class ObjectiveConfig:
             )
         if kind == "sdpo" and self.policy_gradient is not None:
             raise ConfigError(
-                "objective.weighting.kind 'sdpo' never uses objective.policy_gradient; set it to null"
+                "objective.weighting.kind 'sdpo' never uses objective.policy_gradient; set it to "
+                "null"
             )
         if self.anchor is not None and self.policy_gradient is None:
             raise ConfigError(
-                "objective.anchor holds the attempts of the GRPO term, but objective.policy_gradient is null"
+                "objective.anchor holds the attempts of the GRPO term, but "
+                "objective.policy_gradient is null"
             )
         if self.denominator not in DENOMINATORS:
             raise ConfigError(
-                f"objective.denominator: got {self.denominator!r}, expected one of {', '.join(DENOMINATORS)}"
+                f"objective.denominator: got {self.denominator!r}, expected one of "
+                f"{', '.join(DENOMINATORS)}"
             )
         if (self.denominator == "seq_mean_token_sum_norm") != (self.norm_length is not None):
             raise ConfigError(
-                f"objective.norm_length: got {self.norm_length} with denominator {self.denominator!r}; it belongs to "
+                f"objective.norm_length: got {self.norm_length} with denominator "
+                f"{self.denominator!r}; it belongs to "
                 "seq_mean_token_sum_norm, which needs it (the response limit, in tokens)"
             )
         if self.norm_length is not None and self.norm_length < 1:
             raise ConfigError(
-                f"objective.norm_length: got {self.norm_length}, expected a positive number of tokens"
+                f"objective.norm_length: got {self.norm_length}, expected a positive number of "
+                "tokens"
             )

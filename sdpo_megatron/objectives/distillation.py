@@ -22,7 +22,7 @@ from sdpo_megatron.objectives.importance import ImportanceConfig, ratio, truncat
 from sdpo_megatron.objectives.view import Distribution, TermResult, TokenView
 
 LEVELS = ("logit", "token", "sequence")
-POSITION_BINS = 10  # tenths of the response, for where the KL sits
+THIRDS = ("first", "middle", "last")  # of the response: where the KL sits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,27 +68,32 @@ class DistillationConfig:
         )
         if self.level != "logit" and not reverse:
             raise ConfigError(
-                f"distillation.level {self.level!r} is a policy gradient on the sampled token, which is reverse KL; "
+                f"distillation.level {self.level!r} is a policy gradient on the sampled token, "
+                "which is reverse KL; "
                 f"got divergence {self.divergence!r}. Set divergence: reverse_kl"
             )
         if self.advantage_clip is not None and not reverse:
             raise ConfigError(
-                f"distillation.advantage_clip bounds the advantage log q - log pi, which only reverse KL has; "
+                "distillation.advantage_clip bounds the advantage log q - log pi, which only "
+                "reverse KL has; "
                 f"got divergence {self.divergence!r}. Set divergence: reverse_kl, or use entry_clip"
             )
         if self.level != "logit" and self.entry_clip is not None:
             raise ConfigError(
-                "distillation.entry_clip bounds entries of the support; set level: logit, or use advantage_clip"
+                "distillation.entry_clip bounds entries of the support; set level: logit, or use "
+                "advantage_clip"
             )
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(
-                f"distillation.top_k: got {self.top_k}, expected at least 1, or null for the full vocabulary"
+                f"distillation.top_k: got {self.top_k}, expected at least 1, or null for the full "
+                "vocabulary"
             )
         for name in ("entry_clip", "advantage_clip", "null_beta"):
             value = getattr(self, name)
             if value is not None and value <= 0.0:
                 raise ConfigError(
-                    f"distillation.{name}: got {value:g}, expected a positive number, or null for off"
+                    f"distillation.{name}: got {value:g}, expected a positive number, or null for "
+                    "off"
                 )
 
 
@@ -164,15 +169,10 @@ class DistillationTerm:
         mask = (targets.loss_mask & (targets.distill_weight != 0)).to(kl.dtype)
         success = torch.zeros_like(mask) if targets.success is None else mask * targets.success
         gain = view.teacher.sampled - view.student.sampled.detach()
-        place = torch.zeros_like(mask) if targets.position is None else targets.position
-        place = (place * POSITION_BINS).long().clamp(0, POSITION_BINS - 1)
-        by_place = mask.new_zeros(POSITION_BINS)
         sums = {
             "distill_loss": loss.detach().sum(),
             "distill_tokens": mask.sum(),
             "kl": (mask * kl).sum(),
-            "kl_by_position": by_place.index_add(0, place, mask * kl),
-            "tokens_by_position": by_place.index_add(0, place, mask),
             "gain_success": (success * gain).sum(),
             "tokens_success": success.sum(),
             "gain_failed": ((mask - success) * gain).sum(),
@@ -183,6 +183,11 @@ class DistillationTerm:
                 mask * (off_policy > (self.importance.is_clip or torch.inf))
             ).sum(),
         }
+        place = torch.zeros_like(mask) if targets.position is None else targets.position
+        for index, third in enumerate(THIRDS):
+            there = mask * ((place * len(THIRDS)).floor() == index)
+            sums[f"kl_{third}_third"] = (there * kl).sum()
+            sums[f"tokens_{third}_third"] = there.sum()
         if self.config.level == "logit":
             sums["student_support_mass"] = (mask * self._mass(view, view.student)).sum()
             sums["teacher_support_mass"] = (mask * self._mass(view, view.teacher)).sum()

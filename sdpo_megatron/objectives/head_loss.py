@@ -128,7 +128,7 @@ def head_loss(
         grad_scale=grad_scale,
         differentiate=torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad),
     )
-    loss: Tensor = _HeadLossFunction.apply(hidden, weight, pass_)
+    loss: Tensor = _HeadLossFunction.apply(hidden, weight, pass_)  # type: ignore[no-untyped-call]
     return HeadLoss(loss, pass_.sums, pass_.log_probs, pass_.kl)
 
 
@@ -206,6 +206,8 @@ class _Pass:
                 accumulate_weight_grad(grad_weight[:rows], chunk.logit_grad, hidden[start:end])
         self.log_probs = torch.cat(log_probs)
         self.kl = torch.cat(kls) if kls else None
+        if self.kl is not None:
+            self.sums["kl_top_tenth"] = _largest_tenth(self.kl, self.targets)
         self._check_finite(finite)
         if grad_hidden is not None and self.reduce_grad_hidden:
             grad_hidden = self.shard.sum(grad_hidden)
@@ -237,10 +239,19 @@ class _Pass:
             index = first_nonfinite(torch.cat([chunk[model] for chunk in chunks]))
             if index is not None:
                 raise NumericsError(
-                    f"NaN or infinity in the {model}'s logits that predict token {index} of {len(self.targets)} "
+                    f"NaN or infinity in the {model}'s logits that predict token {index} of "
+                    f"{len(self.targets)} "
                     f"(sequence {int(self.targets.sequence_ids[index])} of the micro-batch, "
                     f"token id {int(self.targets.token_ids[index])})"
                 )
+
+
+def _largest_tenth(kl: Tensor, targets: TokenTargets) -> Tensor:
+    """Sum of the divergence over the tenth of the distilled tokens of the micro-batch that have the
+    most.
+    """
+    kept = kl[targets.loss_mask & (targets.distill_weight != 0)]
+    return kept.topk(-(-kept.shape[0] // 10)).values.sum()
 
 
 class _HeadLossFunction(torch.autograd.Function):
@@ -307,22 +318,26 @@ def _check(
     tokens = len(targets)
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape != (tokens, weight.shape[1]):
         raise ValueError(
-            f"head_loss: hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} do not fit {tokens} tokens; "
+            f"head_loss: hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} do not fit "
+            f"{tokens} tokens; "
             "expected [T, H] and [Vp, H]"
         )
     if temperature <= 0.0 or chunk_tokens < 1:
         raise ValueError(
-            f"head_loss: temperature {temperature:g} and chunk_tokens {chunk_tokens} must be positive"
+            f"head_loss: temperature {temperature:g} and chunk_tokens {chunk_tokens} must be "
+            "positive"
         )
     for name, (needed, target) in targets_of.items():
         if needed != (target is not None):
             raise ValueError(
-                f"head_loss: the objective needs {'a' if needed else 'no'} {name}, got {'one' if target else 'none'}"
+                f"head_loss: the objective needs {'a' if needed else 'no'} {name}, got "
+                f"{'one' if target else 'none'}"
             )
         for head in target.heads if target is not None else ():
             if head.hidden.shape[0] != tokens or head.weight.shape[0] != weight.shape[0]:
                 raise ValueError(
-                    f"head_loss: {name} hidden {tuple(head.hidden.shape)}, weight {tuple(head.weight.shape)}; "
+                    f"head_loss: {name} hidden {tuple(head.hidden.shape)}, weight "
+                    f"{tuple(head.weight.shape)}; "
                     f"expected {tokens} tokens and {weight.shape[0]} rows"
                 )
     if (
@@ -330,5 +345,6 @@ def _check(
         and not 0 <= int(targets.token_ids.min()) <= int(targets.token_ids.max()) < vocab_size
     ):
         raise ValueError(
-            f"head_loss: token ids must be in [0, {vocab_size}), got up to {int(targets.token_ids.max())}"
+            f"head_loss: token ids must be in [0, {vocab_size}), got up to "
+            f"{int(targets.token_ids.max())}"
         )

@@ -34,7 +34,8 @@ class ImportanceConfig:
         for name, value in (("is_clip", self.is_clip), ("mismatch_cap", self.mismatch_cap)):
             if value is not None and value <= 0.0:
                 raise ConfigError(
-                    f"importance.{name}: got {value:g}, expected a positive cap, or null to leave it out"
+                    f"importance.{name}: got {value:g}, expected a positive cap, or null to leave "
+                    "it out"
                 )
 
 

@@ -15,7 +15,9 @@ from sdpo_megatron.objectives.topk import block_maxima, blocked_topk_first
 # Elements of logits treated at once between reading and writing memory: half of a core's L2 cache;
 # on a GPU, enough to fill it.
 SLICE_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 25}
-UPCAST_ROWS = 4096  # rows of a bf16 head turned to float32 at a time on a CPU, which has no bf16 x bf16 -> float32 product
+# rows of a bf16 head turned to float32 at a time on a CPU, which has no bf16 x bf16 -> float32
+# product
+UPCAST_ROWS = 4096
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
@@ -24,7 +26,7 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
 
 
 def project(out: Tensor, hidden: Tensor, weight: Tensor, *, factor: float, add: bool) -> None:
-    """out [C, V] = (out if add else 0) + factor * hidden [C, H] @ weight [V, H].T, in out's dtype."""
+    """out [C, V] = (out if add else 0) + factor * hidden [C, H] @ weight [V, H].T."""
     beta = 1.0 if add else 0.0
     hidden = hidden.to(weight.dtype)
     if weight.dtype == out.dtype:
@@ -105,5 +107,7 @@ def accumulate_weight_grad(total: Tensor, logit_grad: Tensor, hidden: Tensor) ->
     if total.is_cuda and hidden.dtype != total.dtype:
         product = torch.mm(logit_grad.to(hidden.dtype).t(), hidden, out_dtype=torch.float32)
         total.add_(product)
-    else:  # a CPU multiplies in total's dtype: float32 there even for bf16 models, so no partial sum is rounded
+    # a CPU multiplies in total's dtype: float32 there even for bf16 models, so no partial sum is
+    # rounded
+    else:
         total.addmm_(logit_grad.to(total.dtype).t(), hidden.to(total.dtype))

@@ -91,18 +91,16 @@ class Objective:
         targets, now = view.targets, view.student.sampled.detach()
         train = now if targets.old_log_probs is None else targets.old_log_probs
         mask = targets.loss_mask.to(now.dtype)
-        weight, cap = (
-            ratio(train, targets.rollout_log_probs),
-            self.config.importance.mismatch_cap or torch.inf,
-        )
+        cap = self.config.importance.mismatch_cap or torch.inf
+        raw = ratio(train, targets.rollout_log_probs)
+        weight = raw.clamp(max=cap)
         gap = targets.rollout_log_probs - train
         return {
             "tokens": mask.sum(),
             "log_prob": (mask * now).sum(),
             "mismatch_weight": (mask * weight).sum(),
             "mismatch_weight_squared": (mask * weight * weight).sum(),
-            "mismatch_clipped": (mask * (weight > cap)).sum(),
-            "mismatch_gap": (mask * gap).sum(),
+            "mismatch_clipped": (mask * (raw > cap)).sum(),
             "mismatch_abs_gap": (mask * gap.abs()).sum(),
         }
 

@@ -49,7 +49,7 @@ def score_target(
     temperature: float,
     chunk_tokens: int,
 ) -> Scored:
-    """log q(y_t) and entropy of a target without a student share, chunk by chunk. `token_ids` [T]."""
+    """log q(y_t) and entropy of a target without a student share; `token_ids` is [T]."""
     weight, tokens = target.heads[0].weight, token_ids.shape[0]
     buffer = weight.new_empty(
         (min(chunk_tokens, max(tokens, 1)), shard.rows), dtype=compute_dtype(weight)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,8 @@ class TokenTargets:
             value = getattr(self, item.name)
             if value is not None and value.shape != shape:
                 raise ValueError(
-                    f"TokenTargets.{item.name}: got {tuple(value.shape)}, expected {tuple(shape)} as token_ids"
+                    f"TokenTargets.{item.name}: got {tuple(value.shape)}, expected {tuple(shape)} "
+                    "as token_ids"
                 )
 
     def __len__(self) -> int:
@@ -66,11 +68,12 @@ class TokenTargets:
 
     def rows(self, start: int, end: int) -> TokenTargets:
         """Tokens [start, end)."""
-        named = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(
-            self,
-            **{name: None if value is None else value[start:end] for name, value in named.items()},
-        )
+        cut: dict[str, Any] = {
+            item.name: None if value is None else value[start:end]
+            for item in fields(self)
+            for value in [getattr(self, item.name)]
+        }
+        return TokenTargets(**cut)
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,20 @@ def topk_first(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _order_keys(values: Tensor) -> Tensor:
     """float32 [C, N] -> int64 keys whose order is (value ascending, index descending)."""
     bits = (values + 0.0).view(torch.int32).to(torch.int64)  # + 0.0 makes -0.0 equal to 0.0
-    bits = torch.where(
-        bits < 0, bits ^ 0x7FFFFFFF, bits
-    )  # negative floats: flip, so that integers order like floats
+    # Negative floats: flip, so that integers order like floats.
+    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     reverse_index = torch.arange(
         0xFFFFFFFF, 0xFFFFFFFF - values.shape[-1], -1, device=values.device
     )
     return (bits << 32) + reverse_index
+
+
+def _blocks(values: Tensor, whole: int) -> Tensor:
+    """[C, N] -> [C, whole / BLOCK, BLOCK], a view."""
+    row, column = values.stride()
+    return values.as_strided(
+        (values.shape[0], whole // BLOCK, BLOCK), (row, column * BLOCK, column)
+    )
 
 
 def block_maxima(values: Tensor) -> Tensor:
@@ -45,7 +52,7 @@ def block_maxima(values: Tensor) -> Tensor:
     one may be shorter).
     """
     whole = values.shape[-1] // BLOCK * BLOCK
-    maxima = [values[:, :whole].unflatten(-1, (whole // BLOCK, BLOCK)).amax(-1)] if whole else []
+    maxima = [_blocks(values, whole).amax(-1)] if whole else []
     if whole < values.shape[-1]:
         maxima.append(values[:, whole:].amax(-1, keepdim=True))
     return torch.cat(maxima, dim=-1)
@@ -61,9 +68,8 @@ def blocked_topk_first(values: Tensor, maxima: Tensor, k: int) -> tuple[Tensor, 
     rows, length = values.shape
     if k * BLOCK >= length:
         return topk_first(values, k)
-    blocks = (
-        topk_first(maxima, k)[1].sort(dim=-1).values
-    )  # ascending, so that positions below are in order of index
+    # In ascending order, so that positions among the candidates are in order of index.
+    blocks = topk_first(maxima, k)[1].sort(dim=-1).values
     ids = (blocks.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=values.device)).view(
         rows, k * BLOCK
     )

@@ -45,7 +45,8 @@ class WeightingConfig:
             )
         if self.question_weight not in QUESTION_WEIGHTS:
             raise ConfigError(
-                f"weighting.question_weight: got {self.question_weight!r}, expected one of {', '.join(QUESTION_WEIGHTS)}"
+                f"weighting.question_weight: got {self.question_weight!r}, expected one of "
+                f"{', '.join(QUESTION_WEIGHTS)}"
             )
 
 
