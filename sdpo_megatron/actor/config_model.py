@@ -40,7 +40,9 @@ class ParallelConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"parallel.{name}={getattr(self, name)}: must be at least 1")
         if self.sequence_parallel and self.tensor == 1:
-            raise ConfigError("parallel.sequence_parallel=true needs parallel.tensor > 1; set one or the other")
+            raise ConfigError(
+                "parallel.sequence_parallel=true needs parallel.tensor > 1; set one or the other"
+            )
         if self.recompute not in get_args(Recompute):
             raise ConfigError(
                 f"parallel.recompute={self.recompute!r}: expected one of {', '.join(get_args(Recompute))}"
@@ -94,7 +96,9 @@ class ParallelConfig:
                 )
             return
         _must_divide("expert", self.expert, {"num_experts": spec.moe.num_experts})
-        _must_divide("expert_tensor", self.expert_tensor, {"moe_intermediate_size": spec.moe.ffn_hidden})
+        _must_divide(
+            "expert_tensor", self.expert_tensor, {"moe_intermediate_size": spec.moe.ffn_hidden}
+        )
         if self.tensor > 1 and not self.sequence_parallel:
             # Megatron refuses to train it: every tensor-parallel rank would send the same tokens to the experts.
             raise ConfigError(
@@ -126,9 +130,13 @@ class PrecisionConfig:
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Dtype):
-            raise ConfigError(f"precision.dtype={self.dtype!r}: expected one of {', '.join(get_args(Dtype))}")
+            raise ConfigError(
+                f"precision.dtype={self.dtype!r}: expected one of {', '.join(get_args(Dtype))}"
+            )
         if self.fp8 is not None and self.fp8 not in get_args(Fp8Recipe):
-            raise ConfigError(f"precision.fp8={self.fp8!r}: expected null or one of {', '.join(get_args(Fp8Recipe))}")
+            raise ConfigError(
+                f"precision.fp8={self.fp8!r}: expected null or one of {', '.join(get_args(Fp8Recipe))}"
+            )
         if self.fp8 is not None and self.dtype != "bf16":
             raise ConfigError("precision.fp8 works on bf16 parameters: set precision.dtype=bf16")
 

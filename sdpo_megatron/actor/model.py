@@ -64,20 +64,18 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
         return hidden_states
 
     def head_weight(self) -> torch.nn.Parameter:
-        """This rank's shard [Vp / tensor, H] of the LM head (the embedding where tied); last stage only."""
+        """This rank's shard [Vp / tensor, H] of the LM head (the embedding where tied); last stage
+        only. Rows from the real vocabulary's end on are zero and must get no probability.
+        """
         assert self.post_process, "the head is on the last pipeline stage"
         if self.share_embeddings_and_output_weights:
             return self.shared_embedding_or_output_weight()
         return self.output_layer.weight
 
-    def num_head_rows(self) -> int:
-        """How many rows of `head_weight` are real words; the rest pads the vocabulary and must get no probability."""
-        rows = self.head_weight().shape[0]
-        start = rows * parallel_state.get_tensor_model_parallel_rank()
-        return max(0, min(rows, self.spec.vocab - start))
 
-
-def init_model_parallel(parallel: ParallelConfig, *, seed: int = 0, timeout_s: float = 600.0) -> None:
+def init_model_parallel(
+    parallel: ParallelConfig, *, seed: int = 0, timeout_s: float = 600.0
+) -> None:
     """Lay the ranks out (tensor fastest, then context, expert, data; pipeline slowest) and seed Megatron's generators.
 
     Needs torch.distributed; collective over all ranks.
@@ -92,12 +90,16 @@ def init_model_parallel(parallel: ParallelConfig, *, seed: int = 0, timeout_s: f
         context_parallel_size=parallel.context,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=parallel.expert_tensor,
-        distributed_timeout_minutes=max(1, math.ceil(timedelta(seconds=timeout_s) / timedelta(minutes=1))),
+        distributed_timeout_minutes=max(
+            1, math.ceil(timedelta(seconds=timeout_s) / timedelta(minutes=1))
+        ),
     )
     current_runtime().seed(seed)
 
 
-def build_model(spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig) -> list[PolicyModel]:
+def build_model(
+    spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig
+) -> list[PolicyModel]:
     """This rank's model chunks (one: pipelines are not interleaved), parameters not yet set: load weights next.
 
     Needs `init_model_parallel`; collective over all ranks where embeddings are tied and there are several stages.
@@ -108,9 +110,13 @@ def build_model(spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionC
     parallel.check_model(spec)
     runtime = current_runtime()
     if parallel.context > 1 and not runtime.has_transformer_engine:
-        raise ConfigError("parallel.context > 1 needs Transformer Engine on a CUDA device; set parallel.context=1")
+        raise ConfigError(
+            "parallel.context > 1 needs Transformer Engine on a CUDA device; set parallel.context=1"
+        )
     if precision.fp8 is not None and not runtime.has_transformer_engine:
-        raise ConfigError("precision.fp8 needs Transformer Engine on a CUDA device; set precision.fp8=null")
+        raise ConfigError(
+            "precision.fp8 needs Transformer Engine on a CUDA device; set precision.fp8=null"
+        )
     config = transformer_config(spec, parallel, precision)
     model = PolicyModel(
         config,
@@ -126,8 +132,28 @@ def build_model(spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionC
     model.spec = spec
     if spec.rope_scaling is not None:
         # GPTModel's own scaling has three of the four numbers built in.
-        model.rotary_pos_emb.inv_freq = scaled_frequencies(model.rotary_pos_emb.inv_freq, spec.rope_scaling)
+        model.rotary_pos_emb.inv_freq = scaled_frequencies(
+            model.rotary_pos_emb.inv_freq, spec.rope_scaling
+        )
+    _mark_tensor_parallel(model)
     return [model.to(runtime.device)]
+
+
+def _mark_tensor_parallel(model: PolicyModel) -> None:
+    """Say which parameters are shards. Megatron's layers do it while initialising, which is off here; without the mark the
+    gradient norm would count the shards of the first tensor-parallel rank alone.
+    """
+    layers = tensor_parallel.layers
+    axes = {
+        layers.VocabParallelEmbedding: 0,
+        layers.ColumnParallelLinear: 0,
+        layers.RowParallelLinear: 1,
+    }
+    for module in model.modules():
+        axis = next((axes[kind] for kind in axes if isinstance(module, kind)), None)
+        weight = getattr(module, "weight", None)
+        if axis is not None and weight is not None and not hasattr(weight, "tensor_model_parallel"):
+            tensor_parallel.set_tensor_model_parallel_attributes(weight, True, axis, 1)
 
 
 def scaled_frequencies(inv_freq: torch.Tensor, rope: Llama3Rope) -> torch.Tensor:
@@ -198,7 +224,11 @@ def _recompute(kind: str) -> dict[str, Any]:
         return {}
     if kind == "selective":
         return {"recompute_granularity": "selective"}
-    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    }
 
 
 def _moe(spec: ModelSpec, fused: bool) -> dict[str, Any]:

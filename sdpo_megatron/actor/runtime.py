@@ -125,7 +125,13 @@ def start_runtime(device: str = "auto") -> Runtime:
     _redirect_torch_to_cpu()
     with _quiet_imports():
         _redirect_megatron_to_cpu()
-        for module in ("models.gpt", "distributed", "optimizer", "pipeline_parallel", "dist_checkpointing"):
+        for module in (
+            "models.gpt",
+            "distributed",
+            "optimizer",
+            "pipeline_parallel",
+            "dist_checkpointing",
+        ):
             importlib.import_module(f"megatron.core.{module}")
     _current = Runtime(_CPU, "gloo")
     return _current
@@ -141,7 +147,9 @@ def _choose(device: str) -> str:
     if device == "auto":
         return "cuda" if has_cuda else "cpu"
     if device == "cuda" and not has_cuda:
-        raise ConfigError("device=cuda: torch sees no CUDA device here; use device=cpu or device=auto")
+        raise ConfigError(
+            "device=cuda: torch sees no CUDA device here; use device=cpu or device=auto"
+        )
     if device == "cpu" and has_cuda:
         raise ConfigError(
             "device=cpu: this machine has a CUDA device, and calls are never redirected where there is one; "

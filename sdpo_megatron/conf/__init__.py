@@ -1,0 +1,1 @@
+"""Hydra configuration groups. Every key is a field of a dataclass beside its component; `train.yaml` is where composing starts."""

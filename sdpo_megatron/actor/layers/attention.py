@@ -21,7 +21,9 @@ class PackedAttention(torch.nn.Module):
             softmax_scale: Scale of the scores; None means D ** -0.5.
         """
         super().__init__()
-        assert config.context_parallel_size == 1, "context parallelism needs Transformer Engine's attention"
+        assert config.context_parallel_size == 1, (
+            "context parallelism needs Transformer Engine's attention"
+        )
         self.scale = config.kv_channels**-0.5 if softmax_scale is None else softmax_scale
 
     def forward(
@@ -38,12 +40,18 @@ class PackedAttention(torch.nn.Module):
 
         The sequences are those of `packed_seq_params.cu_seqlens_q`; they must cover all T tokens, padding included.
         """
-        assert packed_seq_params is not None, "only packed sequences are supported: give packed_seq_params"
+        assert packed_seq_params is not None, (
+            "only packed sequences are supported: give packed_seq_params"
+        )
         lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
-        assert sum(lengths) == query.shape[0], f"cu_seqlens cover {sum(lengths)} of {query.shape[0]} tokens"
+        assert sum(lengths) == query.shape[0], (
+            f"cu_seqlens cover {sum(lengths)} of {query.shape[0]} tokens"
+        )
         grouped = query.shape[1] != key.shape[1]
         outputs = [
-            F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale, enable_gqa=grouped)
+            F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=self.scale, enable_gqa=grouped
+            )
             for q, k, v in zip(*(_sequences(x, lengths) for x in (query, key, value)), strict=True)
         ]
         return torch.cat([out.squeeze(0).transpose(0, 1) for out in outputs]).flatten(1)

@@ -17,7 +17,10 @@ def block_spec(spec: ModelSpec, config: Any, *, transformer_engine: bool) -> Any
         config: Megatron's TransformerConfig.
         transformer_engine: Use its fused layers and thd attention; else the local layers.
     """
-    from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+    from megatron.core.transformer.transformer_block import (
+        TransformerBlockSubmodules,
+        get_num_layers_to_build,
+    )
 
     layer, norm = _transformer_engine(spec) if transformer_engine else (_local(spec), RMSNorm)
     return TransformerBlockSubmodules(
@@ -46,7 +49,10 @@ def _local(spec: ModelSpec) -> Any:
         from megatron.core.transformer.enums import AttnMaskType
         from megatron.core.transformer.identity_op import IdentityOp
         from megatron.core.transformer.spec_utils import ModuleSpec
-        from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+        from megatron.core.transformer.transformer_layer import (
+            TransformerLayer,
+            TransformerLayerSubmodules,
+        )
 
     attention = ModuleSpec(
         module=SelfAttention,
@@ -83,7 +89,8 @@ def _local_mlp() -> Any:
     from megatron.core.transformer.spec_utils import ModuleSpec
 
     return ModuleSpec(
-        module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        module=MLP,
+        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
     )
 
 

@@ -1,0 +1,328 @@
+"""The actor: the policy's Megatron model with its optimiser and its self-teacher, on this rank.
+
+One `step` is the right half of the picture in docs/a-step.md: teacher forward (no gradient), student forward and backward, optimiser
+step. All ranks construct it and call every method together, with the same samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdpo_megatron.actor import checkpoint
+from sdpo_megatron.actor.agree import first_problem, sum_over_data_parallel
+from sdpo_megatron.actor.batch_loss import BatchLoss, HeadLayout, StepCounts
+from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig, TeacherConfig
+from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+from sdpo_megatron.actor.fault import first_bad_layer
+from sdpo_megatron.actor.optimizer import (
+    adam_state,
+    build_optimizer,
+    learning_rate,
+    restore_adam_state,
+    set_learning_rate,
+    wrap_for_data_parallel,
+)
+from sdpo_megatron.actor.packing import PackedSequences, Role, pack, padded_length, partition
+from sdpo_megatron.actor.pipeline import Pipeline
+from sdpo_megatron.actor.runtime import Runtime
+from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
+from sdpo_megatron.actor.weight_sets import ShardedWeights
+from sdpo_megatron.errors import NumericsError
+from sdpo_megatron.nouns import TrainSample
+from sdpo_megatron.objectives import ObjectiveConfig, build_objective, head_log_probs
+from sdpo_megatron.objectives.health import summarise
+from sdpo_megatron.weights.spec import ModelSpec
+
+OldLogProbs = dict[tuple[str, int], torch.Tensor]
+"""log pi_old [R] by (question id, attempt index); complete on the last stage, empty before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorConfig:
+    """Everything that the actor needs; the run's configuration holds the same groups."""
+
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    temperature: float = 1.0
+    """The rollout temperature: all distributions of the loss are taken at it."""
+
+
+class Actor:
+    """Model, optimiser and teacher of this rank."""
+
+    def __init__(
+        self, config: ActorConfig, spec: ModelSpec, model_folder: str | Path, runtime: Runtime, *, seed: int = 0
+    ) -> None:
+        """Build the model and load the Hugging Face checkpoint of `model_folder` into it.
+
+        Needs an initialised torch.distributed world.
+
+        Raises:
+            ConfigError: The layout or the objective does not fit the model.
+            ModelFileError: The folder's files are not those of the model.
+        """
+        from sdpo_megatron.actor.model import build_model, init_model_parallel
+        from sdpo_megatron.weights.load import load_hf_weights
+
+        self.config, self.spec, self.runtime = config, spec, runtime
+        self.objective = build_objective(config.objective)
+        self.objective.check(spec.vocab)
+        init_model_parallel(config.parallel, seed=seed)
+        models = build_model(spec, config.parallel, config.precision)
+        load_hf_weights(models, spec, Path(model_folder))
+        for model in models:
+            model.config.finalize_model_grads_func = _finalize
+        self.chunks = wrap_for_data_parallel(models)
+        self.optimizer = build_optimizer(self.chunks, config.optimizer, config.precision.torch_dtype)
+        self.pipeline = Pipeline(self.chunks)
+        self.weights = ShardedWeights(self.chunks, self.optimizer)
+        self.teacher = Teacher(config.teacher, self.objective, self.weights, self.pipeline)
+        self.optimizer_steps = 0
+        self._layout = _head_layout(config, spec)
+
+    # --- one rollout batch -------------------------------------------------------------------------------------------------
+
+    def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
+        """Train on a rollout batch: one optimiser step, or several where `batch.questions_per_step` says so.
+
+        Returns:
+            Metrics of the batch (keys of `observability.metrics`), the same on every rank; those of several optimiser steps
+            are averaged.
+
+        Raises:
+            NumericsError: NaN or infinity; the optimiser step was not taken.
+        """
+        minibatches = _minibatches(samples, self.config.batch.questions_per_step)
+        start = time.monotonic()
+        old = self._old_log_probs(samples) if self.objective.needs_old_log_probs else None
+        scoring_s = time.monotonic() - start
+        reports = [self._optimizer_step(minibatch, old) for minibatch in minibatches]
+        taken = [report for report in reports if report]
+        if taken:
+            self.teacher.after_rollout_batch()
+        metrics = {key: sum(report[key] for report in taken) / len(taken) for key in taken[0]} if taken else {}
+        for phase in ("teacher", "student", "optimizer"):
+            key = f"time/{phase}_s"
+            metrics[key] = sum(report.get(key, 0.0) for report in taken)
+        metrics["time/student_s"] += scoring_s
+        metrics["train/tokens"] = sum(report["train/tokens"] for report in taken)
+        metrics["train/skipped_steps"] = float(len(reports) - len(taken))
+        return metrics | self._distance()
+
+    def _optimizer_step(self, samples: Sequence[TrainSample], old: OldLogProbs | None) -> dict[str, float]:
+        """One step on these samples; an empty dict when nothing in them can be learnt from."""
+        counts = StepCounts.of(samples)
+        if counts.trained_tokens == 0:
+            return {}
+        batch = _Batch(self, samples)
+        clock = _Clock(self.runtime)
+        targets = self.teacher.score(batch.packed(self.teacher.roles))
+        clock.lap("teacher")
+        loss = self._loss(batch, counts, targets, old)
+        reports = self.pipeline.forward_backward(batch.packed({"student"})["student"], loss)
+        self._fail_together(loss.fault, batch)
+        clock.lap("student")
+        norm, rate = self._update(batch)
+        clock.lap("optimizer")
+        sums = sum_over_data_parallel(_total(reports))
+        return {
+            **summarise(sums, self.objective),
+            "train/loss": sums["loss"],
+            "train/grad_norm": norm,
+            "train/learning_rate": rate,
+            "train/tokens": float(counts.trained_tokens),
+            "train/num_micro_batches": float(len(batch.mine)),
+            **clock.laps,
+        }
+
+    def _loss(
+        self, batch: _Batch, counts: StepCounts, targets: Sequence[Targets], old: OldLogProbs | None
+    ) -> BatchLoss:
+        return BatchLoss(
+            self.objective, head_weight(self.chunks), self._layout, batch.mine, counts, targets, old
+        )
+
+    def _update(self, batch: _Batch) -> tuple[float, float]:
+        """Clip and step; returns (gradient norm before clipping, learning rate)."""
+        self.optimizer.prepare_grads()
+        norm = float(self.optimizer.get_grad_norm())
+        bad = None if norm < float("inf") else f"the gradient norm is {norm}"  # NaN compares false as well
+        self._fail_together(bad, batch)
+        rate = learning_rate(self.config.optimizer, self.optimizer_steps + 1)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.optimizer_steps += 1
+        self.teacher.after_optimizer_step(self.optimizer_steps)
+        return norm, rate
+
+    def _fail_together(self, fault: str | None, batch: _Batch) -> None:
+        """NumericsError on every rank when any rank saw a fault; the message names rank, layer and sample."""
+        mine = None if fault is None else f"rank {torch.distributed.get_rank()}: {fault}"
+        if (problem := first_problem(mine)) is None:
+            return
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        where = first_bad_layer(self.pipeline, batch.packed({"student"})["student"])
+        raise NumericsError(
+            f"optimiser step {self.optimizer_steps + 1} was not taken: {problem}; {where}. The last checkpoint is good; lower "
+            "optimizer.lr, or look at the named sample in the run's rollouts"
+        )
+
+    def _old_log_probs(self, samples: Sequence[TrainSample]) -> OldLogProbs:
+        """log pi_old of every attempt on this data-parallel rank's... and all others, before the first optimiser step."""
+        from megatron.core import parallel_state
+
+        batch = _Batch(self, samples)
+        states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
+        found: OldLogProbs = {}
+        weight = head_weight(self.chunks)
+        for hidden, chosen in zip(states, batch.mine, strict=False):
+            assert weight is not None
+            ids = torch.tensor([t for s in chosen for t in s.response_ids], dtype=torch.int64, device=hidden.device)
+            layout = self._layout
+            log_probs = head_log_probs(
+                hidden,
+                weight.detach(),
+                ids,
+                temperature=layout.temperature,
+                chunk_tokens=layout.chunk_tokens,
+                tp_group=layout.tp_group,
+                vocab_size=layout.vocab_size,
+            )
+            parts = log_probs.split([len(s.response_ids) for s in chosen])
+            found |= {(s.question_id, s.index): part.cpu() for s, part in zip(chosen, parts, strict=True)}
+        if not parallel_state.is_pipeline_last_stage():
+            return {}
+        # A sample may fall to another data-parallel rank in its own optimiser step.
+        group = parallel_state.get_data_parallel_group()
+        everyone: list[OldLogProbs] = [{} for _ in range(group.size())]
+        torch.distributed.all_gather_object(everyone, found, group=group)
+        return {key: value for part in everyone for key, value in part.items()}
+
+    def _distance(self) -> dict[str, float]:
+        """|live - ema| / |live|, over all shards of all ranks."""
+        if "ema" not in self.teacher.sets:
+            return {}
+        squares = self.weights.distance_squared(self.teacher.sets["ema"])
+        torch.distributed.all_reduce(squares)
+        return {"teacher/ema_distance": float((squares[0] / squares[1]).sqrt())}
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------------
+
+    def save(self, root: Path, step: int, common: Mapping[str, Any], *, keep: int) -> None:
+        """Write a checkpoint of everything that the next step depends on, with `common` beside it.
+
+        Raises:
+            CheckpointError: Disk full or not writable; earlier checkpoints are untouched.
+        """
+        moments = adam_state(self.optimizer, self.weights)
+        sets = {"master": [s.master for s in self.weights.shards], **moments}
+        sets |= {f"teacher_{name}": values for name, values in self.teacher.sets.items()}
+        extra = {"optimizer_steps": self.optimizer_steps, **common}
+        checkpoint.save(root, step, self.weights, self.chunks, sets, extra, keep=keep)
+
+    def load_newest(self, root: Path) -> dict[str, Any] | None:
+        """Go on from the newest whole checkpoint below `root`; returns its common part, or None when there is none.
+
+        Raises:
+            CheckpointError: It is of another model or teacher.
+        """
+        found = checkpoint.whole_checkpoints(root)
+        if not found:
+            return None
+        teacher = [f"teacher_{name}" for name in self.teacher.sets]
+        names = ["master", "exp_avg", "exp_avg_sq", *teacher]
+        sets, common = checkpoint.load(found[-1][1], self.weights, self.chunks, names)
+        self.optimizer_steps = common["optimizer_steps"]
+        restore_adam_state(self.optimizer, self.weights, sets["exp_avg"], sets["exp_avg_sq"], self.optimizer_steps)
+        self.weights.restore(sets["master"])
+        for name in self.teacher.sets:
+            self.teacher.sets[name] = sets[f"teacher_{name}"]
+        return common
+
+
+class _Batch:
+    """The samples of one optimiser step, cut into this rank's micro-batches; packs them for each role once."""
+
+    def __init__(self, actor: Actor, samples: Sequence[TrainSample]) -> None:
+        from megatron.core import parallel_state
+
+        plan = partition(
+            samples,
+            num_ranks=parallel_state.get_data_parallel_world_size(),
+            token_budget=actor.config.batch.micro_batch_tokens,
+        )
+        self._all = [[samples[i] for i in chosen] for rank in plan for chosen in rank]
+        self.mine = [[samples[i] for i in chosen] for chosen in plan[parallel_state.get_data_parallel_rank()]]
+        self._multiple = actor.config.parallel.sequence_multiple
+        self._device = actor.runtime.device
+        self._packed: dict[Role, list[PackedSequences]] = {}
+
+    def packed(self, roles: set[Role]) -> dict[Role, list[PackedSequences]]:
+        """The micro-batches under the prompts of each role, all padded to one length per role."""
+        for role in sorted(roles - self._packed.keys()):
+            length = padded_length(self._all, role, multiple_of=self._multiple)
+            self._packed[role] = [pack(chosen, role, length, self._device) for chosen in self.mine]
+        return {role: self._packed[role] for role in roles}
+
+
+class _Clock:
+    """Seconds between laps, the device's work included."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        self._runtime.synchronize()
+        now = time.monotonic()
+        self.laps[f"time/{phase}_s"] = now - self._last
+        self._last = now
+
+
+def _finalize(chunks: list[Any], _num_tokens: Any = None, **named: Any) -> None:
+    """Megatron's reduction of gradients, without its own division by tokens: the loss carries its denominators."""
+    from megatron.core.distributed import finalize_model_grads
+
+    finalize_model_grads(chunks, None, **named)
+
+
+def _head_layout(config: ActorConfig, spec: ModelSpec) -> HeadLayout:
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_tensor_model_parallel_group()
+    return HeadLayout(
+        tp_group=group if group.size() > 1 else None,
+        vocab_size=spec.vocab,
+        temperature=config.temperature,
+        chunk_tokens=config.batch.chunk_tokens,
+    )
+
+
+def _minibatches(samples: Sequence[TrainSample], questions: int) -> list[list[TrainSample]]:
+    """Samples of `questions` questions each, in order; all in one for 0."""
+    if not questions:
+        return [list(samples)]
+    order = list(dict.fromkeys(sample.question_id for sample in samples))
+    return [
+        [s for s in samples if s.question_id in chosen]
+        for start in range(0, len(order), questions)
+        for chosen in [set(order[start : start + questions])]
+    ]
+
+
+def _total(reports: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Sums over micro-batches; [] before the last stage."""
+    return {key: torch.stack([r[key].double() for r in reports]).sum(0) for key in reports[0]} if reports else {}

@@ -1,0 +1,54 @@
+"""What ranks tell each other about a step: who failed, what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def from_rank_0(value: T) -> T:
+    """The object that rank 0 holds, on every rank."""
+    box: list[Any] = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]  # type: ignore[no-any-return]
+
+
+def first_problem(problem: str | None) -> str | None:
+    """The problem of the lowest rank that has one, on every rank; None when none has. One small collective when all is well."""
+    flag = torch.tensor([0.0 if problem is None else 1.0])
+    if torch.distributed.get_backend() == "nccl":
+        flag = flag.cuda()
+    torch.distributed.all_reduce(flag)
+    if not flag.item():
+        return None
+    problems: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(problems, problem)
+    return next(text for text in problems if text)
+
+
+def sum_over_data_parallel(stats: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Sums of per-rank sums, known on the last pipeline stage, as floats on every rank.
+
+    The keys must be the same on all data-parallel ranks: they come from the objective, not from the data.
+    """
+    from megatron.core import parallel_state
+
+    totals: dict[str, float] = {}
+    if parallel_state.is_pipeline_last_stage():
+        keys = sorted(stats)
+        values = torch.stack([stats[key].detach().double().reshape(()) for key in keys])
+        torch.distributed.all_reduce(
+            values, group=parallel_state.get_data_parallel_group(with_context_parallel=True)
+        )
+        totals = dict(zip(keys, values.tolist(), strict=True))
+    box: list[Any] = [totals]
+    torch.distributed.broadcast_object_list(
+        box,
+        src=parallel_state.get_pipeline_model_parallel_last_rank(),
+        group=parallel_state.get_pipeline_model_parallel_group(),
+    )
+    return dict(box[0])

@@ -1,0 +1,165 @@
+"""The loss of one optimiser step, micro-batch by micro-batch: token targets with masks and denominators folded in.
+
+Every rank knows all samples of the step, so the global counts need no collective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sdpo_megatron.actor.teacher import Targets
+from sdpo_megatron.errors import NumericsError
+from sdpo_megatron.nouns import TrainSample
+from sdpo_megatron.objectives import (
+    GlobalCounts,
+    Objective,
+    TeacherTarget,
+    TokenTargets,
+    head_loss,
+    token_weights,
+)
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """What the loss has to know about the LM head.
+
+    Attributes:
+        tp_group: Tensor-parallel process group, None for one rank.
+        vocab_size: Without the padding rows.
+        temperature: Rollout temperature.
+        chunk_tokens: Response tokens whose logits exist at one time.
+    """
+
+    tp_group: torch.distributed.ProcessGroup | None
+    vocab_size: int
+    temperature: float
+    chunk_tokens: int
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """Totals of an optimiser step over all ranks, for each term."""
+
+    distill: GlobalCounts
+    policy: GlobalCounts
+
+    @classmethod
+    def of(cls, samples: Sequence[TrainSample]) -> StepCounts:
+        return cls(_counts(samples, "distill_weight"), _counts(samples, "policy_weight"))
+
+    @property
+    def trained_tokens(self) -> int:
+        return max(self.distill.tokens, self.policy.tokens)
+
+
+def token_targets(
+    samples: Sequence[TrainSample],
+    counts: StepCounts,
+    objective: Objective,
+    device: torch.device,
+    old_log_probs: Mapping[tuple[str, int], torch.Tensor] | None,
+) -> TokenTargets:
+    """The response tokens of a micro-batch, flat, in the order of `samples`."""
+    config = objective.config
+    distill = _folded(samples, "distill_weight", counts.distill, config.denominator, config.norm_length)
+    policy = _folded(samples, "policy_weight", counts.policy, config.denominator, config.norm_length)
+
+    def floats(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    def spread(values: Sequence[float]) -> torch.Tensor:
+        return floats([v for s, v in zip(samples, values, strict=True) for _ in s.response_ids])
+
+    def masked(values: Sequence[float]) -> torch.Tensor:
+        return floats([v * m for s, v in zip(samples, values, strict=True) for m in s.loss_mask])
+
+    old = None
+    if old_log_probs is not None:
+        parts = [old_log_probs[s.question_id, s.index] for s in samples]
+        old = torch.cat(parts).to(device) if parts else floats([])
+    return TokenTargets(
+        token_ids=torch.tensor([t for s in samples for t in s.response_ids], dtype=torch.int64, device=device),
+        distill_weight=masked(distill),
+        policy_weight=masked(policy),
+        advantage=spread([s.advantage for s in samples]),
+        rollout_log_probs=floats([p for s in samples for p in s.log_probs]),
+        sequence_ids=torch.tensor([i for i, s in enumerate(samples) for _ in s.response_ids], dtype=torch.int64, device=device),
+        loss_mask=torch.tensor([m for s in samples for m in s.loss_mask], dtype=torch.bool, device=device),
+        old_log_probs=old,
+        success=torch.tensor([s.success for s in samples for _ in s.response_ids], dtype=torch.bool, device=device),
+        position=floats([i / len(s.response_ids) for s in samples for i in range(len(s.response_ids))]),
+    )
+
+
+class BatchLoss:
+    """The loss function that the pipeline calls on the last stage; remembers the first numerical fault instead of raising.
+
+    A rank that raised inside the schedule would leave the others waiting in it; the actor asks for `fault` afterwards and all
+    ranks fail together.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        weight: torch.Tensor | None,
+        layout: HeadLayout,
+        samples: Sequence[Sequence[TrainSample]],
+        counts: StepCounts,
+        targets: Sequence[Targets],
+        old_log_probs: Mapping[tuple[str, int], torch.Tensor] | None,
+    ) -> None:
+        """`samples` and `targets` by micro-batch of this rank; `targets` is empty where the objective needs none."""
+        self._objective, self._weight, self._layout = objective, weight, layout
+        self._samples, self._counts, self._targets, self._old = samples, counts, targets, old_log_probs
+        self.fault: str | None = None
+
+    def __call__(self, number: int, hidden: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        assert self._weight is not None
+        samples = self._samples[number]
+        against = self._targets[number] if self._targets else Targets()
+        layout = self._layout
+        try:
+            result = head_loss(
+                hidden,
+                self._weight,
+                token_targets(samples, self._counts, self._objective, hidden.device, self._old),
+                self._objective,
+                _on(against.teacher, hidden.device),
+                reference=_on(against.reference, hidden.device),
+                temperature=layout.temperature,
+                chunk_tokens=layout.chunk_tokens,
+                tp_group=layout.tp_group,
+                vocab_size=layout.vocab_size,
+            )
+        except NumericsError as error:
+            who = ", ".join(f"sequence {i} is {s.question_id} attempt {s.index}" for i, s in enumerate(samples))
+            self.fault = self.fault or f"{error} ({who})"
+            # Zero gradients, and the graph intact, so that the schedule comes to its end.
+            return torch.nan_to_num(hidden.float()).sum() * 0.0, {}
+        return result.loss, {"loss": result.loss.detach().clone(), **result.sums}
+
+
+def _counts(samples: Sequence[TrainSample], weight: str) -> GlobalCounts:
+    trained = [sum(s.loss_mask) if getattr(s, weight) else 0 for s in samples]
+    return GlobalCounts(tokens=sum(trained), samples=sum(1 for tokens in trained if tokens))
+
+
+def _folded(
+    samples: Sequence[TrainSample], weight: str, counts: GlobalCounts, denominator: str, norm_length: int | None
+) -> list[float]:
+    """Weight of one trained token of each sample: the sample's weight over the denominator."""
+    trained = [sum(s.loss_mask) if getattr(s, weight) else 0 for s in samples]
+    per_token = token_weights(denominator, trained, counts, norm_length=norm_length)
+    return [getattr(s, weight) * share for s, share in zip(samples, per_token, strict=True)]
+
+
+def _on(target: TeacherTarget | None, device: torch.device) -> TeacherTarget | None:
+    """The target with its hidden states back from the host, where they were kept there."""
+    if target is None or all(head.hidden.device == device for head in target.heads):
+        return target
+    heads = [replace(head, hidden=head.hidden.to(device, non_blocking=True)) for head in target.heads]
+    return replace(target, heads=heads)

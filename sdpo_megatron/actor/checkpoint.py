@@ -1,0 +1,211 @@
+"""Checkpoints: every weight set as one reshardable tensor a parameter, written whole or not at all.
+
+What is in one: the fp32 master weights, both Adam moments and the teacher's weight sets, each keyed
+``{set}.{parameter}`` by Megatron's own sharding metadata, so another TP x PP x DP layout can load it; and a common part with
+counters, random state, data position and policy version. The live parameters are not in it: they are the master weights
+rounded to the compute dtype.
+
+    checkpoints/step-000012/            Megatron dist_checkpointing (torch_dist)
+    checkpoints/step-000012/complete.json   names and sizes of all files; written last
+
+A folder without a matching complete.json is torn and never chosen. Writing goes to a ``.tmp`` folder that is renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
+from sdpo_megatron.errors import CheckpointError
+
+_NAME = re.compile(r"step-(\d{6,})$")
+_SEAL = "complete.json"
+
+
+def checkpoint_folder(root: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lives."""
+    return root / f"step-{step:06d}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file is there in the size it was written with."""
+    try:
+        sizes = json.loads((folder / _SEAL).read_text())["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def whole_checkpoints(root: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every whole checkpoint, oldest first; torn ones and leftovers are passed over."""
+    if not root.is_dir():
+        return []
+    found = [(int(m[1]), path) for path in root.iterdir() if (m := _NAME.search(path.name))]
+    return sorted((step, path) for step, path in found if is_whole(path))
+
+
+def save(
+    root: Path,
+    step: int,
+    weights: ShardedWeights,
+    chunks: Sequence[Any],
+    sets: Mapping[str, WeightSet],
+    common: Mapping[str, Any],
+    *,
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `step`; collective. Keeps the newest `keep` and deletes older ones afterwards.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
+    """
+    from megatron.core import dist_checkpointing
+
+    folder = checkpoint_folder(root, step)
+    scratch = folder.with_suffix(".tmp")
+    first = torch.distributed.get_rank() == 0
+    problem: str | None = None
+    try:
+        if first:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        torch.distributed.barrier()
+        dist_checkpointing.save(
+            {"sets": _sharded(weights, chunks, sets), "common": dict(common)}, str(scratch)
+        )
+        if first:
+            _seal(scratch)
+            shutil.rmtree(folder, ignore_errors=True)
+            scratch.rename(folder)
+            _sync(root)
+    except Exception as error:  # any rank may fail in its own way; all must hear of it
+        problem = f"{type(error).__name__}: {error}"
+    _agree(problem, scratch, first, step)
+    if first:
+        for _, old in whole_checkpoints(root)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def load(
+    folder: Path, weights: ShardedWeights, chunks: Sequence[Any], names: Sequence[str]
+) -> tuple[dict[str, WeightSet], dict[str, Any]]:
+    """(weight sets by name, common part) of a whole checkpoint, cut for this rank; collective.
+
+    Raises:
+        CheckpointError: It is torn, or a set of `names` is not in it.
+    """
+    from megatron.core import dist_checkpointing
+
+    if not is_whole(folder):
+        raise CheckpointError(f"{folder}: not a whole checkpoint (no {_SEAL} that matches its files)")
+    empty = {
+        name: [torch.zeros_like(shard.master, dtype=torch.float32) for shard in weights.shards]
+        for name in names
+    }
+    wanted = {"sets": _sharded(weights, chunks, empty)}
+    try:
+        state = dist_checkpointing.load(wanted, str(folder))
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: cannot be loaded as {', '.join(names)} of this model ({type(error).__name__}: {error}). "
+            "Resume with the same model and teacher.kind, or start a new run folder"
+        ) from error
+    loaded: dict[str, WeightSet] = {}
+    for name in names:
+        by_param: dict[int, torch.Tensor] = {}
+        for i, chunk in enumerate(chunks):
+            params = _parameters_by_entry(chunk)
+            for key, param in params.items():
+                by_param[id(param)] = state["sets"][name][str(i)][key].to(param.device)
+        loaded[name] = weights.take_shards(by_param)
+    return loaded, state["common"]
+
+
+def _sharded(
+    weights: ShardedWeights, chunks: Sequence[Any], sets: Mapping[str, WeightSet]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{set: {chunk: {entry: ShardedTensor with the set's gathered values}}}."""
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, values in sets.items():
+        whole = {id(param): full.cpu() for param, full in weights.full_parameters(values)}
+        out[name] = {
+            str(i): {
+                key: _renamed(entry, f"{name}.{entry.key}", whole[id(entry.data)])
+                for key, entry in _entries(chunk).items()
+            }
+            for i, chunk in enumerate(chunks)
+        }
+    return out
+
+
+def _entries(chunk: Any) -> dict[str, Any]:
+    """Megatron's sharding metadata of each parameter (ShardedTensor or its factory), `data` being the parameter itself."""
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+
+    model = chunk.module
+    params = {id(p) for p in model.parameters()}
+    return {
+        key: entry
+        for key, entry in model.sharded_state_dict().items()
+        if isinstance(entry, ShardedTensor | ShardedTensorFactory) and id(entry.data) in params
+    }
+
+
+def _parameters_by_entry(chunk: Any) -> dict[str, torch.nn.Parameter]:
+    return {key: entry.data for key, entry in _entries(chunk).items()}
+
+
+def _renamed(entry: Any, key: str, data: torch.Tensor) -> Any:
+    from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+
+    if isinstance(entry, ShardedTensorFactory):
+        return replace(entry, key=key, data=data)
+    return replace(entry, key=key, data=data, dtype=data.dtype)
+
+
+def _seal(folder: Path) -> None:
+    files = {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    for name in files:
+        with open(folder / name, "rb") as file:
+            os.fsync(file.fileno())
+    with open(folder / _SEAL, "w") as file:
+        json.dump({"files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _agree(problem: str | None, scratch: Path, first: bool, step: int) -> None:
+    """Every rank raises when one of them failed."""
+    problems: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(problems, problem)
+    failed = [f"rank {rank}: {text}" for rank, text in enumerate(problems) if text]
+    if failed:
+        if first:
+            shutil.rmtree(scratch, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written to {scratch.parent} ({'; '.join(failed)}). "
+            "Free space or make the folder writable, then start the same command again: it goes on from the last good one"
+        )

@@ -1,0 +1,140 @@
+"""Attempts become packed micro-batches: equal in number on every data-parallel rank, balanced by tokens.
+
+Shape legend: T tokens of a packed micro-batch (padding included), S sequences in it, R response tokens in it.
+
+A response token at position i is predicted from the hidden state at i - 1, so a sequence enters the model without its last
+token. Student and teacher sequences of an attempt differ in their prompts only: the same partition serves both, and the response
+tokens of a micro-batch stand in the same order in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.nouns import TrainSample
+
+Role = Literal["student", "teacher", "null"]
+
+
+@dataclass(frozen=True)
+class PackedSequences:
+    """One packed micro-batch as the model takes it.
+
+    Attributes:
+        tokens: [1, T] int64.
+        position_ids: [1, T] int64, from 0 in each sequence.
+        cu_seqlens: [S + 1] int32, the boundaries of the sequences; the padding is a sequence of its own.
+        max_seqlen: Length of the longest sequence.
+        predictor_index: [R] int64, where in T the hidden state stands that predicts each response token.
+    """
+
+    tokens: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+    predictor_index: torch.Tensor
+
+
+def prompt_of(sample: TrainSample, role: Role) -> tuple[int, ...]:
+    """The prompt under which `role` reads the attempt; an attempt without a teacher is read under its own prompt (weight 0)."""
+    if role == "teacher":
+        return sample.teacher_prompt_ids or sample.prompt_ids
+    if role == "null":
+        return sample.null_prompt_ids or sample.prompt_ids
+    return sample.prompt_ids
+
+
+def sequence_length(sample: TrainSample, role: Role) -> int:
+    """Tokens that enter the model for this attempt."""
+    return len(prompt_of(sample, role)) + len(sample.response_ids) - 1
+
+
+def cost(sample: TrainSample) -> int:
+    """Tokens of the longest role: what the budget counts."""
+    return max(sequence_length(sample, role) for role in ("student", "teacher", "null"))
+
+
+def partition(
+    samples: Sequence[TrainSample], *, num_ranks: int, token_budget: int
+) -> list[list[list[int]]]:
+    """Indices of samples by rank and micro-batch: ``result[rank][micro_batch] -> [index, ...]``.
+
+    Every rank gets the same number of micro-batches; one without an attempt (fewer attempts than micro-batches) is an empty list
+    and becomes pure padding. Longest first into the least loaded bin; deterministic.
+
+    Raises:
+        ConfigError: An attempt alone is longer than the budget.
+    """
+    costs = [cost(sample) for sample in samples]
+    for sample, tokens in zip(samples, costs, strict=True):
+        if tokens > token_budget:
+            raise ConfigError(
+                f"{sample.question_id} attempt {sample.index}: {tokens} tokens do not fit batch.micro_batch_tokens="
+                f"{token_budget}; raise it or shorten prompts and responses"
+            )
+    per_rank = max(1, -(-sum(costs) // (token_budget * num_ranks)))
+    while True:
+        bins = _fill(costs, per_rank * num_ranks, token_budget)
+        if bins is not None:
+            break
+        per_rank += 1
+    # Heaviest with lightest: deal the bins to the ranks back and forth, so that ranks carry equal sums.
+    bins.sort(key=lambda chosen: -sum(costs[i] for i in chosen))
+    ranks: list[list[list[int]]] = [[] for _ in range(num_ranks)]
+    for start in range(0, len(bins), num_ranks):
+        row = bins[start : start + num_ranks]
+        for rank, chosen in enumerate(row if (start // num_ranks) % 2 == 0 else reversed(row)):
+            ranks[rank].append(chosen)
+    return ranks
+
+
+def _fill(costs: Sequence[int], num_bins: int, budget: int) -> list[list[int]] | None:
+    bins: list[list[int]] = [[] for _ in range(num_bins)]
+    load = [0] * num_bins
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        target = min(range(num_bins), key=lambda b: (load[b], b))
+        if load[target] + costs[i] > budget:
+            return None
+        bins[target].append(i)
+        load[target] += costs[i]
+    return [sorted(chosen) for chosen in bins]
+
+
+def padded_length(
+    micro_batches: Sequence[Sequence[TrainSample]], role: Role, *, multiple_of: int
+) -> int:
+    """One length for all micro-batches of a pass (pipeline stages exchange tensors of one shape)."""
+    longest = max(sum(sequence_length(s, role) for s in samples) for samples in micro_batches)
+    return -(-longest // multiple_of) * multiple_of
+
+
+def pack(samples: Sequence[TrainSample], role: Role, length: int, device: torch.device) -> PackedSequences:
+    """Concatenate `samples` under the prompts of `role`, pad to `length` tokens."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    boundaries = [0]
+    predictors: list[int] = []
+    for sample in samples:
+        prompt = prompt_of(sample, role)
+        start = len(tokens)
+        tokens += [*prompt, *sample.response_ids][:-1]
+        positions += range(len(tokens) - start)
+        predictors += range(start + len(prompt) - 1, len(tokens))
+        boundaries.append(len(tokens))
+    if (padding := length - len(tokens)) > 0:
+        tokens += [0] * padding
+        positions += range(padding)
+        boundaries.append(length)
+    longest = max(stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False))
+    return PackedSequences(
+        tokens=torch.tensor([tokens], dtype=torch.int64, device=device),
+        position_ids=torch.tensor([positions], dtype=torch.int64, device=device),
+        cu_seqlens=torch.tensor(boundaries, dtype=torch.int32, device=device),
+        max_seqlen=longest,
+        predictor_index=torch.tensor(predictors, dtype=torch.int64, device=device),
+    )

@@ -1,0 +1,122 @@
+"""``sdpo``: the command line. Each command imports only what it needs, so that help and errors come at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from sdpo_megatron.errors import ConfigError, SdpoError
+
+_EPILOG = """\
+examples:
+  sdpo train experiment=quickstart                  train SmolLM2-135M on HumanEval problems, on this machine
+  sdpo train experiment=quickstart run.steps=12 teacher.rate=0.1
+  sdpo train --resume runs/quickstart-20260101-120000
+  sdpo config experiment=quickstart                 print the resolved configuration, start nothing
+  sdpo export runs/quickstart-... out/              write a Hugging Face checkpoint of the newest weights
+  sdpo doctor                                       what is installed, what is missing, how to get it
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors meant for the user are printed without a traceback (code 2)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="sdpo",
+        description="Post-train language models by self-distillation (SDPO) with Megatron and SGLang.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=sorted(_COMMANDS), help="; ".join(_help_lines()))
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments of the command; `sdpo COMMAND --help`")
+    parsed = parser.parse_args(arguments)
+    try:
+        return _COMMANDS[parsed.command](parsed.rest)
+    except SdpoError as error:
+        print(f"sdpo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _train(arguments: Sequence[str]) -> int:
+    """train with hydra overrides"""
+    parser = argparse.ArgumentParser(prog="sdpo train", description="Train; hydra overrides follow, e.g. run.steps=8.")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run in FOLDER, with its configuration")
+    parser.add_argument("overrides", nargs="*", help="group=choice or key=value")
+    parsed = parser.parse_args(arguments)
+
+    from sdpo_megatron import config as configs
+    from sdpo_megatron.loops.launch import launch
+    from sdpo_megatron.loops.prepare import prepare
+    from sdpo_megatron.observability.run_folder import RunFolder
+
+    overrides = list(parsed.overrides)
+    if parsed.resume:
+        saved = Path(parsed.resume) / "config.yaml"
+        if not saved.is_file():
+            raise ConfigError(f"{saved} does not exist: {parsed.resume} is no run folder")
+        config = configs.load_resumed(saved, [*overrides, f"run.folder={parsed.resume}"])
+    else:
+        config = configs.load(overrides)
+    path = Path(config.run.folder or f"runs/{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    prepare(config, path)
+    folder = RunFolder(path)
+    configs.save(config, folder.config_file)
+    folder.save_versions()
+    return launch(config, folder)
+
+
+def _config(arguments: Sequence[str]) -> int:
+    """print the resolved configuration"""
+    parser = argparse.ArgumentParser(prog="sdpo config", description="Compose, check and print; start nothing.")
+    parser.add_argument("overrides", nargs="*", help="group=choice or key=value")
+    import yaml
+
+    from sdpo_megatron import config as configs
+    from sdpo_megatron import settings
+
+    parsed = parser.parse_args(arguments)
+    print(yaml.safe_dump(settings.to_plain(configs.load(parsed.overrides)), sort_keys=False), end="")
+    return 0
+
+
+def _export(arguments: Sequence[str]) -> int:
+    """write a Hugging Face checkpoint of a run"""
+    from sdpo_megatron.loops.export import main as export
+
+    return export(arguments)
+
+
+def _verify(arguments: Sequence[str]) -> int:
+    """serve or batch-run verifiers"""
+    from sdpo_megatron.verifiers.cli import main as verify
+
+    return verify(list(arguments))
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    """what is installed and what is missing"""
+    from sdpo_megatron.doctor import main as doctor
+
+    return doctor(list(arguments))
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "config": _config,
+    "export": _export,
+    "verify": _verify,
+    "doctor": _doctor,
+}
+
+
+def _help_lines() -> list[str]:
+    return [f"{name}: {command.__doc__}" for name, command in sorted(_COMMANDS.items())]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Rank 0's duties: the questions, the engines and verifiers, the teacher's prompts, and what a person sees."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import FrameType
+
+from sdpo_megatron.actor.runtime import Runtime
+from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.loops.questions import questions_of_step
+from sdpo_megatron.loops.rollout_side import RolloutSide
+from sdpo_megatron.loops.state import TrainState
+from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, StepReport, TrainSample, Verdict
+from sdpo_megatron.observability.display import Display
+from sdpo_megatron.observability import processes
+from sdpo_megatron.observability.example import choose_example
+from sdpo_megatron.observability.exporter import Exporter, ExporterConfig
+from sdpo_megatron.observability.metrics import reconcile
+from sdpo_megatron.observability.run_folder import RunFolder
+from sdpo_megatron.objectives import build_objective
+from sdpo_megatron.rollout.batch import BatchMaker
+from sdpo_megatron.rollout.prompts import PromptBuilder
+from sdpo_megatron.rollout.store import read_step, write_step
+from sdpo_megatron.rollout.summary import rollout_metrics, teacher_metrics
+from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
+from sdpo_megatron.rollout.tokenizer import load_tokenizer
+from sdpo_megatron.tasks import load_task
+
+
+class Coordinator:
+    """Use as a context manager: engines, verifiers, display and exporter end with it."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, runtime: Runtime) -> None:
+        self.config, self.folder, self.runtime = config, folder, runtime
+        self.stopping = False
+        self._stack = ExitStack()
+        self._metrics: dict[str, float] = {}
+        self._groups: list[Group] = []
+        self._restarts = 0
+        self._step_started = time.monotonic()
+
+    def __enter__(self) -> Coordinator:
+        """Engines begin to start; `open` waits for them."""
+        config = self.config
+        self.display = self._stack.enter_context(Display(config.run.steps))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self.exporter = self._stack.enter_context(
+            closing(
+                Exporter(
+                    ExporterConfig(enabled=config.run.metrics_port > 0, port=config.run.metrics_port or 9400),
+                    self.display.warn,
+                    run=config.run.name,
+                )
+            )
+        )
+        task = load_task(config.task)
+        self.questions = task.questions
+        prompts = PromptBuilder(load_tokenizer(config.model.path), thinking=config.rollout.sampling.thinking)
+        self.batches = BatchMaker(
+            TeacherPromptBuilder(prompts, config.rollout.teacher_prompt), build_objective(config.objective)
+        )
+        self.rollouts = self._stack.enter_context(
+            RolloutSide(config, task, prompts, Path(config.model.path), self.folder.logs, self.display.message)
+        )
+        self.display.message(f"run folder {self.folder.path}; {len(self.questions)} questions of {config.task.name}")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.__exit__(*exc)  # type: ignore[arg-type]
+
+    def open(self, state: TrainState) -> None:
+        """Wait until engines and verifiers are up; the run is about to go on from `state`."""
+        with self.display.phase("waiting for the engine"):
+            self.rollouts.wait_ready()
+        self.folder.resume_at(state.step + 1)
+        if state.step:
+            self.display.message(f"resumed after step {state.step}")
+
+    def sample(self, state: TrainState) -> list[Group] | None:
+        """A judged group per question of this step; None when the run was asked to stop meanwhile.
+
+        A step that was sampled from the same weights before the run was killed is replayed from its record.
+        """
+        self._step_started = time.monotonic()
+        record = self.folder.rollouts / f"step-{state.step + 1:06d}.jsonl.zst"
+        groups = read_step(record, state.version) if record.is_file() else None
+        if groups is None:
+            groups = self._sample_afresh(state)
+            if groups is None:
+                return None
+            write_step(record, groups, state.version)
+        else:
+            self.display.message(f"step {state.step + 1}: replaying the attempts recorded in {record.name}")
+        seconds = time.monotonic() - self._step_started
+        self._groups = groups
+        judging = sum(verdict.seconds for group in groups for verdict in group.verdicts)
+        self._metrics = rollout_metrics(groups, seconds) | {"time/rollout_s": seconds, "time/verify_s": judging}
+        return groups
+
+    def teach(self, groups: Sequence[Group]) -> list[TrainSample]:
+        """Teacher prompts and weights for every attempt."""
+        samples, contexts = self.batches.make(groups)
+        self._metrics |= teacher_metrics(contexts)
+        return samples
+
+    def swap(self, folder: Path, version: PolicyVersion) -> None:
+        """Engines take the weights in `folder`; those of older versions are deleted."""
+        with self.display.phase(f"swapping to version {version.number}"):
+            self.rollouts.swap(folder, version)
+        for old in folder.parent.glob("v*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def report(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """The finished step: to the table, the file and Prometheus."""
+        memory = processes.measure(os.getppid())  # the launcher, and so every rank and engine of this machine
+        seconds = time.monotonic() - self._step_started
+        restarts = self.rollouts.engine_restarts
+        found = self._metrics | metrics | {
+            "time/step_s": seconds,
+            "train/tokens_per_s": metrics["train/tokens"] / seconds,
+            "policy/version": float(state.version.number),
+            "engine/restarts": float(restarts - self._restarts),
+            "memory/rank0_bytes": float(self.runtime.memory_bytes()),
+            "memory/all_bytes": float(memory.all_bytes),
+        }
+        self._restarts = restarts
+        report = StepReport(
+            step=state.step,
+            policy_version=state.version.number,
+            metrics=reconcile(found, warn=self.display.warn),
+        )
+        if metrics["train/skipped_steps"]:
+            self.display.warn(
+                f"step {state.step}: no attempt had a teacher prompt or an advantage, so no optimiser step was taken"
+            )
+        self.folder.append(report)
+        self.exporter.publish(report)
+        self.display.step(report, choose_example(self._groups, state.step))
+
+    def finish(self, state: TrainState) -> None:
+        """Say where everything is."""
+        how = "stopped" if self.stopping else "finished"
+        self.display.message(
+            f"{how} after step {state.step}, policy version {state.version.number}; everything is in {self.folder.path}"
+        )
+
+    def _sample_afresh(self, state: TrainState) -> list[Group] | None:
+        chosen = questions_of_step(
+            self.questions, state.step, per_step=self.config.batch.questions, seed=self.config.run.seed
+        )
+        total = len(chosen) * self.config.rollout.sampling.num_attempts
+        with self.display.phase("sampling", total=total) as phase:
+
+            def on_attempt(_question: Question, _attempt: Attempt, _verdict: Verdict) -> None:
+                phase.advance()
+
+            return self.rollouts.collect(state.step, chosen, state.version, on_attempt)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+        self.rollouts.cancel()

@@ -1,0 +1,133 @@
+"""`sdpo train` on one machine: starts the trainer ranks, watches them, and ends them together.
+
+The environment of a rank is torchrun's (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), so on a cluster torchrun starts the
+same module: ``torchrun ... -m sdpo_megatron.loops.rank RUN_FOLDER``. Here each rank also gets a parent-death signal: however
+this process goes, kill -9 included, no rank is left, and rank 0 takes its engines with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.observability.run_folder import RunFolder
+
+GRACE_S = 10.0
+"""Seconds that the other ranks get to leave by themselves when one has failed."""
+_PR_SET_PDEATHSIG = 1
+
+
+def launch(config: TrainConfig, folder: RunFolder) -> int:
+    """Run all ranks to the end; returns the exit code (0, or that of the first rank that failed).
+
+    SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave with 0.
+    """
+    world = config.parallel.model_ranks * config.run.data_parallel
+    ranks = [_start_rank(rank, world, config, folder, port) for port in [_free_port()] for rank in range(world)]
+
+    def hand_down(number: int, _frame: FrameType | None) -> None:
+        _signal_all(ranks, signal.SIGTERM)
+
+    previous = {number: signal.signal(number, hand_down) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = _watch(ranks)
+    finally:
+        _end(ranks)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if code:
+        print(_failure(folder, ranks), file=sys.stderr)
+    return code
+
+
+def _start_rank(
+    rank: int, world: int, config: TrainConfig, folder: RunFolder, port: int
+) -> subprocess.Popen[bytes]:
+    threads = config.run.threads_per_rank or max(1, (os.cpu_count() or 1) // world)
+    environment = os.environ | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+    }
+    log = open(folder.logs / f"rank-{rank}.log", "ab")
+    with log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sdpo_megatron.loops.rank", str(folder.path)],
+            env=environment,
+            stdout=None if rank == 0 else log,  # rank 0 draws the display
+            stderr=log,
+            preexec_fn=_die_with_parent,
+        )
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have left with 0 or one has failed; the exit code to give."""
+    running = list(ranks)
+    while running:
+        for process in list(running):
+            if (code := process.poll()) is None:
+                continue
+            running.remove(process)
+            if code != 0:
+                return code if code > 0 else 128 - code
+        time.sleep(0.1)
+    return 0
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + GRACE_S
+    _signal_all(ranks, signal.SIGTERM)
+    for process in ranks:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _signal_all(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for process in ranks:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _failure(folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]]) -> str:
+    """What to tell: the oldest message that a rank left, else the end of a failed rank's log."""
+    messages = sorted(folder.logs.glob("rank-*.error"), key=lambda path: path.stat().st_mtime_ns)
+    if messages:
+        return f"sdpo: {messages[0].read_text().strip()}"
+    for rank, process in enumerate(ranks):
+        if process.returncode not in (0, -signal.SIGTERM):
+            log = folder.logs / f"rank-{rank}.log"
+            return f"sdpo: rank {rank} ended with {process.returncode}; the end of {log}:\n{_tail(log)}"
+    return f"sdpo: a rank failed; see {folder.logs}"
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,62 @@
+"""What is settled before any process starts: the model is there and fits the layout, the task loads, the run folder is this run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdpo_megatron import config as configs
+from sdpo_megatron import settings
+from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.errors import ConfigError
+
+MAY_CHANGE = ("run.", "parallel.", "rollout.engine.", "judge.", "batch.micro_batch_tokens", "batch.chunk_tokens", "rollout.sampling.concurrency")
+"""Settings that a resumed run may change: they decide where and how fast it runs, not what it computes."""
+
+
+def prepare(config: TrainConfig, folder: Path) -> None:
+    """Check everything that can be checked without a process, and make the model folder where that is asked for.
+
+    Raises:
+        ConfigError: The layout does not fit the model, or `folder` holds a run with other settings.
+        ModelFileError: The model folder is missing or not usable.
+        TaskFileError: The task's file is malformed.
+    """
+    from sdpo_megatron.tasks import load_task
+    from sdpo_megatron.weights.spec import ModelSpec
+
+    if (folder / "config.yaml").is_file():
+        check_same_run(config, configs.load_saved(folder / "config.yaml"), folder)
+    model = Path(config.model.path)
+    if config.model.prepare == "smollm2" and not (model / "config.json").is_file():
+        from sdpo_megatron.weights.smollm2 import prepare as prepare_smollm2
+
+        print(f"preparing SmolLM2-135M-Instruct in {model}", flush=True)
+        prepare_smollm2(model)
+    spec = ModelSpec.from_folder(model)
+    config.parallel.check_model(spec)
+    load_task(config.task)
+
+
+def check_same_run(config: TrainConfig, saved: TrainConfig, folder: Path) -> None:
+    """ConfigError when the run in `folder` was started with settings that would change what it computes."""
+    new, old = _flat(settings.to_plain(config)), _flat(settings.to_plain(saved))
+    changed = [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(new.keys() | old.keys())
+        if new.get(key) != old.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({'; '.join(changed)}). Choose another run.folder, or go on with "
+            f"its own settings: sdpo train --resume {folder}"
+        )
+
+
+def _flat(node: dict[str, object], path: str = "") -> dict[str, object]:
+    out: dict[str, object] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{path}{key}.")
+        else:
+            out[f"{path}{key}"] = value
+    return out

@@ -1,0 +1,25 @@
+"""Which questions a step asks: a function of seed and step alone, so the data position is the step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from sdpo_megatron.nouns import Question
+
+
+def questions_of_step(
+    questions: Sequence[Question], step: int, *, per_step: int, seed: int
+) -> list[Question]:
+    """The questions of rollout batch `step` (from 0): epochs in a seeded order each, cut into batches that may span two epochs."""
+    chosen = []
+    for position in range(step * per_step, (step + 1) * per_step):
+        epoch, place = divmod(position, len(questions))
+        chosen.append(questions[_order(len(questions), epoch, seed)[place]])
+    return chosen
+
+
+def _order(num: int, epoch: int, seed: int) -> list[int]:
+    order = list(range(num))
+    random.Random(f"{seed}:{epoch}").shuffle(order)
+    return order

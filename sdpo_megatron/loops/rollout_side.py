@@ -1,0 +1,116 @@
+"""Rank 0's other half: engines, sampling and judging on an asyncio loop in a thread of its own.
+
+The training loop calls blocking methods; only rank 0 has one of these (architecture.md, decision 9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
+from sdpo_megatron.rollout.prompts import PromptBuilder
+from sdpo_megatron.rollout.sampler import Sampler
+from sdpo_megatron.tasks import Task
+from sdpo_megatron.verifiers.judge import Judge, open_judge
+from serving.pool import EnginePool
+
+T = TypeVar("T")
+
+
+class RolloutSide:
+    """Engines and verifiers of a run. Use as a context manager; nothing of it outlives the block."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        prompts: PromptBuilder,
+        model_folder: Path,
+        log_folder: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._config, self._task = config, task
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rollout", daemon=True)
+        self._stack = AsyncExitStack()
+        self._pool = EnginePool(
+            config.rollout.engine, model_folder, log_folder, seed=config.run.seed, progress=progress
+        )
+        self._judge: Judge | None = None
+        self._sampler = Sampler(self._pool, prompts, config.rollout.sampling)
+        self._starting: Future[None] | None = None
+        self._collecting: Future[Any] | None = None
+
+    def __enter__(self) -> RolloutSide:
+        self._thread.start()
+        self._starting = self._submit(self._open())  # engines come up while the trainer loads its weights
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            self._wait(self._close())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=10)
+
+    def wait_ready(self) -> None:
+        """Block until engines and verifiers are up; raises what went wrong there."""
+        assert self._starting is not None
+        self._starting.result()
+
+    def collect(
+        self,
+        step: int,
+        questions: Sequence[Question],
+        version: PolicyVersion,
+        on_attempt: Callable[[Question, Attempt, Verdict], None],
+    ) -> list[Group] | None:
+        """Sample and judge a group per question; None when `cancel` was called meanwhile."""
+        assert self._judge is not None
+        self._collecting = self._submit(
+            self._sampler.sample_groups(questions, self._judge, version, step, on_attempt=on_attempt)
+        )
+        try:
+            return self._collecting.result()
+        except (CancelledError, asyncio.CancelledError):
+            return None
+        finally:
+            self._collecting = None
+
+    def cancel(self) -> None:
+        """Abandon the collection in progress; safe from a signal handler."""
+        if self._collecting is not None:
+            self._collecting.cancel()
+
+    def swap(self, folder: Path, version: PolicyVersion) -> None:
+        """Hot-swap every engine to the weights in `folder`; returns when all serve `version` with its checksum."""
+        self._wait(self._pool.publish(folder, version))
+
+    @property
+    def engine_restarts(self) -> int:
+        return self._pool.num_restarts
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._submit(work).result()
+
+    async def _open(self) -> None:
+        config = self._config
+        self._judge = await self._stack.enter_async_context(
+            open_judge(config.judge, config.sandbox, self._task)
+        )
+        self._stack.callback(self._pool.close)
+        self._stack.push_async_callback(self._pool.disconnect)
+        await asyncio.to_thread(self._pool.start)
+
+    async def _close(self) -> None:
+        await self._stack.aclose()

@@ -1,0 +1,51 @@
+"""The training loop: sample, judge, score by the self-teacher, take the step, publish the weights; again.
+
+It reads like the picture in docs/a-step.md, one call per arrow. Every rank runs it; rank 0 also has a `Coordinator`, which owns the
+engines, the verifiers and what a person sees.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from sdpo_megatron.actor.agree import from_rank_0
+from sdpo_megatron.actor.runtime import start_runtime
+from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.observability.run_folder import RunFolder
+
+
+def train(config: TrainConfig, folder: RunFolder) -> None:
+    """Train until `run.steps`, or until SIGTERM: then checkpoint and return.
+
+    Raises:
+        SdpoError: Something that a person can act on; the launcher ends the other ranks.
+    """
+    runtime = start_runtime()
+    runtime.init_process_group(config.run.collective_timeout_s)
+    import torch.distributed as dist
+
+    from sdpo_megatron.loops.coordinator import Coordinator
+    from sdpo_megatron.loops.trainer import Trainer
+
+    with ExitStack() as stack:
+        first = dist.get_rank() == 0
+        coordinator = stack.enter_context(Coordinator(config, folder, runtime)) if first else None
+        trainer = Trainer(config, folder, runtime)
+        if coordinator:
+            coordinator.open(trainer.state)
+        trainer.publish(coordinator)
+        while trainer.state.step < config.run.steps:
+            groups = coordinator.sample(trainer.state) if coordinator else None
+            samples = from_rank_0(coordinator.teach(groups) if coordinator and groups else None)
+            if samples is None:  # stopped while sampling: the step is abandoned
+                break
+            metrics = trainer.step(samples)
+            metrics |= trainer.publish(coordinator)
+            metrics |= trainer.checkpoint_if_due()
+            if coordinator:
+                coordinator.report(trainer.state, metrics)
+            if from_rank_0(coordinator.stopping if coordinator else None):
+                break
+        trainer.checkpoint_if_due(now=True)
+        if coordinator:
+            coordinator.finish(trainer.state)

@@ -1,0 +1,89 @@
+"""The trainer's side of the loop, on every rank: the actor, its checkpoints and the publishing of its weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpo_megatron.actor.actor import Actor, ActorConfig
+from sdpo_megatron.actor.agree import from_rank_0
+from sdpo_megatron.actor.runtime import Runtime
+from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.loops.publish import write_version
+from sdpo_megatron.loops.state import TrainState
+from sdpo_megatron.nouns import PolicyVersion, TrainSample
+from sdpo_megatron.observability.run_folder import RunFolder
+from sdpo_megatron.weights.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from sdpo_megatron.loops.coordinator import Coordinator
+
+
+class Trainer:
+    """Construction and every method are collective over the trainer ranks."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, runtime: Runtime) -> None:
+        """Build the actor; go on from the newest whole checkpoint of the run folder where there is one."""
+        self.config, self.folder = config, folder
+        self.actor = Actor(
+            ActorConfig(
+                parallel=config.parallel,
+                precision=config.precision,
+                batch=config.batch,
+                optimizer=config.optimizer,
+                objective=config.objective,
+                teacher=config.teacher,
+                temperature=config.rollout.sampling.temperature,
+            ),
+            ModelSpec.from_folder(config.model.path),
+            config.model.path,
+            runtime,
+            seed=config.run.seed,
+        )
+        saved = self.actor.load_newest(folder.checkpoints)
+        self.state: TrainState = saved["state"] if saved else TrainState()
+        self._saved_step = self.state.step if saved else -1
+        self._published = -1
+
+    def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
+        """Train on a rollout batch; returns its metrics."""
+        metrics = self.actor.step(samples)
+        updated = self.actor.optimizer_steps > self.state.optimizer_steps
+        self.state = replace(
+            self.state,
+            step=self.state.step + 1,
+            optimizer_steps=self.actor.optimizer_steps,
+            version=PolicyVersion(self.state.version.number + updated),
+            skipped_steps=self.state.skipped_steps + (not updated),
+        )
+        return metrics
+
+    def publish(self, coordinator: Coordinator | None) -> dict[str, float]:
+        """Bring the live weights to the engines, if they do not have them yet; returns the seconds it took."""
+        start = time.monotonic()
+        number = self.state.version.number
+        if number != self._published:
+            target = self.folder.weights / f"v{number:06d}"
+            checksum = write_version(
+                self.actor, Path(self.config.model.path), target, self.config.rollout.engine
+            )
+            self.state = replace(self.state, version=PolicyVersion(number, from_rank_0(checksum)))
+            if coordinator:
+                coordinator.swap(target, self.state.version)
+            self._published = number
+        return {"time/publish_s": time.monotonic() - start}
+
+    def checkpoint_if_due(self, *, now: bool = False) -> dict[str, float]:
+        """Save when `run.checkpoint_every` says so (or `now`) and something is new; returns the seconds it took."""
+        start = time.monotonic()
+        every = self.config.run.checkpoint_every
+        due = now or (every and self.state.step % every == 0)
+        if due and self.state.step != self._saved_step:
+            self.actor.save(
+                self.folder.checkpoints, self.state.step, {"state": self.state}, keep=self.config.run.keep_checkpoints
+            )
+            self._saved_step = self.state.step
+        return {"time/checkpoint_s": time.monotonic() - start}

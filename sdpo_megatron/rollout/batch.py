@@ -1,0 +1,74 @@
+"""From judged groups to what the actor trains on: teacher prompts, advantages and loss weights, attempt by attempt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from sdpo_megatron.nouns import Group, TeacherContext, TrainSample
+from sdpo_megatron.objectives import Objective
+from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
+
+
+class BatchMaker:
+    """Makes the samples of a rollout batch."""
+
+    def __init__(self, teacher_prompts: TeacherPromptBuilder, objective: Objective) -> None:
+        self._teacher_prompts = teacher_prompts
+        self._objective = objective
+
+    def make(self, groups: Sequence[Group]) -> tuple[list[TrainSample], list[TeacherContext | None]]:
+        """One sample and one teacher context (None: nothing to show the teacher) for each attempt with at least one token.
+
+        An aborted attempt has no ending and its verdict says nothing, so it is given no weight. A question that occurs twice in a
+        batch gets attempt numbers that go on, so that (question, index) names a sample.
+        """
+        samples: list[TrainSample] = []
+        contexts: list[TeacherContext | None] = []
+        seen: Counter[str] = Counter()
+        for group in groups:
+            offset = seen[group.question.id]
+            seen[group.question.id] += max((a.index for a in group.attempts), default=-1) + 1
+            made, shown = self._group(group, offset)
+            samples += made
+            contexts += shown
+        return samples, contexts
+
+    def _group(
+        self, group: Group, offset: int
+    ) -> tuple[list[TrainSample], list[TeacherContext | None]]:
+        needs_teacher = self._objective.needs_teacher
+        contexts = self._teacher_prompts.contexts(group) if needs_teacher else (None,) * len(group.attempts)
+        weights = self._objective.weigh(
+            [verdict.reward for verdict in group.verdicts],
+            [verdict.success for verdict in group.verdicts],
+            [context is not None for context in contexts],
+        )
+        null = None
+        if self._objective.needs_null_teacher:
+            null = self._teacher_prompts.null_context(group.question).prompt_ids
+        samples, kept = [], []
+        for attempt, verdict, context, weight in zip(
+            group.attempts, group.verdicts, contexts, weights, strict=True
+        ):
+            if not attempt.response_ids:
+                continue
+            counted = attempt.finish_reason != "abort"
+            samples.append(
+                TrainSample(
+                    question_id=attempt.question_id,
+                    index=offset + attempt.index,
+                    prompt_ids=attempt.prompt_ids,
+                    response_ids=attempt.response_ids,
+                    loss_mask=attempt.loss_mask,
+                    log_probs=attempt.log_probs,
+                    teacher_prompt_ids=context.prompt_ids if context else None,
+                    null_prompt_ids=null if context else None,
+                    advantage=weight.advantage,
+                    distill_weight=weight.distill_weight * counted,
+                    policy_weight=weight.policy_weight * counted,
+                    success=verdict.success,
+                )
+            )
+            kept.append(context)
+        return samples, kept
