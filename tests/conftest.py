@@ -40,8 +40,12 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
     """An fp32 Llama with random weights: GQA, tied embeddings, a vocabulary that is no multiple of 64."""
     import transformers
 
-    config = transformers.LlamaConfig(**_TINY, tie_word_embeddings=True, vocab_size=len(tokenizer) + 5)
-    return _save(transformers.LlamaForCausalLM, config, tokenizer, tmp_path_factory.mktemp("tiny-llama"))
+    config = transformers.LlamaConfig(
+        **_TINY, tie_word_embeddings=True, vocab_size=len(tokenizer) + 5
+    )
+    return _save(
+        transformers.LlamaForCausalLM, config, tokenizer, tmp_path_factory.mktemp("tiny-llama")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +56,9 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
     config = transformers.Qwen3Config(
         **{**_TINY, "head_dim": 32}, tie_word_embeddings=False, vocab_size=len(tokenizer)
     )
-    return _save(transformers.Qwen3ForCausalLM, config, tokenizer, tmp_path_factory.mktemp("tiny-qwen3"))
+    return _save(
+        transformers.Qwen3ForCausalLM, config, tokenizer, tmp_path_factory.mktemp("tiny-qwen3")
+    )
 
 
 @pytest.fixture(scope="session")

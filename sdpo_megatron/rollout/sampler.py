@@ -1,0 +1,213 @@
+"""Groups of attempts: many requests in flight, each attempt judged as soon as it is complete."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sdpo_megatron.errors import ConfigError, EngineError, VerifierUnavailable
+from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
+from sdpo_megatron.rollout.prompts import PromptBuilder
+from sdpo_megatron.rollout.tokenizer import decode_response
+from serving.completion import Completion, SamplingParams
+from serving.pool import EnginePool
+
+Judge = Callable[[Question, str], Awaitable[Verdict]]
+T = TypeVar("T")
+OnAttempt = Callable[[Question, Attempt, Verdict], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How attempts are sampled."""
+
+    num_attempts: int = 8
+    """Attempts at each question: the group size."""
+
+    temperature: float = 1.0
+    """Sampling temperature; student and teacher are compared at the same."""
+
+    top_p: float = 1.0
+    """Nucleus mass. Below 1 the rollout log-probs are not renormalised to the nucleus: keep 1.0 in training."""
+
+    max_new_tokens: int = 1024
+    """Longest response, tokens; a response cut there has finish_reason "length"."""
+
+    concurrency: int = 64
+    """Requests in flight over all engines."""
+
+    retries: int = 2
+    """Further tries of one attempt after an engine error. Deaths of engines do not count: the pool sends again."""
+
+    seed: int = 0
+    """Seed of the run. With `EngineConfig.deterministic`, each attempt's seed follows from it, the step, the question
+    and the attempt's index."""
+
+    thinking: bool = False
+    """Passed to chat templates that know `enable_thinking`."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that cannot work."""
+        for name in ("num_attempts", "max_new_tokens", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"rollout sampling: {name} is {getattr(self, name)}; it must be 1 or more"
+                )
+        if self.retries < 0:
+            raise ConfigError(f"rollout sampling: retries is {self.retries}; it must be 0 or more")
+        if self.temperature < 0.0:
+            raise ConfigError(
+                f"rollout sampling: temperature is {self.temperature}; it must be 0 or more"
+            )
+        if not 0.0 < self.top_p <= 1.0:
+            raise ConfigError(f"rollout sampling: top_p is {self.top_p}; it must be in (0, 1]")
+
+
+class Sampler:
+    """Samples and judges groups through a pool of engines.
+
+    Attributes:
+        num_retries: Attempts sampled again after an engine error, so far.
+        num_dropped: Attempts lost because no verifier could judge them, so far.
+    """
+
+    def __init__(self, pool: EnginePool, prompts: PromptBuilder, config: SamplingConfig):
+        self.pool = pool
+        self.prompts = prompts
+        self.config = config
+        self.num_retries = 0
+        self.num_dropped = 0
+
+    async def sample_groups(
+        self,
+        questions: Sequence[Question],
+        judge: Judge,
+        version: PolicyVersion,
+        step_seed: int,
+        on_attempt: OnAttempt | None = None,
+    ) -> list[Group]:
+        """`num_attempts` attempts at each question, judged; groups in the order of `questions`.
+
+        Args:
+            judge: Raises VerifierUnavailable when it could not judge; the attempt is then dropped and counted.
+            version: What every token must come from; an attempt that says otherwise is sampled again.
+            step_seed: Makes seeds differ between steps; usually the step's number.
+            on_attempt: Called, in this event loop, as each verdict arrives.
+
+        Raises:
+            EngineDiedError: every engine is lost.
+            EngineError: a request was refused `retries` + 1 times; the other requests are cancelled.
+        """
+        slots = asyncio.Semaphore(self.config.concurrency)
+
+        async def attempt_and_judge(
+            question: Question, prompt_ids: tuple[int, ...], index: int
+        ) -> tuple[Attempt, Verdict] | None:
+            async with slots:
+                attempt = await self._attempt(question, prompt_ids, index, version, step_seed)
+            try:
+                verdict = await judge(question, attempt.text)
+            except VerifierUnavailable:
+                self.num_dropped += 1
+                return None
+            if on_attempt is not None:
+                on_attempt(question, attempt, verdict)
+            return attempt, verdict
+
+        async def sample_group(question: Question) -> Group:
+            prompt_ids = self.prompts.question_ids(question)
+            judged = await _all_or_cancel(
+                attempt_and_judge(question, prompt_ids, index)
+                for index in range(self.config.num_attempts)
+            )
+            kept = [pair for pair in judged if pair is not None]
+            return Group(
+                question=question,
+                attempts=tuple(attempt for attempt, _ in kept),
+                verdicts=tuple(verdict for _, verdict in kept),
+                dropped=len(judged) - len(kept),
+            )
+
+        return await _all_or_cancel(sample_group(question) for question in questions)
+
+    async def _attempt(
+        self,
+        question: Question,
+        prompt_ids: tuple[int, ...],
+        index: int,
+        version: PolicyVersion,
+        step_seed: int,
+    ) -> Attempt:
+        seed = None
+        if self.pool.config.deterministic:
+            seed = attempt_seed(self.config.seed, step_seed, question.id, index)
+        sampling = SamplingParams(
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            max_new_tokens=self.config.max_new_tokens,
+            stop=question.stop,
+            seed=seed,
+        )
+        for retry in range(self.config.retries + 1):
+            self.num_retries += retry > 0
+            try:
+                completion = await self.pool.generate(prompt_ids, sampling)
+                _check(completion, version)
+                return self._to_attempt(question, prompt_ids, index, seed, completion)
+            except EngineError as error:
+                last = error
+        raise type(last)(f"{question.id}, attempt {index}: {last}") from last
+
+    def _to_attempt(
+        self,
+        question: Question,
+        prompt_ids: tuple[int, ...],
+        index: int,
+        seed: int | None,
+        completion: Completion,
+    ) -> Attempt:
+        return Attempt(
+            question_id=question.id,
+            index=index,
+            prompt_ids=prompt_ids,
+            response_ids=completion.token_ids,
+            log_probs=completion.log_probs,
+            loss_mask=(True,) * len(completion.token_ids),
+            versions=completion.versions,
+            finish_reason=completion.finish_reason,
+            text=decode_response(
+                self.prompts.tokenizer, prompt_ids, completion.token_ids, question.stop
+            ),
+            seed=seed,
+        )
+
+
+def attempt_seed(run_seed: int, step_seed: int, question_id: str, index: int) -> int:
+    """A seed below 2**62 that depends on nothing but its arguments, in any process."""
+    key = f"{run_seed}/{step_seed}/{question_id}/{index}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 2
+
+
+def _check(completion: Completion, version: PolicyVersion) -> None:
+    if completion.finish_reason == "abort":
+        raise EngineError("the engine aborted the request")
+    others = {span.version for span in completion.versions} - {version.number}
+    if others:
+        raise EngineError(
+            f"sampled from policy version {', '.join(map(str, sorted(others)))}, expected {version.number}"
+        )
+
+
+async def _all_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """`asyncio.gather` that cancels the rest when one fails."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,171 @@
+"""The checksums that an engine would report for given weights, computed by the trainer without SGLang.
+
+SGLang 0.5.23 answers ``/weights_checker {"action": "checksum"}`` from the parameters as it stores them, which differ from a
+checkpoint's tensors in four ways (read from srt/utils/weight_checker.py, srt/managers/mm_utils.py and the model files):
+- q, k and v are one parameter ``qkv_proj``, gate and up are ``gate_up_proj``, rows one after the other; biases alike;
+- each tensor-parallel rank holds its own slice, k and v repeated where there are fewer heads than ranks;
+- the rows of the embedding and of the LM head are filled up with zeros to a multiple of 64;
+- everything is in the engine's dtype; a tied LM head is not a parameter.
+One parameter's checksum is the first 8 bytes of SHA-256 over its bytes. (A GPU engine hashes by a Triton kernel instead, which is
+not covered here yet.)
+
+Shapes: V vocabulary, H hidden.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sdpo_megatron.errors import SwapError
+
+_VOCAB_MULTIPLE = 64
+_FUSED = {"q_proj": ("qkv_proj", 0), "k_proj": ("qkv_proj", 1), "v_proj": ("qkv_proj", 2)}
+_FUSED |= {"gate_proj": ("gate_up_proj", 0), "up_proj": ("gate_up_proj", 1)}
+_PARTS = {"qkv_proj": 3, "gate_up_proj": 2}
+_FUSABLE = re.compile(r"\.(q_proj|k_proj|v_proj|gate_proj|up_proj)\.")
+_INPUT_SPLIT = re.compile(r"\.(o_proj|down_proj)\.weight$")
+_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+class EngineChecksum:
+    """Takes whole tensors one by one, in any order, as an exporter writes them, and ends in an engine's checksums.
+
+    Holds a tensor no longer than until the others of its fused parameter have come.
+    """
+
+    def __init__(
+        self, model_config: Mapping[str, Any], *, dtype: str = "bfloat16", tp_size: int = 1
+    ):
+        """`model_config` is the checkpoint's config.json; `dtype` and `tp_size` are the engine's."""
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._tied = bool(model_config.get("tie_word_embeddings", False))
+        self._slicers = [_Slicer(model_config, tp_size, rank) for rank in range(tp_size)]
+        self._waiting: dict[str, dict[int, torch.Tensor]] = {}
+        self._checksums: list[dict[str, str]] = [{} for _ in range(tp_size)]
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """One whole tensor under its Hugging Face name."""
+        if name == "lm_head.weight" and self._tied:
+            return
+        match = _FUSABLE.search(name)
+        if match is None:
+            return self._finish(name, [tensor])
+        fused, position = _FUSED[match[1]]
+        target = name.replace(f".{match[1]}.", f".{fused}.")
+        parts = self._waiting.setdefault(target, {})
+        parts[position] = tensor
+        if len(parts) == _PARTS[fused]:
+            del self._waiting[target]
+            members = [member for member, (into, _) in _FUSED.items() if into == fused]
+            self._finish(target, [parts[i] for i in sorted(parts)], members)
+
+    def ranks(self) -> list[dict[str, str]]:
+        """For each tensor-parallel rank, checksum by SGLang's parameter name.
+
+        Raises:
+            SwapError: part of a fused parameter never came.
+        """
+        if self._waiting:
+            missing = ", ".join(sorted(self._waiting))
+            raise SwapError(
+                f"cannot compute the engine's checksums: parts of {missing} are missing from the weights"
+            )
+        return self._checksums
+
+    def overall(self) -> str:
+        """The checksum of the whole engine: what `PolicyVersion.checksum` holds. Raises as `ranks`."""
+        return overall_checksum(self.ranks())
+
+    def _finish(
+        self, target: str, parts: list[torch.Tensor], members: Sequence[str] = ("",)
+    ) -> None:
+        for slicer, checksums in zip(self._slicers, self._checksums, strict=True):
+            own = [
+                slicer(target, member, part) for member, part in zip(members, parts, strict=True)
+            ]
+            checksums[target] = tensor_checksum(torch.cat([part.to(self._dtype) for part in own]))
+
+
+def engine_checksums(
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    model_config: Mapping[str, Any],
+    *,
+    dtype: str = "bfloat16",
+    tp_size: int = 1,
+) -> list[dict[str, str]]:
+    """`EngineChecksum.ranks()` of (Hugging Face name, whole tensor) pairs; for tp_size 1 the list has one entry."""
+    checksum = EngineChecksum(model_config, dtype=dtype, tp_size=tp_size)
+    for name, tensor in tensors:
+        checksum.add(name, tensor)
+    return checksum.ranks()
+
+
+def tensor_checksum(tensor: torch.Tensor) -> str:
+    """16 hexadecimal digits: the first 8 bytes of SHA-256 over the tensor's bytes in row order."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(memoryview(flat.numpy())).hexdigest()[:16]
+
+
+def rank_checksum(checksums: Mapping[str, str]) -> str:
+    """One checksum for one rank: SHA-256 over names and checksums, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(checksums):
+        digest.update(name.encode() + checksums[name].encode())
+    return digest.hexdigest()
+
+
+def overall_checksum(ranks: Iterable[Mapping[str, str]]) -> str:
+    """One checksum for a whole engine: SHA-256 over its ranks' checksums, in rank order."""
+    digest = hashlib.sha256()
+    for checksums in ranks:
+        digest.update(rank_checksum(checksums).encode())
+    return digest.hexdigest()
+
+
+def first_difference(expected: Mapping[str, str], reported: Mapping[str, str]) -> str:
+    """Say where two sets of checksums differ, for an error message; "" when they are equal."""
+    for name in sorted(expected.keys() | reported.keys()):
+        if expected.get(name) != reported.get(name):
+            differing = sum(
+                expected.get(n) != reported.get(n) for n in expected.keys() | reported.keys()
+            )
+            return f"{name}: expected {expected.get(name)}, got {reported.get(name)} ({differing} parameters differ)"
+    return ""
+
+
+class _Slicer:
+    """Cuts a whole tensor down to what one tensor-parallel rank stores."""
+
+    def __init__(self, config: Mapping[str, Any], size: int, rank: int):
+        self.size, self.rank = size, rank
+        self.kv_heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+    def __call__(self, name: str, member: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The slice of `tensor`, which is SGLang's parameter `name` or, fused, the part `member` of it."""
+        if name in _VOCABULARY:
+            return self._vocabulary(tensor)
+        if self.size == 1:
+            return tensor
+        if _INPUT_SPLIT.search(name):
+            return tensor.chunk(self.size, dim=1)[self.rank]
+        if not member:
+            return tensor
+        if member in ("k_proj", "v_proj") and self.kv_heads < self.size:
+            return tensor.chunk(self.kv_heads)[self.rank * self.kv_heads // self.size]
+        return tensor.chunk(self.size)[self.rank]
+
+    def _vocabulary(self, tensor: torch.Tensor) -> torch.Tensor:
+        """[V, H] -> [padded V / size, H]."""
+        rows = tensor.shape[0]
+        multiple = _VOCAB_MULTIPLE
+        if (-(-rows // multiple) * multiple) % self.size:
+            multiple *= self.size
+        padded = -(-rows // multiple) * multiple
+        if padded != rows:
+            tensor = torch.cat([tensor, tensor.new_zeros(padded - rows, tensor.shape[1])])
+        return tensor.chunk(self.size)[self.rank]

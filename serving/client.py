@@ -1,0 +1,163 @@
+"""Async HTTP client of one engine. Every call is bounded in time; every failure is an EngineError that names the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+
+from sdpo_megatron.errors import EngineDiedError, EngineError
+from serving.completion import Completion, SamplingParams, parse_completion
+from serving.config import EngineConfig
+
+PauseMode = Literal["retract", "abort", "in_place"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedChecksums:
+    """What an engine says its weights are.
+
+    Attributes:
+        overall: Checksum over all its tensor-parallel ranks.
+        ranks: For each rank, checksum by SGLang parameter name.
+    """
+
+    overall: str
+    ranks: tuple[Mapping[str, str], ...]
+
+
+class EngineClient:
+    """Talks to one engine; opens its connections on first use, in the event loop that is running then.
+
+    Errors of every call:
+        EngineDiedError: nothing answers, the connection broke or the time was up: the request may be sent elsewhere.
+        EngineError: the engine answered that it will not do this.
+    """
+
+    def __init__(self, url: str, config: EngineConfig):
+        self.url = url.rstrip("/")
+        self.config = config
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Completion:
+        """Sample one response to `prompt_ids`."""
+        body = {
+            "input_ids": list(prompt_ids),
+            "sampling_params": sampling.payload(),
+            "return_logprob": True,
+            "logprob_start_len": -1,  # of sampled tokens only
+        }
+        answer = await self._call("POST", "/generate", body, self.config.request_timeout_s)
+        return parse_completion(answer, self.url)
+
+    async def healthy(self, timeout_s: float = 20.0) -> bool:
+        """Whether scheduler and detokenizer are alive: SGLang generates one token for this (it takes 1 s or more)."""
+        try:
+            await self._call("GET", "/health_generate", None, timeout_s)
+        except EngineError:
+            return False
+        return True
+
+    async def model_info(self, timeout_s: float = 10.0) -> Mapping[str, Any]:
+        """SGLang's /model_info; cheap, answered by the HTTP process alone."""
+        return await self._call("GET", "/model_info", None, timeout_s)
+
+    async def version(self) -> int:
+        """The policy version it serves."""
+        text = (await self.model_info())["weight_version"]
+        try:
+            return int(text)
+        except ValueError as error:
+            raise EngineError(
+                f"{self.url}: weight version {text!r} is not a number; start it with --weight-version 0"
+            ) from error
+
+    async def pause(self, mode: PauseMode = "retract") -> None:
+        """Stop decoding. "retract": running requests go back to the queue and carry on with the next weights."""
+        await self._control("/pause_generation", {"mode": mode})
+
+    async def resume(self) -> None:
+        """Decode again after `pause`."""
+        await self._control("/continue_generation", {"torch_empty_cache": False})
+
+    async def begin_weight_update(self) -> None:
+        """Open an update session; the `tensor` and `distributed` transports send their buckets inside one."""
+        await self._control("/begin_weight_update", {})
+
+    async def end_weight_update(self) -> None:
+        """Close the session: quantised weights are finished here."""
+        await self._control("/end_weight_update", {})
+
+    async def load_weights_from_disk(self, folder: str | Path) -> None:
+        """Load an HF checkpoint folder in place and drop the prefix cache; the version is left as it is."""
+        await self._control(
+            "/update_weights_from_disk", {"model_path": str(folder), "flush_cache": True}
+        )
+
+    async def set_version(self, number: int) -> None:
+        """Name the weights that are loaded; tokens sampled before keep the former version in their spans."""
+        await self._control(
+            "/update_weight_version", {"new_version": str(number), "abort_all_requests": False}
+        )
+
+    async def checksums(self) -> ReportedChecksums:
+        """Hash the weights that the engine holds, in the engine."""
+        answer = await self._control("/weights_checker", {"action": "checksum"})
+        return ReportedChecksums(
+            overall=answer["per_engine_checksum"],
+            ranks=tuple(rank["checksums"] for rank in answer["ranks"]),
+        )
+
+    async def abort_all(self) -> None:
+        """Abort every request that it holds."""
+        await self._control("/abort_request", {"rid": "", "abort_all": True})
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None and self._loop is asyncio.get_running_loop():
+            await self._session.close()
+        self._session = None
+
+    async def _control(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer = await self._call("POST", path, body, self.config.control_timeout_s)
+        if answer.get("success") is False:
+            raise EngineError(f"{self.url}{path}: {answer.get('message')}")
+        return answer
+
+    async def _call(self, method: str, path: str, body: Any, timeout_s: float) -> Mapping[str, Any]:
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self.config.connect_timeout_s)
+        try:
+            async with self._open().request(
+                method, self.url + path, json=body, timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    raise EngineError(
+                        _refusal(self.url + path, response.status, await response.text())
+                    )
+                if response.content_length == 0 or response.content_type != "application/json":
+                    return {}
+                answer: Mapping[str, Any] = await response.json()
+                return answer
+        except TimeoutError as error:
+            raise EngineDiedError(f"{self.url}{path}: no answer within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            what = str(error) or type(error).__name__
+            raise EngineDiedError(
+                f"{self.url}{path}: {what}. Does an engine listen there?"
+            ) from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.closed or self._loop is not loop:
+            self._loop = loop
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        return self._session
+
+
+def _refusal(where: str, status: int, text: str) -> str:
+    return f"{where}: HTTP {status}: {text[:500] or '(no body)'}"

@@ -1,0 +1,106 @@
+"""From `EngineConfig` to SGLang's command line and environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sdpo_megatron.errors import EngineStartError
+from serving.config import EngineConfig
+from serving.engine_main import STAND_INS_VARIABLE
+
+
+def resolve_device(config: EngineConfig) -> str:
+    """ "cpu" or "cuda"; "auto" is cuda where torch sees a GPU."""
+    if config.device != "auto":
+        return config.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def engine_command(config: EngineConfig, model_dir: Path, port: int, seed: int) -> list[str]:
+    """The engine's argument vector. `seed` seeds requests that carry none.
+
+    Raises:
+        EngineStartError: SGLang is not installed.
+    """
+    if importlib.util.find_spec("sglang") is None:
+        raise EngineStartError(
+            "SGLang is not installed in this environment: `pip install 'sdpo-megatron[cpu]'` (or [gpu])."
+        )
+    flags = {
+        "--model-path": str(model_dir),
+        "--host": config.host,
+        "--port": str(port),
+        "--dtype": config.dtype,
+        "--tp-size": str(config.tp),
+        "--random-seed": str(seed),
+        "--log-level": config.log_level,
+        "--weight-version": "0",
+    }
+    switches = ["--skip-server-warmup", "--sleep-on-idle"]
+    cpu = resolve_device(config) == "cpu"
+    if cpu:
+        flags |= {
+            "--device": "cpu",
+            "--attention-backend": "torch_native",
+            "--sampling-backend": "pytorch",
+        }
+    if config.attention_backend:
+        flags["--attention-backend"] = config.attention_backend
+    if config.mem_fraction or cpu:  # without it a CPU engine takes 20 GB for its cache
+        flags["--mem-fraction-static"] = str(config.mem_fraction or 0.1)
+    if config.max_total_tokens:
+        flags["--max-total-tokens"] = str(config.max_total_tokens)
+    if config.max_running_requests:
+        flags["--max-running-requests"] = str(config.max_running_requests)
+    if config.deterministic:
+        switches.append("--enable-deterministic-inference")
+    if config.enable_metrics:
+        switches.append("--enable-metrics")
+    words = [word for pair in flags.items() for word in pair]
+    return [sys.executable, "-m", "serving.engine_main", *words, *switches, *config.extra_args]
+
+
+def engine_environment(config: EngineConfig) -> dict[str, str]:
+    """The engine's environment: ours, plus what its device needs."""
+    environment = dict(os.environ)
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [_source_root(), os.environ.get("PYTHONPATH", "")])
+        ),
+    }
+    if resolve_device(config) == "cpu":
+        environment |= _cpu_environment(config)
+    environment |= dict(pair.split("=", 1) for pair in config.extra_env)
+    return environment
+
+
+def _cpu_environment(config: EngineConfig) -> Mapping[str, str]:
+    environment = {
+        STAND_INS_VARIABLE: "1",
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "SGLANG_EXTERNAL_MODEL_PACKAGE": "engine_models",
+        "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",  # else a crash hangs for 60 s
+        "TORCHDYNAMO_DISABLE": "1",
+        "OMP_NUM_THREADS": str(config.threads),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    if config.tp > 1:  # SGLang insists on explicit cores for each rank
+        cores = [
+            range(rank * config.threads, (rank + 1) * config.threads) for rank in range(config.tp)
+        ]
+        environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(
+            ",".join(map(str, rank)) for rank in cores
+        )
+    return environment
+
+
+def _source_root() -> str:
+    return str(Path(__file__).resolve().parent.parent)

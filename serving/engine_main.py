@@ -1,0 +1,40 @@
+"""The engine process: SGLang's HTTP server, made to run on a CPU when asked to.
+
+    python -m serving.engine_main --model-path ... (the flags of `sglang.launch_server`)
+
+SGLang spawns its scheduler and detokenizer with multiprocessing, and a spawned child imports the parent's main module first. So
+what this module does at import is done in every process of the engine, before SGLang is imported there.
+
+Environment:
+    SDPO_ENGINE_STAND_INS: "1" puts `serving/stand_ins` first on the path (CPU only; see that folder).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+STAND_INS_VARIABLE = "SDPO_ENGINE_STAND_INS"
+
+
+def use_stand_ins() -> None:
+    """Make the CPU stand-ins importable in this process and adjust SGLang; in spawned children the path is there already."""
+    folder = str(Path(__file__).parent / "stand_ins")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    import cpu_patches
+
+    cpu_patches.apply()
+
+
+if os.environ.get(STAND_INS_VARIABLE) == "1":
+    use_stand_ins()
+
+if __name__ == "__main__":
+    from sglang.launch_server import run_server
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+
+    load_plugins()
+    run_server(prepare_server_args(sys.argv[1:]))

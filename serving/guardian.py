@@ -1,0 +1,135 @@
+"""Runs one command and lets nothing of it outlive the process that asked for it.
+
+    python -I -S guardian.py --parent PID --grace SECONDS -- COMMAND...
+
+Trainer -> guardian -> engine -> the engine's own children. The guardian ends all that is below it when
+- the trainer is gone, however it went (SIGKILL included): it watches a pidfd of the trainer, which belongs to the process and
+  not, like PR_SET_PDEATHSIG, to the thread that started us;
+- it gets SIGTERM (SIGTERM to the engine first, SIGKILL after the grace period);
+- the engine's main process ends by itself.
+It is a child subreaper, so descendants whose parent died are still its children. Should the guardian itself be killed, the kernel
+kills the engine (PR_SET_PDEATHSIG; the guardian has one thread), and SGLang's children set the same for theirs.
+
+Standard library only, Linux only: it must start in milliseconds and stay small beside every engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(
+    None, use_errno=True
+)  # loaded before any fork: dlopen in a child could deadlock
+
+
+def main() -> int:
+    """Exit status: that of the command (128 + signal when it was killed)."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--grace", type=float, default=5.0)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    stop_read, stop_write = os.pipe()
+    os.set_blocking(stop_write, False)
+    signal.set_wakeup_fd(stop_write)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    guardian = os.getpid()
+
+    def before_exec() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guardian:
+            os._exit(1)
+
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    engine = subprocess.Popen(command, start_new_session=True, preexec_fn=before_exec)
+    try:
+        reason = wait_for_an_end(args.parent, engine, stop_read)
+        if reason == "stopped":
+            terminate(engine, args.grace)
+    finally:
+        kill_descendants()
+    code = engine.wait()
+    return 128 - code if code < 0 else code
+
+
+def wait_for_an_end(parent: int, engine: subprocess.Popen[bytes], stop_read: int) -> str:
+    """Block until the parent is gone ("orphaned"), a signal asks us to stop ("stopped") or the engine ends ("ended")."""
+    poller = select.poll()
+    poller.register(stop_read, select.POLLIN)
+    reasons = {stop_read: "stopped"}
+    for pid, reason in ((parent, "orphaned"), (engine.pid, "ended")):
+        descriptor = _pidfd(pid)
+        if descriptor is not None:
+            poller.register(descriptor, select.POLLIN)
+            reasons[descriptor] = reason
+    # Without pidfds (some sandboxes), and against a parent that died before we watched it, look twice a second.
+    interval_ms = 500 if len(reasons) < 3 else 10_000
+    while True:
+        if os.getppid() != parent:
+            return "orphaned"
+        if engine.poll() is not None:
+            return "ended"
+        for descriptor, _ in poller.poll(interval_ms):
+            return reasons[descriptor]
+
+
+def terminate(engine: subprocess.Popen[bytes], grace_s: float) -> None:
+    """Ask the engine to end and give it `grace_s` seconds."""
+    engine.terminate()
+    try:
+        engine.wait(timeout=grace_s)
+    except subprocess.TimeoutExpired:
+        pass  # the caller kills what is left
+
+
+def kill_descendants() -> None:
+    """SIGKILL every descendant until none runs: a dead parent's children become ours, since we are the subreaper."""
+    deadline = time.monotonic() + 10.0
+    while (running := _descendants(os.getpid())) and time.monotonic() < deadline:
+        for pid in running:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.01)
+
+
+def _descendants(root: int) -> list[int]:
+    parents: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != b"Z":
+                parents.setdefault(int(fields[1]), []).append(int(entry))
+    found, frontier = [], [root]
+    while frontier:
+        for child in parents.get(frontier.pop(), []):
+            found.append(child)
+            frontier.append(child)
+    return found
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
