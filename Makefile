@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow check format bench docs lock-check clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow check format bench docs clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"

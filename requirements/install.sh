@@ -22,15 +22,15 @@ stamp_of() { echo "$venv/.installed-$1-$( (pwd; cat "requirements/$1.txt" pyproj
 
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-}" python3.11 python3 python /usr/bin/python3.11; do
-        [ -n "$candidate" ] || continue
+    # Every one on the PATH, not only the first: a version manager's shim may stand before the system's.
+    for candidate in "${PYTHON:-python3.11}" $(type -ap python3.11 python3 python); do
         if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
     cat >&2 <<'MESSAGE'
-No usable Python 3.11 found (tried $PYTHON, python3.11, python3, python).
+No usable Python 3.11 found (tried $PYTHON and every python3.11, python3, python on the PATH).
 The lock is for 3.11: megatron-core 0.16.1 and the pinned wheels were seen working together there.
   Debian, Ubuntu:  apt-get install python3.11 python3.11-venv
   pyenv:           pyenv install 3.11

@@ -122,7 +122,12 @@ def _installed(name: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this file lies in, "+" at its end when files are changed."""
+    """The commit of the checkout that this file lies in, "+" at its end when files are changed.
+
+    An image holds no checkout: its build names the commit in SDPO_GIT_COMMIT.
+    """
+    if named := os.environ.get("SDPO_GIT_COMMIT"):
+        return named
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],

