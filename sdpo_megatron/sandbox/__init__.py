@@ -1,0 +1,19 @@
+"""Runs untrusted programs: isolation layers, limits, results that the program cannot forge. See docs/security.md.
+
+`inside/` holds what runs beyond the fence; the other files are the host's side. Imports the standard library only.
+"""
+
+from .config import LAYERS, SandboxConfig
+from .program import Judge, Program, RunResult
+from .sandbox import Sandbox, detect_layers, find_bubblewrap
+
+__all__ = [
+    "LAYERS",
+    "Judge",
+    "Program",
+    "RunResult",
+    "Sandbox",
+    "SandboxConfig",
+    "detect_layers",
+    "find_bubblewrap",
+]

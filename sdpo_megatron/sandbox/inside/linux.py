@@ -1,0 +1,171 @@
+"""The few Linux calls that Python 3.11 does not wrap, by number through libc's `syscall`.
+
+Every wrapper raises OSError with errno and the call's name. The interpreter lock is kept during the calls (PyDLL), so a
+clone'd child never sees a lock held by another thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+
+MACHINE = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}.get(
+    platform.machine(), ""
+)
+_LIBC = ctypes.PyDLL(None, use_errno=True)
+_LIBC.syscall.restype = ctypes.c_long
+
+# number on x86_64, number on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h)
+_NUMBERS = {
+    "clone": (56, 220),
+    "pivot_root": (155, 41),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "prctl": (157, 167),
+    "capset": (126, 91),
+    "sethostname": (170, 161),
+    "seccomp": (317, 277),
+    "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424),
+    "close_range": (436, 436),
+    "mount_setattr": (442, 442),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+}
+
+NAMESPACES = {
+    "user": 0x10000000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+    "mount": 0x00020000,
+    "ipc": 0x08000000,
+    "uts": 0x04000000,
+}
+CLONE_PIDFD = 0x1000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MNT_DETACH = 2
+AT_RECURSIVE = 0x8000
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = (
+    1,
+    4,
+    38,
+    24,
+    36,
+)
+
+
+def call(name: str, *arguments: object) -> int:
+    """Invokes a system call by name; bytes are passed as pointers."""
+    if not MACHINE:
+        raise OSError(38, f"{name}: no system-call numbers for {platform.machine()}")
+    number = _NUMBERS[name][MACHINE == "aarch64"]
+    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result: int = _LIBC.syscall(ctypes.c_long(number), *wide)
+    if result < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"{name}: {os.strerror(errno)}")
+    return result
+
+
+def clone(flags: int) -> tuple[int, int]:
+    """fork() with namespaces in one call. Returns (pid, pidfd) in the parent and (0, -1) in the child."""
+    pidfd = ctypes.c_int(-1)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    try:
+        pid = call("clone", flags | CLONE_PIDFD | int(signal.SIGCHLD), 0, ctypes.byref(pidfd), 0, 0)
+    except OSError:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        raise
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0, -1
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    os.set_inheritable(pidfd.value, False)
+    return pid, pidfd.value
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    try:
+        call(
+            "mount",
+            source.encode(),
+            target.encode(),
+            kind.encode(),
+            flags,
+            data.encode() if data else None,
+        )
+    except OSError as error:
+        raise OSError(
+            error.errno, f"mount {kind} {source} on {target}: {os.strerror(error.errno or 0)}"
+        ) from None
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")
+    ]
+
+
+def change_mount(target: str, add: int = 0, remove: int = 0, recursive: bool = False) -> None:
+    """Adds or removes MS_RDONLY and MS_NOSUID on a mount (or a tree), keeping flags that a user namespace has locked."""
+    attributes = _MountAttributes(add, remove, 0, 0)
+    flags = AT_RECURSIVE if recursive else 0
+    call(
+        "mount_setattr",
+        -100,
+        target.encode(),
+        flags,
+        ctypes.byref(attributes),
+        ctypes.sizeof(attributes),
+    )
+
+
+def prctl(option: int, argument: int) -> None:
+    call("prctl", option, argument, 0, 0, 0)
+
+
+def pidfd_open(pid: int) -> int:
+    fd = call("pidfd_open", pid, 0)
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def pidfd_kill(pidfd: int) -> None:
+    """SIGKILL through a pidfd: never hits a recycled pid. Silent when the process is already gone."""
+    try:
+        call("pidfd_send_signal", pidfd, int(signal.SIGKILL), 0, 0)
+    except ProcessLookupError:
+        pass
+
+
+def close_all_except(keep: set[int]) -> None:
+    """Closes every descriptor but those in `keep`."""
+    first = 0
+    for fd in [*sorted(keep), 1 << 20]:
+        if fd > first:
+            try:
+                call("close_range", first, fd - 1, 0)
+            except OSError:
+                os.closerange(first, min(fd, 65536))
+        first = fd + 1
+
+
+def drop_capabilities() -> None:
+    """Empties the bounding, effective, permitted and inheritable sets, and forbids regaining any by exec."""
+    for capability in range(64):
+        try:
+            prctl(PR_CAPBSET_DROP, capability)
+        except (
+            OSError
+        ):  # EINVAL past the last one; EPERM without CAP_SETPCAP, when there is nothing to lose
+            break
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
+    prctl(PR_SET_NO_NEW_PRIVS, 1)

@@ -1,0 +1,74 @@
+"""The host's ends of one run's descriptors: what is to be written to the run, and what has come from it."""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+from typing import Any
+
+from .inside.plain_data import MAX_FRAME_BYTES, PlainDataError, decode, encode
+
+_PIECE = 1 << 16
+
+
+class Stream:
+    """A non-blocking descriptor with bytes still to send and bytes received, up to a limit. Owns the descriptor."""
+
+    def __init__(self, fd: int, limit: int, to_send: bytes = b"") -> None:
+        self.fd, self.limit = fd, limit
+        self.received = bytearray()
+        self.overflowed = False
+        self.open = True
+        self._to_send = memoryview(to_send)
+        os.set_blocking(fd, False)
+
+    def events(self) -> int:
+        return select.POLLIN | (select.POLLOUT if self._to_send else 0)
+
+    def advance(self) -> None:
+        """Sends and receives what it can without waiting."""
+        try:
+            while self._to_send:
+                self._to_send = self._to_send[os.write(self.fd, self._to_send[:_PIECE]) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # the reader has gone: nothing more to send
+            self._to_send = memoryview(b"")
+        try:
+            while not self.overflowed:
+                piece = os.read(self.fd, _PIECE)
+                if not piece:
+                    self.open = False
+                    return
+                self.received += piece
+                if len(self.received) > self.limit:
+                    del self.received[self.limit :]
+                    self.overflowed = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.open = False
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def frame(self) -> Any:
+        """The one frame received, or None when it is missing, incomplete or malformed."""
+        if len(self.received) < 4:
+            return None
+        size = struct.unpack_from(">I", self.received)[0]
+        if len(self.received) < 4 + size:
+            return None
+        try:
+            return decode(bytes(self.received[4 : 4 + size]))
+        except PlainDataError:
+            return None
+
+
+def frame_bytes(value: Any) -> bytes:
+    """One frame, ready to send. Raises PlainDataError when it is too large or not plain data."""
+    payload = encode(value)
+    if len(payload) > MAX_FRAME_BYTES:
+        raise PlainDataError(f"a job of {len(payload)} bytes; the limit is {MAX_FRAME_BYTES}")
+    return struct.pack(">I", len(payload)) + payload

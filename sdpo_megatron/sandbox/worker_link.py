@@ -1,0 +1,219 @@
+"""The host's side of one worker: sends it a run, moves the run's data, and waits for its word on how the run ended."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+from sdpo_megatron.errors import VerifierUnavailable
+
+from .config import SandboxConfig
+from .inside.plain_data import decode, encode
+from .program import Program, RunResult
+from .streams import Stream, frame_bytes
+
+_GRACE_S = 20.0  # beyond the run's own wall limit, before the worker itself is given up
+_FRAME_LIMIT = 8 << 20
+_LIMIT_NAMES = ("wall_s", "cpu_s", "memory_mb", "processes", "tmp_mb", "open_files")
+
+
+class WorkerLink:
+    """One worker process. Used by one thread at a time."""
+
+    def __init__(
+        self, control: socket.socket, hello: dict[str, Any], config: SandboxConfig
+    ) -> None:
+        self.layers: tuple[str, ...] = tuple(hello["layers"])
+        self.missing: dict[str, str] = dict(hello["missing"])
+        self.pid: int = hello["pid"]
+        self._control, self._config, self._runs = control, config, 0
+
+    def run(self, program: Program) -> RunResult:
+        """Runs one program. Raises VerifierUnavailable when the worker fails; it must then be closed."""
+        limits = {
+            name: program.limits.get(name, getattr(self._config, name)) for name in _LIMIT_NAMES
+        }
+        output_limit = int(program.limits.get("output_kb", self._config.output_kb)) << 10
+        self._runs += 1
+        nonce = secrets.token_hex(16)
+        exchange = _Exchange(program, limits, nonce, output_limit)
+        try:
+            grace = 1.0 if program.judge else 0.0  # the judge's own clock rings first
+            request = {"run": self._runs, "judged": program.judge is not None, "limits": limits}
+            request["limits"] = {**limits, "wall_s": limits["wall_s"] + grace}
+            exchange.hand_over(self._control, request)
+            answer = self._pump(exchange, time.monotonic() + limits["wall_s"] + _GRACE_S)
+        finally:
+            exchange.close()
+        if answer.get("run") != self._runs or answer.get("error"):
+            raise VerifierUnavailable(
+                f"sandbox worker {self.pid}: {answer.get('error') or 'answered another run'}"
+            )
+        return exchange.result(answer, self.layers)
+
+    def _pump(self, exchange: _Exchange, deadline: float) -> dict[str, Any]:
+        control = self._control.fileno()
+        killed = False
+        while True:
+            poller = select.poll()
+            poller.register(control, select.POLLIN)
+            by_fd = {
+                stream.fd: stream
+                for stream in exchange.streams
+                if stream.open and not stream.overflowed
+            }
+            for stream in by_fd.values():
+                poller.register(stream.fd, stream.events())
+            ready = poller.poll(max(0, int((deadline - time.monotonic()) * 1000)))
+            if not ready:
+                raise VerifierUnavailable(
+                    f"sandbox worker {self.pid} did not answer within its limit"
+                )
+            for fd, _ in ready:
+                if fd in by_fd:
+                    by_fd[fd].advance()
+            if any(fd == control for fd, _ in ready):
+                answer = self._answer()
+                for stream in exchange.streams:
+                    stream.advance()
+                return answer
+            if exchange.flooded() and not killed:
+                killed = True
+                self._control.send(encode({"kill": "output"}))
+
+    def _answer(self) -> dict[str, Any]:
+        try:
+            data = self._control.recv(65536)
+        except OSError as error:
+            raise VerifierUnavailable(f"sandbox worker {self.pid}: {error}") from error
+        if not data:
+            raise VerifierUnavailable(f"sandbox worker {self.pid} died during a run")
+        return dict(decode(data))
+
+    def close(self) -> None:
+        """Ends the worker and whatever it was running."""
+        self._control.close()
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+class _Exchange:
+    """All descriptors of one run, both ends, until the child ends are handed over."""
+
+    def __init__(
+        self, program: Program, limits: dict[str, float], nonce: str, output_limit: int
+    ) -> None:
+        self.nonce = nonce
+        self._judged = program.judge is not None
+        self._child_ends: list[int] = []
+        self.streams: list[Stream] = []
+        self._child_ends.append(_stdin(program.stdin))
+        self.stdout = self._output(output_limit)
+        self.stderr = self._output(output_limit)
+        self.channel = self._channel(frame_bytes(_attempt_job(program)))
+        self.judge: Stream | None = None
+        if program.judge is not None:
+            rpc = socket.socketpair()
+            self._child_ends += [end.detach() for end in rpc]
+            self.judge = self._channel(frame_bytes(_judge_job(program, limits, nonce)))
+            self._child_ends.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+    def _output(self, limit: int) -> Stream:
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        self._child_ends.append(write_end)
+        return self._own(Stream(read_end, limit))
+
+    def _channel(self, job: bytes) -> Stream:
+        ours, theirs = socket.socketpair()
+        self._child_ends.append(theirs.detach())
+        return self._own(Stream(ours.detach(), 2 * _FRAME_LIMIT, job))
+
+    def _own(self, stream: Stream) -> Stream:
+        self.streams.append(stream)
+        return stream
+
+    def hand_over(self, control: socket.socket, request: dict[str, Any]) -> None:
+        try:
+            socket.send_fds(control, [encode(request)], self._child_ends)
+        except OSError as error:
+            raise VerifierUnavailable(f"the sandbox worker is gone: {error}") from error
+        self._close_child_ends()
+
+    def flooded(self) -> bool:
+        return self.stdout.overflowed or self.stderr.overflowed or self.channel.overflowed
+
+    def result(self, answer: dict[str, Any], layers: tuple[str, ...]) -> RunResult:
+        report = self.channel.frame()
+        judgement = self.judge.frame() if self.judge else None
+        if not isinstance(judgement, dict) or judgement.get("nonce") != self.nonce:
+            judgement = None
+        cause = answer["cause"] or ("output" if self.flooded() else "")
+        return RunResult(
+            nonce=self.nonce,
+            cause=cause,
+            exit_code=answer["exit_code"],
+            signal=answer["signal"],
+            stdout=bytes(self.stdout.received),
+            stderr=bytes(self.stderr.received),
+            report=report if isinstance(report, dict) else {},
+            judgement=judgement,
+            wall_s=answer["wall_s"],
+            cpu_s=answer["cpu_s"],
+            peak_memory_mb=answer["peak_memory_mb"],
+            layers=layers,
+        )
+
+    def _close_child_ends(self) -> None:
+        while self._child_ends:
+            os.close(self._child_ends.pop())
+
+    def close(self) -> None:
+        self._close_child_ends()
+        for stream in self.streams:
+            stream.close()
+
+
+def _stdin(data: bytes) -> int:
+    """A read-only descriptor that yields `data`: an anonymous file, so that no one has to feed a pipe."""
+    if not data:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def _attempt_job(program: Program) -> dict[str, Any]:
+    return {
+        "mode": program.mode,
+        "prelude": program.prelude,
+        "readings": [list(reading) for reading in program.readings],
+        "entry": program.entry,
+        "args": list(program.args),
+        "frame_limit": _FRAME_LIMIT,
+    }
+
+
+def _judge_job(program: Program, limits: dict[str, float], nonce: str) -> dict[str, Any]:
+    judge = program.judge
+    assert judge is not None
+    return {
+        "nonce": nonce,
+        "setup": list(judge.setup),
+        "tests": [list(test) for test in judge.tests],
+        "entry": program.entry,
+        "wall_s": float(limits["wall_s"]),
+        "frame_limit": _FRAME_LIMIT,
+        "stop_at_failure": judge.stop_at_failure,
+    }

@@ -1,0 +1,119 @@
+"""Judges code: HumanEval's asserts, and LiveCodeBench's stdin and functional tests, public and
+hidden.
+
+The attempt runs in the sandbox and never shares an interpreter with what judges it. HumanEval's
+tests run in a second confined process that calls the attempt by plain data; LiveCodeBench's tests
+are data and are compared here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.nouns import Verdict
+from sdpo_megatron.sandbox import Sandbox
+
+from .code_feedback import HIDDEN_TEXT
+from .code_humaneval import judge_humaneval
+from .code_livecodebench import judge_livecodebench
+from .code_outcome import Outcome
+
+_KINDS = {"humaneval": judge_humaneval, "livecodebench": judge_livecodebench}
+NOTHING_PUBLIC = "A test fails."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeVerifierConfig:
+    """How code is judged. Limits are per test for LiveCodeBench and for all tests of an item for
+    HumanEval.
+
+    Attributes:
+        cpu_s: CPU time, seconds.
+        wall_s: Wall time, seconds; generous, so that a busy machine does not change verdicts.
+        memory_mb: Memory of all the attempt's processes, MiB.
+        output_kb: stdout, KiB.
+        processes: Processes and threads.
+        reward: "all": 1 when every test passes, else 0. "fraction": the share of tests that pass
+            (runs all of them).
+        quote_code: Quote the attempt's own failing line. Off: a small teacher copies the bug.
+        max_feedback_chars: Longer feedback is shortened in the middle.
+    """
+
+    cpu_s: float = 6.0
+    wall_s: float = 30.0
+    memory_mb: int = 512
+    output_kb: int = 1024
+    processes: int = 16
+    reward: str = "all"
+    quote_code: bool = False
+    max_feedback_chars: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.reward not in ("all", "fraction"):
+            raise ConfigError(f"code.reward is {self.reward!r}; choose all or fraction")
+        if self.max_feedback_chars < 200:
+            raise ConfigError(
+                f"code.max_feedback_chars is {self.max_feedback_chars}; use at least 200"
+            )
+
+    def limits(self) -> dict[str, float]:
+        """The limits by the sandbox's names."""
+        names = ("cpu_s", "wall_s", "memory_mb", "output_kb", "processes")
+        return {name: getattr(self, name) for name in names}
+
+
+class CodeVerifier:
+    """A verifier (see verifiers.base) for items of kind "humaneval" and "livecodebench".
+
+    HumanEval item: {"kind": "humaneval", "prompt", "entry_point", "test", "public": indices into
+        split_asserts(test)}.
+    LiveCodeBench item: {"kind": "livecodebench", "tests": [{"input": str, "output": str}, ...],
+        "public": indices,
+    "entry_point": "" for stdin programs, else "Solution.method" or a function; inputs of functional
+    tests are one JSON value a line}.
+
+    `verify` raises VerifierUnavailable when the sandbox fails, and ValueError or KeyError on a
+    malformed item.
+    """
+
+    name = "code"
+
+    def __init__(self, sandbox: Sandbox, config: CodeVerifierConfig | None = None) -> None:
+        self.sandbox = sandbox
+        self.config = config or CodeVerifierConfig()
+
+    def verify(self, item: Mapping[str, Any], response: str) -> Verdict:
+        start = time.monotonic()
+        judge = _KINDS.get(item.get("kind", ""))
+        if judge is None:
+            raise ValueError(
+                f"a code item of kind {item.get('kind')!r}; known: {', '.join(_KINDS)}"
+            )
+        outcome = judge(self.sandbox, self.config, item, response)
+        return Verdict(
+            reward=self._reward(outcome),
+            success=outcome.success,
+            format_ok=outcome.format_ok,
+            feedback=self._feedback(outcome),
+            seconds=time.monotonic() - start,
+            layers=outcome.layers,
+            details=outcome.details(),
+        )
+
+    def _reward(self, outcome: Outcome) -> float:
+        if self.config.reward == "fraction":
+            return outcome.num_passed / outcome.num_tests
+        return 1.0 if outcome.success else 0.0
+
+    def _feedback(self, outcome: Outcome) -> str:
+        if outcome.success:
+            return ""
+        if outcome.failed_hidden_only:
+            return HIDDEN_TEXT if outcome.num_public else NOTHING_PUBLIC
+        from sdpo_megatron.sandbox.inside.render import shorten_middle
+
+        return shorten_middle(outcome.feedback, self.config.max_feedback_chars)

@@ -1,0 +1,113 @@
+"""Feedback on code as an online judge words it: the case, what was expected, what came; never more
+than may be told.
+
+Everything that a program may have influenced is made harmless first: control characters and escape
+sequences are spelled out, chat-control tokens are broken, addresses are masked, so the text is the
+same on every run and is only text to a model.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from sdpo_megatron.sandbox.inside.render import shorten_middle
+
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
+_BAR_TOKEN = re.compile(r"<(?=\s*[|\uff5c])|(?<=[|\uff5c])>")
+_WORDS = (
+    "s|bos|eos|pad|unk|mask|cls|sep|think|thinking|answer|tool_call|tool_response|tools?|function_calls?|system|user|"
+    "assistant|human|start_of_turn|end_of_turn|image_soft_token|im_start|im_end|endoftext|eot|eom|eod|turn"
+)
+_WORD_TOKEN = re.compile(rf"<(?=/?(?:{_WORDS})\b[^<>\n]{{0,40}}>)", re.I)
+_BRACKET_TOKEN = re.compile(
+    r"\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|CLS|SEP|MASK|PAD|UNK)\])"
+)
+_SYS_TOKEN = re.compile(r"<<(?=/?SYS>>)")
+
+
+def harmless(text: str, limit: int = 600) -> str:
+    """`text` without anything that a terminal or a chat template could obey, at most about `limit`
+    characters."""
+    text = shorten_middle(text, limit)
+    text = "".join(character if _is_plain(character) else _spelled(character) for character in text)
+    text = _ADDRESS.sub("0x...", text).replace("```", "'''")
+    text = _BAR_TOKEN.sub(lambda found: "< " if found.group() == "<" else " >", text)
+    text = _SYS_TOKEN.sub("< <", text)
+    text = _WORD_TOKEN.sub("< ", text)
+    return _BRACKET_TOKEN.sub("[ ", text)
+
+
+def _is_plain(character: str) -> bool:
+    if character in "\n\t":
+        return True
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _spelled(character: str) -> str:
+    code = ord(character)
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
+
+
+LIMIT_WORDS = {
+    "cpu_time": "Time limit exceeded: the program used more than {cpu_s:g} seconds of CPU time.",
+    "wall_time": "Time limit exceeded: the program did not finish within {wall_s:g} seconds.",
+    "memory": "Memory limit exceeded: the program used more than {memory_mb:.0f} MiB.",
+    "output": "Output limit exceeded: the program printed more than {output_kb:.0f} KiB.",
+    "processes": "Process limit exceeded: the program started more than {processes:.0f} processes.",
+}
+
+_SIGNALS = {
+    4: "illegal instruction",
+    6: "aborted",
+    7: "bus error",
+    8: "arithmetic error",
+    11: "segmentation fault",
+}
+
+
+def limit_text(cause: str, limits: Mapping[str, float]) -> str:
+    """The limit that was hit, in plain words."""
+    return LIMIT_WORDS[cause].format(**limits)
+
+
+def crash_text(signal: int | None) -> str:
+    """A program that ended by itself in the middle of a test."""
+    if signal is None:
+        return "The program ended itself before it returned an answer."
+    return f"The program crashed ({_SIGNALS.get(signal, f'signal {signal}')})."
+
+
+def error_text(error: Mapping[str, Any], code: str = "") -> str:
+    """An exception with the attempt's own line. `code` is the attempt's source when its line is to
+    be quoted."""
+    kind = harmless(str(error.get("type", "Exception")), 80)
+    message = harmless(str(error.get("message", "")), 300)
+    line = error.get("line", 0)
+    where = f" (line {line} of your code)" if isinstance(line, int) and 0 < line < 1_000_000 else ""
+    text = f"{kind}: {message}{where}" if message else f"{kind}{where}"
+    lines = code.splitlines()
+    if where and isinstance(line, int) and line <= len(lines):
+        text += f"\n    {harmless(lines[line - 1].strip(), 200)}"
+    return text
+
+
+def case_text(title: str, facts: Mapping[str, str]) -> str:
+    """A failed case: a title and labelled values, one a line (a value of several lines starts on
+    its own)."""
+    lines = [title]
+    for label, value in facts.items():
+        value = harmless(value)
+        lines.append(f"{label}:\n{value}" if "\n" in value else f"{label}: {value}")
+    return "\n".join(lines)
+
+
+HIDDEN_TEXT = "All public tests pass, but a hidden test fails."
