@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections import Counter
@@ -81,6 +82,19 @@ def test_tests_are_strict_and_runs_are_not(monkeypatch: pytest.MonkeyPatch) -> N
         reconcile({})
     monkeypatch.delenv("SDPO_STRICT_METRICS")
     assert reconcile({})[MISMATCHES] == len(REQUIRED)
+
+
+def test_every_key_that_the_source_writes_is_declared() -> None:
+    """Literals such as "train/loss" in the parts that report: declared, or a typing error."""
+    groups = "|".join(sorted({metric.group for metric in METRICS}))
+    undeclared = []
+    for file in sorted((REPOSITORY / "sdpo_megatron").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(), str(file))):
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            if re.fullmatch(rf"({groups})/[a-z0-9_]+", node.value) and node.value not in BY_KEY:
+                undeclared.append(f"{file.relative_to(REPOSITORY)}:{node.lineno}: {node.value}")
+    assert undeclared == []
 
 
 def test_the_page_is_what_the_declarations_say() -> None:
