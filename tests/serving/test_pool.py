@@ -1,0 +1,93 @@
+"""The pool over real engines: a death in the middle of a rollout goes unnoticed by who asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from pathlib import Path
+
+import pytest
+from tests.serving.processes import running_with
+
+from sdpo_megatron.errors import EngineDiedError
+from sdpo_megatron.nouns import PolicyVersion, VersionSpan
+from serving.completion import SamplingParams
+from serving.config import EngineConfig
+from serving.pool import EnginePool
+
+PROMPT = (1, 40, 41, 42, 43)
+
+
+def test_unreachable_url_is_named(tmp_path: Path) -> None:
+    pool = EnginePool(EngineConfig(urls=("http://127.0.0.1:9/",)), "unused", tmp_path)
+    with pytest.raises(
+        EngineDiedError, match="http://127.0.0.1:9/model_info: .*Does an engine listen there"
+    ):
+        pool.start()
+
+
+@pytest.mark.slow
+def test_engine_killed_in_a_rollout_comes_back_at_the_current_version(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    tag = f"pool-test-{uuid.uuid4()}"
+    config = EngineConfig(
+        device="cpu", dtype="float32", threads=1, max_total_tokens=8192, extra_env=(f"TAG={tag}",)
+    )
+    heard: list[str] = []
+    pool = EnginePool(config, tiny_llama, tmp_path, progress=heard.append)
+
+    async def rollout() -> list[tuple[VersionSpan, ...]]:
+        await pool.publish(tiny_llama, PolicyVersion(3))
+        sampling = SamplingParams(max_new_tokens=300)
+        requests = [asyncio.create_task(pool.generate(PROMPT, sampling)) for _ in range(4)]
+        while pool.engines[0].in_flight < 4:
+            await asyncio.sleep(0.01)
+        for pid in running_with(tag):
+            if pid != pool.engines[0].process.pid:  # type: ignore[union-attr]
+                os.kill(pid, signal.SIGKILL)
+        completions = await asyncio.gather(*requests)
+        await pool.disconnect()
+        return [completion.versions for completion in completions]
+
+    try:
+        pool.start()
+        versions = asyncio.run(rollout())
+    finally:
+        pool.close()
+    assert all([span.version for span in spans] == [3] for spans in versions)
+    assert pool.num_restarts == 1
+    assert "leaves the pool" in "".join(heard) and "serving policy version 3" in heard[-1]
+    assert running_with(tag) == []
+
+
+@pytest.mark.slow
+def test_engine_that_cannot_come_back_is_an_error_with_the_reason(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    tag = f"pool-test-{uuid.uuid4()}"
+    config = EngineConfig(
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        max_total_tokens=2048,
+        max_restarts=1,
+        start_timeout_s=0.5,
+        stop_timeout_s=0.5,
+        extra_env=(f"TAG={tag}",),
+    )
+    pool = EnginePool(config, tiny_llama, tmp_path)
+    process = pool.engines[0].process
+    assert process is not None
+    process.launch()  # never ready: nothing answers, and the restart has half a second
+    pool.engines[0].client.url = process.url
+    try:
+        with pytest.raises(
+            EngineDiedError, match="no inference engine is left(?s:.*)start_timeout_s = 0.5"
+        ):
+            asyncio.run(pool.generate(PROMPT, SamplingParams(max_new_tokens=4)))
+    finally:
+        pool.close()
+    assert running_with(tag) == []
