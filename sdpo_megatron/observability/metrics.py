@@ -19,6 +19,9 @@ from typing import Literal
 __all__ = ["BY_KEY", "METRICS", "MISMATCHES", "Metric", "UndeclaredMetric", "reconcile"]
 
 Kind = Literal["gauge", "counter", "histogram"]
+# When a report must hold a metric: in every step; in each step in which the optimiser moved; or
+# where its feature is on and there was something to measure.
+Presence = Literal["always", "stepped", "maybe"]
 
 STRICT_VARIABLE = "SDPO_STRICT_METRICS"  # "1" in tests: a mismatch raises instead of being counted
 MISMATCHES = "observability/metric_mismatches"
@@ -38,7 +41,7 @@ class Metric:
         unit: For people: "ratio", "tokens", "nats/token", "s", "bytes", ...
         help: One line: what it is, and how to read it where that is not plain.
         kind: gauge (value of the last step), counter (sum over steps) or histogram (of steps).
-        optional: The feature may be off: a report without it is complete, and it becomes NaN.
+        presence: When a report without it is incomplete. Counters are never missed: absent is 0.
         buckets: Upper bounds of a histogram, in the metric's unit.
     """
 
@@ -47,7 +50,7 @@ class Metric:
     unit: str
     help: str
     kind: Kind = "gauge"
-    optional: bool = False
+    presence: Presence = "always"
     buckets: tuple[float, ...] = ()
 
     @property
@@ -55,16 +58,16 @@ class Metric:
         return self.key.split("/", 1)[0]
 
 
-def _gauge(key: str, name: str, unit: str, help: str, *, optional: bool = False) -> Metric:
-    return Metric(key, f"sdpo_{name}", unit, help, optional=optional)
+def _gauge(key: str, name: str, unit: str, help: str, presence: Presence = "always") -> Metric:
+    return Metric(key, f"sdpo_{name}", unit, help, presence=presence)
 
 
 def _counter(key: str, name: str, unit: str, help: str) -> Metric:
     return Metric(key, f"sdpo_{name}_total", unit, help, kind="counter")
 
 
-def _phase(name: str, help: str, *, optional: bool = False) -> Metric:
-    return _gauge(f"time/{name}_s", f"time_{name}_seconds", "s", help, optional=optional)
+def _phase(name: str, help: str, presence: Presence = "always") -> Metric:
+    return _gauge(f"time/{name}_s", f"time_{name}_seconds", "s", help, presence)
 
 
 _STEP_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -80,56 +83,56 @@ METRICS: tuple[Metric, ...] = (
     _gauge("rollout/tokens_per_s", "rollout_tokens_per_second", "tokens/s", "Sampled tokens by the seconds of sampling"),
     _counter("rollout/attempts", "rollout_attempts", "attempts", "Attempts sampled"),
     _counter("rollout/dropped_attempts", "rollout_dropped_attempts", "attempts", "Attempts lost to infrastructure: neither rewarded nor trained on"),
-    _gauge("rollout/staleness_max", "rollout_staleness_versions_max", "versions", "Policy versions between sampling and training, worst token", optional=True),
+    _gauge("rollout/staleness_max", "rollout_staleness_versions_max", "versions", "Policy versions between sampling and training, worst token", "maybe"),
     # What a group offers the teacher.
     _gauge("groups/with_solution_fraction", "groups_with_solution_ratio", "ratio", "Attempts whose teacher prompt holds a successful sibling"),
     _gauge("groups/with_feedback_fraction", "groups_with_feedback_ratio", "ratio", "Attempts whose teacher prompt holds environment feedback"),
     _gauge("groups/with_neither_fraction", "groups_with_neither_ratio", "ratio", "Attempts without any teacher prompt: masked from distillation"),
     _gauge("groups/mixed_fraction", "groups_mixed_ratio", "ratio", "Groups with both successes and failures"),
     # The optimiser step.
-    _gauge("train/loss", "train_loss", "loss", "Loss of the step, over trained tokens"),
-    _gauge("train/distill_loss", "train_distill_loss", "nats/token", "Its distillation part", optional=True),
-    _gauge("train/policy_loss", "train_policy_loss", "loss", "Its policy-gradient part", optional=True),
-    _gauge("train/anchor_kl", "train_anchor_kl", "nats/token", "KL of the policy to the frozen reference that anchors it", optional=True),
-    _gauge("train/grad_norm", "train_grad_norm", "norm", "Gradient norm before clipping"),
-    _gauge("train/learning_rate", "train_learning_rate", "1", "Learning rate of the step"),
+    _gauge("train/loss", "train_loss", "loss", "Loss of the step, over trained tokens", "stepped"),
+    _gauge("train/distill_loss", "train_distill_loss", "nats/token", "Its distillation part", "maybe"),
+    _gauge("train/policy_loss", "train_policy_loss", "loss", "Its policy-gradient part", "maybe"),
+    _gauge("train/anchor_kl", "train_anchor_kl", "nats/token", "KL of the policy to the frozen reference that anchors it", "maybe"),
+    _gauge("train/grad_norm", "train_grad_norm", "norm", "Gradient norm before clipping", "stepped"),
+    _gauge("train/learning_rate", "train_learning_rate", "1", "Learning rate of the step", "stepped"),
     _counter("train/tokens", "train_tokens", "tokens", "Response tokens with a weight in the loss"),
     _gauge("train/tokens_per_s", "train_tokens_per_second", "tokens/s", "Trained tokens by the seconds of the whole step"),
     _counter("train/skipped_steps", "train_skipped_steps", "steps", "Steps not taken: no attempt had a teacher, or numerics failed"),
     _counter("train/collapse_warnings", "train_collapse_warnings", "warnings", "Early signs of a collapsing policy"),
-    _gauge("train/num_micro_batches", "train_micro_batches", "micro-batches", "Micro-batches of each rank"),
+    _gauge("train/num_micro_batches", "train_micro_batches", "micro-batches", "Micro-batches of each rank", "stepped"),
     # Does the teacher know better?
-    _gauge("teacher/kl_mean", "teacher_kl_mean", "nats/token", "Divergence between student and teacher", optional=True),
-    _gauge("teacher/kl_top_tenth_share", "teacher_kl_top_tenth_ratio", "ratio", "Share of the divergence that sits on the tenth of tokens where it is largest", optional=True),
-    _gauge("teacher/kl_first_third", "teacher_kl_first_third", "nats/token", "Divergence in the first third of each attempt", optional=True),
-    _gauge("teacher/kl_middle_third", "teacher_kl_middle_third", "nats/token", "Divergence in the middle third of each attempt", optional=True),
-    _gauge("teacher/kl_last_third", "teacher_kl_last_third", "nats/token", "Divergence in the last third of each attempt", optional=True),
-    _gauge("teacher/gain_failed", "teacher_gain_failed", "nats/token", "Mean log q - log pi of the sampled tokens of failed attempts; below 0: the teacher knows better; above: it copies the failure", optional=True),
-    _gauge("teacher/gain_success", "teacher_gain_success", "nats/token", "The same on successful attempts; above 0: the teacher knows better", optional=True),
-    _gauge("teacher/entropy", "teacher_entropy", "nats/token", "Entropy of the teacher's distribution", optional=True),
-    _gauge("student/entropy", "student_entropy", "nats/token", "Entropy of the student's; a fall to 0 is a collapse"),
-    _gauge("student/top_k_mass", "student_top_k_mass_ratio", "ratio", "Student probability on its own top-K tokens; the rest is in the tail bucket", optional=True),
-    _gauge("teacher/top_k_mass", "teacher_top_k_mass_ratio", "ratio", "Teacher probability on the student's top-K tokens; the rest is in the tail bucket", optional=True),
-    _gauge("teacher/top_k_overlap", "teacher_top_k_overlap_ratio", "ratio", "Share of the student's top-K that is in the teacher's", optional=True),
-    _gauge("teacher/prompt_success", "teacher_prompt_success_ratio", "ratio", "Success of answers sampled from the teacher prompt; not above the student's: the prompt does not help", optional=True),
-    _gauge("teacher/null_kl", "teacher_null_kl", "nats/token", "Divergence to a teacher that saw the template without content: the shift of the wording alone", optional=True),
-    _gauge("teacher/ema_distance", "teacher_ema_distance_ratio", "ratio", "L2 distance of teacher and student weights by the L2 norm of the student's", optional=True),
-    _gauge("teacher/cut_tokens_mean", "teacher_cut_tokens_mean", "tokens", "Tokens cut from feedback and solution so that the teacher prompt fits", optional=True),
+    _gauge("teacher/kl_mean", "teacher_kl_mean", "nats/token", "Divergence between student and teacher", "maybe"),
+    _gauge("teacher/kl_top_tenth_share", "teacher_kl_top_tenth_ratio", "ratio", "Share of the divergence that sits on the tenth of tokens where it is largest", "maybe"),
+    _gauge("teacher/kl_first_third", "teacher_kl_first_third", "nats/token", "Divergence in the first third of each attempt", "maybe"),
+    _gauge("teacher/kl_middle_third", "teacher_kl_middle_third", "nats/token", "Divergence in the middle third of each attempt", "maybe"),
+    _gauge("teacher/kl_last_third", "teacher_kl_last_third", "nats/token", "Divergence in the last third of each attempt", "maybe"),
+    _gauge("teacher/gain_failed", "teacher_gain_failed", "nats/token", "Mean log q - log pi of the sampled tokens of failed attempts; below 0: the teacher knows better; above: it copies the failure", "maybe"),
+    _gauge("teacher/gain_success", "teacher_gain_success", "nats/token", "The same on successful attempts; above 0: the teacher knows better", "maybe"),
+    _gauge("teacher/entropy", "teacher_entropy", "nats/token", "Entropy of the teacher's distribution", "maybe"),
+    _gauge("student/entropy", "student_entropy", "nats/token", "Entropy of the student's; a fall to 0 is a collapse", "stepped"),
+    _gauge("student/top_k_mass", "student_top_k_mass_ratio", "ratio", "Student probability on its own top-K tokens; the rest is in the tail bucket", "maybe"),
+    _gauge("teacher/top_k_mass", "teacher_top_k_mass_ratio", "ratio", "Teacher probability on the student's top-K tokens; the rest is in the tail bucket", "maybe"),
+    _gauge("teacher/top_k_overlap", "teacher_top_k_overlap_ratio", "ratio", "Share of the student's top-K that is in the teacher's", "maybe"),
+    _gauge("teacher/prompt_success", "teacher_prompt_success_ratio", "ratio", "Success of answers sampled from the teacher prompt; not above the student's: the prompt does not help", "maybe"),
+    _gauge("teacher/null_kl", "teacher_null_kl", "nats/token", "Divergence to a teacher that saw the template without content: the shift of the wording alone", "maybe"),
+    _gauge("teacher/ema_distance", "teacher_ema_distance_ratio", "ratio", "L2 distance of teacher and student weights by the L2 norm of the student's", "maybe"),
+    _gauge("teacher/cut_tokens_mean", "teacher_cut_tokens_mean", "tokens", "Tokens cut from feedback and solution so that the teacher prompt fits", "maybe"),
     # Off-policy corrections.
-    _gauge("importance/weight_mean", "importance_weight_mean", "1", "Mean truncated weight trainer / rollout engine; far from 1: their log-probs differ"),
-    _gauge("importance/effective_fraction", "importance_effective_ratio", "ratio", "Effective sample size of the weights by the number of tokens; 1 when they are all equal", optional=True),
-    _gauge("importance/log_prob_gap", "importance_log_prob_gap", "nats/token", "Mean distance of the trainer's and the rollout engine's log-probs of the sampled tokens", optional=True),
-    _gauge("importance/clipped_fraction", "importance_clipped_ratio", "ratio", "Tokens whose weight was truncated"),
-    _gauge("ratio/clipped_fraction", "ratio_clipped_ratio", "ratio", "Tokens whose ratio pi_now / pi_old was clipped", optional=True),
+    _gauge("importance/weight_mean", "importance_weight_mean", "1", "Mean truncated weight trainer / rollout engine; far from 1: their log-probs differ", "stepped"),
+    _gauge("importance/effective_fraction", "importance_effective_ratio", "ratio", "Effective sample size of the weights by the number of tokens; 1 when they are all equal", "maybe"),
+    _gauge("importance/log_prob_gap", "importance_log_prob_gap", "nats/token", "Mean distance of the trainer's and the rollout engine's log-probs of the sampled tokens", "maybe"),
+    _gauge("importance/clipped_fraction", "importance_clipped_ratio", "ratio", "Tokens whose weight was truncated", "stepped"),
+    _gauge("ratio/clipped_fraction", "ratio_clipped_ratio", "ratio", "Tokens whose ratio pi_now / pi_old was clipped", "maybe"),
     _gauge("policy/version", "policy_version", "version", "Policy version that the engines serve after the step"),
     # Where the time goes.
     _phase("rollout", "Sampling the attempts"),
     _phase("verify", "Judging them, as far as it did not overlap with sampling"),
-    _phase("teacher", "Teacher pass, weight swap included", optional=True),
+    _phase("teacher", "Teacher pass, weight swap included", "maybe"),
     _phase("student", "Student forward and backward"),
     _phase("optimizer", "Gradient reduction, clipping and the optimiser's step"),
     _phase("publish", "Bringing the new weights to the engines"),
-    _phase("checkpoint", "Writing a checkpoint", optional=True),
+    _phase("checkpoint", "Writing a checkpoint", "maybe"),
     Metric("time/step_s", "sdpo_step_seconds", "s", "The whole step", kind="histogram", buckets=_STEP_BUCKETS_S),
     # What it costs and what went wrong.
     _gauge("memory/rank0_bytes", "memory_rank0_bytes", "bytes", "Memory of the rank 0 process"),
@@ -168,7 +171,7 @@ def reconcile(
     faults += [
         f"metric {metric.key!r} is declared but was not reported in this step"
         for metric in METRICS
-        if metric.kind != "counter" and not metric.optional and metric.key not in values
+        if metric.key not in values and _is_due(metric, values)
     ]
     if faults and strict:
         raise UndeclaredMetric("; ".join(faults))
@@ -181,6 +184,13 @@ def reconcile(
     }
     complete[MISMATCHES] += len(faults)
     return complete
+
+
+def _is_due(metric: Metric, values: Mapping[str, float]) -> bool:
+    """Whether a report of this step must hold `metric`."""
+    if metric.kind == "counter" or metric.presence == "maybe":
+        return False
+    return metric.presence == "always" or not values.get("train/skipped_steps")
 
 
 def _unknown(key: str) -> str:

@@ -34,7 +34,9 @@ def _section(name: str, members: list[Metric]) -> str:
 
 
 def _absent(metric: Metric) -> str:
-    return " (may be absent)" if metric.optional else ""
+    return {"always": "", "stepped": " (absent when the step was skipped)"}.get(
+        metric.presence, " (may be absent)"
+    )
 
 
 if __name__ == "__main__":

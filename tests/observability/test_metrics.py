@@ -20,7 +20,7 @@ from sdpo_megatron.observability.metrics import (
 from sdpo_megatron.observability.metrics_page import render
 
 REPOSITORY = Path(__file__).parents[2]
-REQUIRED = {m.key: 0.5 for m in METRICS if m.kind != "counter" and not m.optional}
+REQUIRED = {m.key: 0.5 for m in METRICS if m.kind != "counter" and m.presence != "maybe"}
 
 
 def test_keys_and_prometheus_names_are_unique_and_well_formed() -> None:
@@ -66,6 +66,13 @@ def test_a_missing_key_is_named() -> None:
         reconcile(values, strict=True)
 
 
+def test_a_skipped_step_has_no_loss_and_a_taken_one_must() -> None:
+    skipped = {k: v for k, v in REQUIRED.items() if BY_KEY[k].presence == "always"}
+    assert math.isnan(reconcile({**skipped, "train/skipped_steps": 1.0}, strict=True)["train/loss"])
+    with pytest.raises(UndeclaredMetric, match="'train/loss' is declared but was not reported"):
+        reconcile({**skipped, "train/skipped_steps": 0.0}, strict=True)
+
+
 def test_a_run_counts_mismatches_and_goes_on() -> None:
     values = {key: value for key, value in REQUIRED.items() if key != "train/grad_norm"}
     warnings: list[str] = []
@@ -92,7 +99,10 @@ def test_every_key_that_the_source_writes_is_declared() -> None:
         for node in ast.walk(ast.parse(file.read_text(), str(file))):
             if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
                 continue
-            if re.fullmatch(rf"({groups})/[a-z0-9_]+", node.value) and node.value not in BY_KEY:
+            if (
+                re.fullmatch(rf"({groups})/[a-z0-9_]*[a-z0-9]", node.value)
+                and node.value not in BY_KEY
+            ):
                 undeclared.append(f"{file.relative_to(REPOSITORY)}:{node.lineno}: {node.value}")
     assert undeclared == []
 
