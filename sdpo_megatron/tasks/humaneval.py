@@ -2,13 +2,12 @@
 same layout.
 
 Item, for the code verifier:
-    kind: ``asserts``.
+    kind: ``humaneval``.
+    id: The question's id, for messages.
     prompt: The code the model was given (imports, helpers, signature, docstring).
     entry_point: Name of the function to write.
     test: Source that defines ``check(candidate)``, a row of asserts.
-    code_prefix: Code that the prefill already holds and the response therefore continues; "" when
-        it holds none.
-    id, public_fraction, split_seed: What decides the public and hidden split.
+    public: Indices of the asserts that feedback may quote.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import Line
-from sdpo_megatron.tasks.task import Layout, item_options
+from sdpo_megatron.tasks.task import Layout, item_options, public_indices
+from sdpo_megatron.verifiers.code_tests import split_asserts
 
 INSTRUCTION = "Complete this Python function. Reply with only the code, without the docstring."
 FENCE_OPEN, FENCE_CLOSE, NEWLINE = "```python\n", "```", "\n"
@@ -37,30 +37,32 @@ def question(line: Line, config: TaskConfig) -> Question:
     )
     signature = _signature(line, prompt, entry_point)
     test = line.text("test")
-    try:
-        ast.parse(test)
-    except (SyntaxError, ValueError) as error:
-        line.fail(f"key 'test' is not Python: {error}")
-    code_prefix = signature if config.prefill == "signature" else ""
+    prefill = {"none": "", "fence": FENCE_OPEN, "signature": FENCE_OPEN + signature}[config.prefill]
     fenced = f"{FENCE_OPEN}{prompt.strip(NEWLINE)}\n{FENCE_CLOSE}"
     return Question(
         id=identifier,
         task=config.name,
         messages=({"role": "user", "content": f"{config.instruction or INSTRUCTION}\n\n{fenced}"},),
-        prefill="" if config.prefill == "none" else FENCE_OPEN + code_prefix,
-        stop=() if config.prefill == "none" else (FENCE_CLOSE,),
+        prefill=prefill,
+        stop=(FENCE_CLOSE,) if prefill else (),
         item={
-            "kind": "asserts",
+            "kind": "humaneval",
             "id": identifier,
             "prompt": prompt,
             "entry_point": entry_point,
             "test": test,
-            "code_prefix": code_prefix,
-            "public_fraction": config.public_fraction,
-            "split_seed": config.split_seed,
+            "public": _public(line, test, identifier, config),
             **item_options(config),
         },
     )
+
+
+def _public(line: Line, test: str, identifier: str, config: TaskConfig) -> list[int]:
+    try:
+        tests = split_asserts(test).tests
+    except (SyntaxError, ValueError, RecursionError) as error:
+        line.fail(f"key 'test': {error}")
+    return public_indices(len(tests), identifier, config)
 
 
 def _signature(line: Line, prompt: str, entry_point: str) -> str:

@@ -10,12 +10,12 @@ paper; the examples of the layout's own public_test_cases are in the problem sta
 public.
 
 Item, for the code verifier:
-    kind: ``stdin`` or ``functional``.
-    entry_point: Name of the method or function (functional only).
+    kind: ``livecodebench``.
+    id: The question's id, for messages.
+    entry_point: "" for programs on standard input, else ``Solution.method`` or a function's name.
     starter_code: As given to the model.
-    examples: ``[{"input", "output"}]``, always public.
-    tests: ``[{"input", "output"}]``, split by (id, public_fraction, split_seed).
-    time_limit_s: For one test.
+    tests: ``[{"input", "output"}]``, the examples first.
+    public: Indices of the tests that feedback may quote.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from typing import Any, NoReturn
 from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import Line
-from sdpo_megatron.tasks.task import DATA, Layout, item_options
+from sdpo_megatron.tasks.task import DATA, Layout, item_options, public_indices
 
 MAX_TEST_BYTES = 512 * 2**20  # of one question, unpacked; the largest of v6 is far below
-TIME_LIMIT_S = 6.0  # a test, as in the set's own runner
 FENCE_OPEN, FENCE_CLOSE = "```python\n", "```"
 STDIN = (
     "Write a Python program that solves this problem. "
@@ -65,11 +64,8 @@ def question(line: Line, config: TaskConfig) -> Question:
         line.fail(f"test cases: expected one testtype, stdin or functional, got {sorted(kinds)}")
     kind = kinds.pop()
     starter: str = line.get("starter_code", default="")
-    entry_point = (
-        str(line.json("metadata", dict).get("func_name", "")) if kind == "functional" else ""
-    )
-    if kind == "functional" and not entry_point:
-        line.fail("key 'metadata': a functional question needs func_name")
+    entry_point = _entry_point(line, starter) if kind == "functional" else ""
+    drawn = public_indices(len(tests), identifier, config)
     return Question(
         id=identifier,
         task=config.name,
@@ -82,18 +78,22 @@ def question(line: Line, config: TaskConfig) -> Question:
         prefill="" if config.prefill == "none" else FENCE_OPEN,
         stop=() if config.prefill == "none" else (FENCE_CLOSE,),
         item={
-            "kind": kind,
+            "kind": "livecodebench",
             "id": identifier,
             "entry_point": entry_point,
             "starter_code": starter,
-            "examples": [{"input": case["input"], "output": case["output"]} for case in examples],
-            "tests": [{"input": case["input"], "output": case["output"]} for case in tests],
-            "time_limit_s": TIME_LIMIT_S,
-            "public_fraction": config.public_fraction,
-            "split_seed": config.split_seed,
+            "tests": [{"input": c["input"], "output": c["output"]} for c in (*examples, *tests)],
+            "public": [*range(len(examples)), *(len(examples) + index for index in drawn)],
             **item_options(config),
         },
     )
+
+
+def _entry_point(line: Line, starter: str) -> str:
+    name = str(line.json("metadata", dict).get("func_name") or "")
+    if not name:
+        line.fail("key 'metadata': a functional question needs func_name")
+    return f"Solution.{name}" if "class Solution" in starter else name
 
 
 def _prompt(statement: str, starter: str, kind: str, config: TaskConfig) -> str:

@@ -14,6 +14,7 @@ from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import Line, read_lines
 from sdpo_megatron.verifiers.base import REVEAL_KEY, import_path_of
+from sdpo_megatron.verifiers.code_tests import public_split
 
 DATA = Path(__file__).parent / "data"
 
@@ -142,3 +143,10 @@ def _picked(
 def item_options(config: TaskConfig) -> dict[str, Any]:
     """What every item carries from the config to its verifier."""
     return {REVEAL_KEY: config.feedback_may_reveal_answer}
+
+
+def public_indices(num_tests: int, identifier: str, config: TaskConfig) -> list[int]:
+    """Which of a question's tests are public; the same on every machine. Empty for fraction 0."""
+    if config.public_fraction == 0.0 or num_tests == 0:
+        return []
+    return list(public_split(num_tests, config.public_fraction, config.split_seed, identifier))

@@ -83,7 +83,10 @@ def load_verifier(name: str) -> Verifier:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"verifier {name!r}: cannot import {path}: {error}") from error
-    verifier = found() if isinstance(found, type) else found
+    try:
+        verifier = found() if isinstance(found, type) else found
+    except TypeError as error:
+        raise ConfigError(f"verifier {name!r}: {path}() must need no arguments: {error}") from error
     if not isinstance(verifier, Verifier):
         raise ConfigError(
             f"verifier {name!r}: {path} has no `name` and `verify(item, response)`; "

@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import Question, Verdict
+from sdpo_megatron.verifiers.code import CodeVerifierConfig
 from sdpo_megatron.verifiers.local import LocalVerifiers, Verifies
 from sdpo_megatron.verifiers.pool import PoolConfig
 from sdpo_megatron.verifiers.retry import retried
@@ -57,6 +58,9 @@ class JudgeConfig:
     memory_mib: int = 4096
     """Address space in MiB of one child process outside the sandbox. Local only."""
 
+    code: CodeVerifierConfig = field(default_factory=CodeVerifierConfig)
+    """Limits, reward and feedback of programs. Local only: a service has its own."""
+
     def __post_init__(self) -> None:
         """Check every field.
 
@@ -74,9 +78,9 @@ class JudgeConfig:
             raise ConfigError(
                 "judge.endpoints is set, but judge.where is local: set judge.where=endpoints"
             )
-        for field in ("workers", "timeout_s", "hedge_after_s", "cpu_limit_s", "memory_mib"):
-            if getattr(self, field) <= 0:
-                raise ConfigError(f"judge.{field}: must be positive, got {getattr(self, field)}")
+        for name in ("workers", "timeout_s", "hedge_after_s", "cpu_limit_s", "memory_mib"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"judge.{name}: must be positive, got {getattr(self, name)}")
         if self.retries < 0:
             raise ConfigError(f"judge.retries: must not be negative, got {self.retries}")
 
@@ -130,7 +134,9 @@ async def open_judge(
                 wall_limit_s=config.timeout_s,
             )
             names = frozenset({task.verifier_name})
-            verifies = await exits.enter_async_context(LocalVerifiers(names, pool, sandbox_config))
+            verifies = await exits.enter_async_context(
+                LocalVerifiers(names, pool, sandbox_config, config.code)
+            )
         else:
             from sdpo_megatron.verifiers.client import (
                 VerifierClient,

@@ -1,4 +1,5 @@
-"""What ends a job decides what is said of it: the response's fault, infrastructure's, or the task's."""
+"""What ends a job decides what is said of it: the response's fault, infrastructure's, or the
+task's."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ def test_a_bad_item_and_an_unknown_verifier_are_the_callers_mistakes() -> None:
 def test_a_cancelled_job_never_answers_for_the_next() -> None:
     async def use(pool: VerifierPool) -> Verdict:
         job = asyncio.create_task(pool.verify(OBEYS, {"answer": "wrong"}, "sleep 0.5"))
-        await asyncio.sleep(1.5)  # long enough to be in the child on most machines; either way holds
+        # long enough to be in the child on most machines; either way holds
+        await asyncio.sleep(1.5)
         job.cancel()
         await asyncio.gather(job, return_exceptions=True)
         return await pool.verify(OBEYS, {"answer": "next"}, "next")

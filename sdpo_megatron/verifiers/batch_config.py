@@ -1,0 +1,86 @@
+"""BatchConfig: what `sdpo verify batch` is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sdpo_megatron.errors import ConfigError
+
+INDEX_VARIABLE = "JOB_COMPLETION_INDEX"  # set by Kubernetes in each pod of an Indexed Job
+# Kubernetes sets no count: the manifest does
+COUNT_VARIABLES = ("JOB_COMPLETIONS", "SDPO_NUM_SHARDS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """One shard of an offline run over a file of responses."""
+
+    input: str
+    """JSON Lines, plain or .gz: ``{"id", "verifier", "item", "response"}``, or ``{"question_id",
+    "response"}``."""
+
+    output: str
+    """Folder for the parts; shared by all shards."""
+
+    shard: int = 0
+    """This shard's number, from 0. Line n (from 0) belongs to shard n modulo `num_shards`."""
+
+    num_shards: int = 1
+    """How many shards there are. The same for all of them."""
+
+    part_size: int = 256
+    """Verdicts in one part; a part is written at once or not at all, and is what a restart may
+    lose."""
+
+    workers: int = 2
+    """Verifications at once."""
+
+    retries: int = 3
+    """Tries after the first when infrastructure failed; then the line is written as a failure."""
+
+    timeout_s: float = 120.0
+    """Seconds for one try of one verdict."""
+
+    progress_s: float = 10.0
+    """Seconds between progress lines."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: A value cannot work.
+        """
+        for name in ("num_shards", "part_size", "workers", "timeout_s", "progress_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"batch.{name}: must be positive, got {getattr(self, name)}")
+        if self.retries < 0:
+            raise ConfigError(f"batch.retries: must not be negative, got {self.retries}")
+        if not 0 <= self.shard < self.num_shards:
+            raise ConfigError(
+                f"batch.shard: expected 0 to {self.num_shards - 1} for {self.num_shards} shards, "
+                f"got {self.shard}"
+            )
+
+
+def shard_of_environment(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
+    """(shard, num_shards) from the variables of an Indexed Job; (0, 1) without them.
+
+    Raises:
+        ConfigError: An index without a count (a shard would silently judge everything), or no
+            number.
+    """
+    environment = os.environ if environment is None else environment
+    index = environment.get(INDEX_VARIABLE)
+    count = next((environment[v] for v in COUNT_VARIABLES if environment.get(v)), None)
+    if not index:
+        return 0, 1
+    if count is None:
+        raise ConfigError(
+            f"{INDEX_VARIABLE} is {index}, but the number of shards is unknown: set "
+            f"{' or '.join(COUNT_VARIABLES)} to the Job's completions, or give --num-shards"
+        )
+    if not (index.isdecimal() and count.isdecimal()):
+        raise ConfigError(f"expected numbers, got {INDEX_VARIABLE}={index!r} and count {count!r}")
+    return int(index), int(count)

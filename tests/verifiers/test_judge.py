@@ -1,0 +1,70 @@
+"""The judge on this machine: verdicts, retries, and what is never a reward of 0."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdpo_megatron.errors import ConfigError, VerifierUnavailable
+from sdpo_megatron.nouns import Question, Verdict
+from sdpo_megatron.sandbox import SandboxConfig
+from sdpo_megatron.tasks import Task, TaskConfig, load_task
+from sdpo_megatron.verifiers.judge import JudgeConfig, open_judge
+
+OBEYS = "tests.verifiers.own_verifiers:Obeys"
+
+
+def own_task(response_free_item: dict[str, Any] | None = None) -> Task:
+    question = Question(id="q", task="own", messages=(), item=response_free_item or {})
+    return Task(name="own", questions=(question,), verifier_name=OBEYS, path=Path("own.jsonl"))
+
+
+def judge_all(task: Task, texts: list[str], **config: Any) -> list[Verdict]:
+    async def run() -> list[Verdict]:
+        async with open_judge(JudgeConfig(**config), SandboxConfig(), task) as judge:
+            pairs = zip(task.questions, texts, strict=False)
+            return await asyncio.gather(*(judge(question, text) for question, text in pairs))
+
+    return asyncio.run(run())
+
+
+def test_the_packaged_science_set_is_judged_on_this_machine() -> None:
+    task = load_task(TaskConfig(name="sciknoweval", subset="biology", limit=8))
+    right = [f"<answer>{question.item['answer']}</answer>" for question in task.questions]
+    assert [v.reward for v in judge_all(task, right)] == [1.0] * 8
+    wrong = ["<answer>E</answer>"] * 8
+    assert [(v.reward, v.format_ok) for v in judge_all(task, wrong)] == [(0.0, False)] * 8
+
+
+def test_a_child_that_dies_once_is_retried_and_the_verdict_is_right(tmp_path: Path) -> None:
+    (verdict,) = judge_all(own_task(), [f"die-once {tmp_path / 'died'}"], retries=1)
+    assert verdict.success
+    assert (tmp_path / "died").exists()
+
+
+def test_infrastructure_that_keeps_failing_is_an_exception_never_a_reward() -> None:
+    with pytest.raises(VerifierUnavailable, match="gave up after 3 attempts"):
+        judge_all(own_task(), ["die"], retries=2)
+
+
+def test_silence_beyond_the_time_limit_is_an_exception_never_a_reward() -> None:
+    with pytest.raises(VerifierUnavailable, match="gave up after 1 attempts"):
+        judge_all(own_task(), ["sleep 600"], retries=0, timeout_s=2.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"where": "endpoints"}, "judge.endpoints is empty"),
+        ({"endpoints": ("http://localhost:1",)}, "judge.where is local"),
+        ({"where": "somewhere"}, "expected local or endpoints, got 'somewhere'"),
+        ({"workers": 0}, "judge.workers: must be positive, got 0"),
+        ({"retries": -1}, "judge.retries: must not be negative, got -1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        JudgeConfig(**settings)
