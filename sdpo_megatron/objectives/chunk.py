@@ -109,7 +109,6 @@ class ChunkScorer:
         project(logits, hidden, self.weight, factor=self.factor, add=False)
         values, ids, maximum = self._support(logits)
         query = torch.cat([ids, targets.token_ids[:, None]], dim=1)
-        sampled = self.shard.sum(self.shard.pick(logits, targets.token_ids[:, None]))[:, 0]
         sums: dict[str, Tensor] = {}
         finite: dict[str, Tensor] = {}
 
@@ -129,8 +128,12 @@ class ChunkScorer:
             finite["teacher"] = entropy
             sums["teacher_entropy"] = (_distilled(targets) * entropy).sum()
 
-        normaliser = normalise(
-            self.shard, logits, maximum, exponentiate=differentiate and not self.complete
+        normaliser, sampled = normalise(
+            self.shard,
+            logits,
+            maximum,
+            targets.token_ids[:, None],
+            exponentiate=differentiate and not self.complete,
         )
         finite["student"] = normaliser.entropy
         sums["student_entropy"] = (targets.loss_mask * normaliser.entropy).sum()
@@ -139,7 +142,7 @@ class ChunkScorer:
             values = logits.sub_(log_z[:, None])
         else:
             values = values - log_z[:, None]
-        student = Distribution(values.detach(), (sampled - log_z).detach())
+        student = Distribution(values.detach(), (sampled[:, 0] - log_z).detach())
         result, grads = self._terms(
             student, teacher, reference, targets, sequence_gap, differentiate
         )
@@ -172,14 +175,13 @@ class ChunkScorer:
         assert logits is not None
         logits = logits[: query.shape[0]]
         target_into(logits, target, start, self.shard.rows, self.factor, student_logits)
-        picked = self.shard.sum(self.shard.pick(logits, query))
         if overlap is not None and targets is not None:
             _, own, maximum = global_topk(self.shard, logits, query.shape[1] - 1)
             shared = overlap_fraction(query[:, :-1], own).to(logits.dtype)
             overlap["topk_overlap"] = (_distilled(targets) * shared).sum()
         else:
             maximum = maximum_of(logits)
-        normaliser = normalise(self.shard, logits, maximum, exponentiate=False)
+        normaliser, picked = normalise(self.shard, logits, maximum, query, exponentiate=False)
         picked = picked - normaliser.log_z[:, None]
         support = logits.sub_(normaliser.log_z[:, None]) if self.complete else picked[:, :-1]
         if self.complete and self.teacher is not None and target is self.reference:

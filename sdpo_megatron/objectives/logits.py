@@ -53,15 +53,23 @@ def slices(logits: Tensor) -> range:
 
 
 def normalise(
-    shard: VocabShard, logits: Tensor, maximum: Tensor, *, exponentiate: bool
-) -> Normaliser:
-    """log Z and entropy of each row of `logits` [C, V], over all ranks. `maximum` [C] is each row's
-    own maximum here.
+    shard: VocabShard, logits: Tensor, maximum: Tensor, ids: Tensor, *, exponentiate: bool
+) -> tuple[Normaliser, Tensor]:
+    """log Z and entropy of each row of `logits` [C, V] over all ranks, and its logits at `ids`.
 
-    With `exponentiate`, the logits are replaced by exp(logit - maximum): what the gradient needs,
-    without another buffer.
+    Args:
+        shard: Where this rank stands.
+        logits: [C, V], this rank's.
+        maximum: [C], the maximum of each row of `logits`.
+        ids: [C, S], global ids.
+        exponentiate: Replace the logits by exp(logit - maximum): what the gradient needs, without
+            another buffer.
+
+    Returns:
+        The normaliser, and the logits [C, S] at the ids.
     """
     total, weighted = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    picked = shard.pick(logits, ids)
     steps = slices(logits)
     for start in steps if shard.rows else ():
         rows = slice(start, start + steps.step)
@@ -69,7 +77,7 @@ def normalise(
         powers = torch.exp(shifted, out=logits[rows]) if exponentiate else shifted.exp()
         total[rows] = powers.sum(-1)
         weighted[rows] = torch.linalg.vecdot(powers, shifted)
-    return combine(shard, maximum, total, weighted)
+    return combine(shard, maximum, total, weighted, picked)
 
 
 def maximum_of(logits: Tensor) -> Tensor:

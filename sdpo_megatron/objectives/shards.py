@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sdpo_megatron.objectives.topk import topk_first
+from sdpo_megatron.objectives.topk import key_ids, key_values, order_keys, topk_first
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,14 @@ class VocabShard:
         if missing:  # fewer rows than k here: -inf never beats a real logit
             values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
             ids = torch.nn.functional.pad(ids, (0, missing), value=self.size)
+        if values.dtype == torch.float32:  # value and id in one number, so one collective
+            keys = self.gather(order_keys(values, ids)).movedim(0, 1).flatten(1)
+            best = keys.topk(k, dim=-1).values
+            return key_values(best), key_ids(best)
         values = self.gather(values).movedim(0, 1).flatten(1)
         ids = self.gather(ids).movedim(0, 1).flatten(1)
-        best, position = topk_first(values, k)
-        return best, ids.gather(-1, position)
+        top, position = topk_first(values, k)
+        return top, ids.gather(-1, position)
 
 
 @dataclass(frozen=True)
@@ -122,23 +126,32 @@ class Normaliser:
     local_scale: Tensor
 
 
-def combine(shard: VocabShard, maximum: Tensor, total: Tensor, weighted: Tensor) -> Normaliser:
-    """Join the ranks' partial sums, in one collective.
+def combine(
+    shard: VocabShard, maximum: Tensor, total: Tensor, weighted: Tensor, picked: Tensor
+) -> tuple[Normaliser, Tensor]:
+    """Join the ranks' partial results, in one collective.
 
     Args:
         shard: Where this rank stands.
         maximum: [C], m = max of this rank's logits (the lowest finite float for no rows).
         total: [C], sum exp(x - m).
         weighted: [C], sum exp(x - m) (x - m).
+        picked: [C, S], logits of ids that this rank holds, 0 where it does not (`VocabShard.pick`).
+
+    Returns:
+        The normaliser, and the picked logits of all ranks together [C, S].
     """
-    parts = shard.gather(torch.stack([maximum, total, weighted]))  # [world, 3, C]
-    maxima, totals, weights = parts.unbind(1)
+    if shard.group is None:
+        log_sum = total.log()
+        return Normaliser(maximum + log_sum, log_sum - weighted / total, 1.0 / total), picked
+    own = torch.cat([torch.stack([maximum, total, weighted], dim=1), picked], dim=1)
+    parts = shard.gather(own)  # [world, C, 3 + S]
+    maxima, totals, weights = parts[:, :, :3].unbind(-1)
     top = maxima.amax(0)
     shift = maxima - top
     scale = shift.exp()
     z = (scale * totals).sum(0)
     mean = (scale * (weights + torch.where(totals > 0, shift * totals, 0.0))).sum(0) / z
     log_sum = z.log()
-    return Normaliser(
-        log_z=top + log_sum, entropy=log_sum - mean, local_scale=(maximum - top).exp() / z
-    )
+    local_scale = (maximum - top).exp() / z
+    return Normaliser(top + log_sum, log_sum - mean, local_scale), parts[:, :, 3:].sum(0)

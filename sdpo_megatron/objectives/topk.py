@@ -23,20 +23,34 @@ def topk_first(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if values.dtype != torch.float32:
         ordered, indices = torch.sort(values, dim=-1, descending=True, stable=True)
         return ordered[:, :k].contiguous(), indices[:, :k].contiguous()
-    keys = _order_keys(values)
-    indices = (keys.topk(k, dim=-1).values & 0xFFFFFFFF).neg_().add_(0xFFFFFFFF)
+    best = order_keys(values, torch.arange(values.shape[-1], device=values.device))
+    indices = key_ids(best.topk(k, dim=-1).values)
     return values.gather(-1, indices), indices
 
 
-def _order_keys(values: Tensor) -> Tensor:
-    """float32 [C, N] -> int64 keys whose order is (value ascending, index descending)."""
-    bits = (values + 0.0).view(torch.int32).to(torch.int64)  # + 0.0 makes -0.0 equal to 0.0
+_LOW = 0xFFFFFFFF  # the lower half of a key holds the index, reversed
+
+
+def order_keys(values: Tensor, ids: Tensor) -> Tensor:
+    """float32 values and their ids (below 2^32) -> int64 keys: greater for a larger value, and for
+    a lower id among equals.
+    """
+    # + 0.0 makes -0.0 equal to 0.0.
+    bits = (values + 0.0).view(torch.int32).to(torch.int64)
     # Negative floats: flip, so that integers order like floats.
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    reverse_index = torch.arange(
-        0xFFFFFFFF, 0xFFFFFFFF - values.shape[-1], -1, device=values.device
-    )
-    return (bits << 32) + reverse_index
+    return (bits << 32) + (_LOW - ids)
+
+
+def key_ids(keys: Tensor) -> Tensor:
+    """The ids that `order_keys` was given."""
+    return _LOW - (keys & _LOW)
+
+
+def key_values(keys: Tensor) -> Tensor:
+    """The float32 values that `order_keys` was given."""
+    bits = keys >> 32
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int32).view(torch.float32)
 
 
 def _blocks(values: Tensor, whole: int) -> Tensor:
