@@ -28,6 +28,9 @@ def use_stand_ins() -> None:
     cpu_patches.apply()
 
 
+# SGLang's debug dumper imports Megatron where it can: seconds and memory, in each process, for nothing.
+sys.modules.setdefault("megatron", None)  # type: ignore[arg-type]  # None: importing it is an ImportError
+
 if os.environ.get(STAND_INS_VARIABLE) == "1":
     use_stand_ins()
 
