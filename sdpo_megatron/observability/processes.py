@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-__all__ = ["MemoryUse", "memory"]
+__all__ = ["MemoryUse", "measure"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class MemoryUse:
     shared_counted_once: bool
 
 
-def memory(root: int | None = None) -> MemoryUse:
+def measure(root: int | None = None) -> MemoryUse:
     """Memory of this process, and of the tree under process `root`.
 
     Args:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from sdpo_megatron.observability.processes import memory
+from sdpo_megatron.observability.processes import measure
 
 MIB = 2**20
 HOLD_64_MIB = "import sys; block = b'x' * (64 << 20); print('held', flush=True); sys.stdin.read()"
@@ -33,9 +33,9 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_child_counts_for_the_run_and_not_for_rank_0() -> None:
-    before = memory()
+    before = measure()
     with _holder():
-        during = memory()
+        during = measure()
     assert during.num_processes == before.num_processes + 1
     grown = (during.all_bytes - during.own_bytes) - (before.all_bytes - before.own_bytes)
     assert 60 * MIB < grown < 110 * MIB
@@ -51,15 +51,15 @@ def test_grandchildren_count() -> None:
         "child.wait()\n"
     )
     with _holder(program) as pid:
-        use = memory(pid)
+        use = measure(pid)
     assert use.num_processes == 2
     assert 60 * MIB < use.all_bytes < 130 * MIB
 
 
 def test_a_rank_counts_from_its_launcher_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
-        "from sdpo_megatron.observability.processes import memory\n"
-        "import sys; print(memory().num_processes)"
+        "from sdpo_megatron.observability.processes import measure\n"
+        "import sys; print(measure().num_processes)"
     )
     command = [sys.executable, "-c", program]
     with _holder():  # a sibling of the process that asks, like another rank
@@ -67,12 +67,12 @@ def test_a_rank_counts_from_its_launcher_downwards(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
         as_rank = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(alone.stdout) == 1
-    assert int(as_rank.stdout) == memory(os.getpid()).num_processes + 2
+    assert int(as_rank.stdout) == measure(os.getpid()).num_processes + 2
 
 
 def test_a_page_that_two_processes_share_is_counted_once() -> None:
     block = bytearray(b"x" * (64 * MIB))
-    before = memory()
+    before = measure()
     if not before.shared_counted_once:
         pytest.skip("this system does not tell the PSS of processes")
     reader, writer = os.pipe()
@@ -81,7 +81,7 @@ def test_a_page_that_two_processes_share_is_counted_once() -> None:
         os.close(writer)
         os.read(reader, 1)
         os._exit(0)
-    during = memory()
+    during = measure()
     os.close(writer)
     os.close(reader)
     os.waitpid(pid, 0)
