@@ -189,7 +189,15 @@ class Display:
             cells.append(Text(f"step {self._next_step} of {self._total_steps}", style="dim"))
         cells.append(Text(str(phase)))
         if phase.total:
-            cells.append(ProgressBar(total=phase.total, completed=phase.done, width=24))
+            cells.append(
+                ProgressBar(
+                    total=phase.total,
+                    completed=phase.done,
+                    width=24,
+                    complete_style="cyan",
+                    finished_style="cyan",
+                )
+            )
         line.add_row(*cells, Text(f"{phase.elapsed_s:.0f} s", style="dim"))
         return line
 
@@ -214,7 +222,7 @@ def _example_panel(step: int, example: Example, room: int) -> RenderableType:
     if example.feedback:
         body.append("\n\n")
         body.append("\n".join(_clipped(example.feedback, num_feedback)), style=color)
-    title = Text(_title(step, example), style=color)
+    title = Text(_title(step, example), style=f"not dim {color}")
     return Panel(body, title=title, title_align="left", border_style="dim")
 
 
