@@ -179,6 +179,7 @@ class _Pass:
             if self.differentiate and weight.requires_grad
             else None
         )
+        scale = 1.0 if self.main_grad is None else self.grad_scale
         loss = torch.zeros((), dtype=dtype, device=weight.device)
         log_probs, kls, finite = [], [], []
         for start in range(
@@ -203,7 +204,9 @@ class _Pass:
             if chunk.logit_grad is not None and grad_hidden is not None:
                 hidden_grad(grad_hidden[start:end], chunk.logit_grad, scorer.weight)
             if chunk.logit_grad is not None and grad_weight is not None:
-                accumulate_weight_grad(grad_weight[:rows], chunk.logit_grad, hidden[start:end])
+                accumulate_weight_grad(
+                    grad_weight[:rows], chunk.logit_grad, hidden[start:end], scale
+                )
         self.log_probs = torch.cat(log_probs)
         self.kl = torch.cat(kls) if kls else None
         if self.kl is not None:
@@ -286,10 +289,9 @@ def _scaled(grad: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _check_scale(grad_loss: Tensor, expected: float) -> None:
-    """main_grad was filled in the forward pass: its scale had to be known. A CPU compares at once,
-    a GPU without waiting.
-    """
-    torch._assert_async(torch.isclose(grad_loss, torch.full_like(grad_loss, expected), rtol=1e-5))
+    """main_grad was filled in the forward pass: its scale had to be known. No wait for a GPU."""
+    same = torch.isclose(grad_loss, torch.full_like(grad_loss, expected), rtol=1e-5)
+    torch._assert_async(same, "head_loss: the loss's gradient differs from the given grad_scale")
 
 
 def _placeholder(weight: Tensor) -> Tensor:

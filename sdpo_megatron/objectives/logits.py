@@ -110,12 +110,13 @@ def hidden_grad(out: Tensor, logit_grad: Tensor, weight: Tensor) -> None:
         torch.mm(logit_grad.to(weight.dtype), weight, out=out)
 
 
-def accumulate_weight_grad(total: Tensor, logit_grad: Tensor, hidden: Tensor) -> None:
-    """total [V, H] += logit_grad [C, V].T @ hidden [C, H], in total's dtype."""
+def accumulate_weight_grad(
+    total: Tensor, logit_grad: Tensor, hidden: Tensor, factor: float
+) -> None:
+    """total [V, H] += factor * logit_grad [C, V].T @ hidden [C, H], in total's dtype."""
     if total.is_cuda and hidden.dtype != total.dtype:
         product = torch.mm(logit_grad.to(hidden.dtype).t(), hidden, out_dtype=torch.float32)
-        total.add_(product)
-    # a CPU multiplies in total's dtype: float32 there even for bf16 models, so no partial sum is
-    # rounded
+        total.add_(product, alpha=factor)
     else:
-        total.addmm_(logit_grad.to(total.dtype).t(), hidden.to(total.dtype))
+        # A CPU multiplies in total's dtype, float32 for bf16 models: no partial sum is rounded.
+        total.addmm_(logit_grad.to(total.dtype).t(), hidden.to(total.dtype), alpha=factor)
