@@ -103,7 +103,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("train/num_micro_batches", "train_micro_batches", "micro-batches", "Micro-batches of each rank", "stepped"),
     # Does the teacher know better?
     _gauge("teacher/kl_mean", "teacher_kl_mean", "nats/token", "Divergence between student and teacher", "maybe"),
-    _gauge("teacher/kl_top_tenth_share", "teacher_kl_top_tenth_ratio", "ratio", "Share of the divergence that sits on the tenth of tokens where it is largest", "maybe"),
+    _gauge("teacher/kl_top_tenth_share", "teacher_kl_top_tenth_ratio", "ratio", "Share of the divergence that sits on the tenth of tokens where it is largest (mean over micro-batches)", "maybe"),
     _gauge("teacher/kl_first_third", "teacher_kl_first_third", "nats/token", "Divergence in the first third of each attempt", "maybe"),
     _gauge("teacher/kl_middle_third", "teacher_kl_middle_third", "nats/token", "Divergence in the middle third of each attempt", "maybe"),
     _gauge("teacher/kl_last_third", "teacher_kl_last_third", "nats/token", "Divergence in the last third of each attempt", "maybe"),
