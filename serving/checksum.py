@@ -1,13 +1,17 @@
-"""The checksums that an engine would report for given weights, computed by the trainer without SGLang.
+"""The checksums that an engine reports for its weights, computed by the trainer without SGLang.
 
-SGLang 0.5.23 answers ``/weights_checker {"action": "checksum"}`` from the parameters as it stores them, which differ from a
-checkpoint's tensors in four ways (read from srt/utils/weight_checker.py, srt/managers/mm_utils.py and the model files):
-- q, k and v are one parameter ``qkv_proj``, gate and up are ``gate_up_proj``, rows one after the other; biases alike;
-- each tensor-parallel rank holds its own slice, k and v repeated where there are fewer heads than ranks;
+SGLang 0.5.23 answers ``/weights_checker {"action": "checksum"}`` from the parameters as it stores
+them, which differ from a checkpoint's tensors in four ways (read from srt/utils/weight_checker.py,
+srt/managers/mm_utils.py and the model files):
+- q, k and v are one parameter ``qkv_proj``, gate and up are ``gate_up_proj``, rows one after the
+  other; biases alike;
+- each tensor-parallel rank holds its own slice, k and v repeated where there are fewer heads than
+  ranks;
 - the rows of the embedding and of the LM head are filled up with zeros to a multiple of 64;
 - everything is in the engine's dtype; a tied LM head is not a parameter.
-One parameter's checksum is the first 8 bytes of SHA-256 over its bytes. (A GPU engine hashes by a Triton kernel instead, which is
-not covered here yet.)
+
+One parameter's checksum is the first 8 bytes of SHA-256 over its bytes. (A GPU engine hashes by a
+Triton kernel instead, which is not covered here yet.)
 
 Shapes: V vocabulary, H hidden.
 """
@@ -33,7 +37,7 @@ _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 class EngineChecksum:
-    """Takes whole tensors one by one, in any order, as an exporter writes them, and ends in an engine's checksums.
+    """Takes whole tensors one by one, in any order, and ends in an engine's checksums.
 
     Holds a tensor no longer than until the others of its fused parameter have come.
     """
@@ -41,7 +45,7 @@ class EngineChecksum:
     def __init__(
         self, model_config: Mapping[str, Any], *, dtype: str = "bfloat16", tp_size: int = 1
     ):
-        """`model_config` is the checkpoint's config.json; `dtype` and `tp_size` are the engine's."""
+        """`model_config` is the checkpoint's config.json; dtype and tp_size are the engine's."""
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._tied = bool(model_config.get("tie_word_embeddings", False))
         self._slicers = [_Slicer(model_config, tp_size, rank) for rank in range(tp_size)]
@@ -54,7 +58,8 @@ class EngineChecksum:
             return
         match = _FUSABLE.search(name)
         if match is None:
-            return self._finish(name, [tensor])
+            self._finish(name, [tensor])
+            return
         fused, position = _FUSED[match[1]]
         target = name.replace(f".{match[1]}.", f".{fused}.")
         parts = self._waiting.setdefault(target, {})
@@ -73,12 +78,13 @@ class EngineChecksum:
         if self._waiting:
             missing = ", ".join(sorted(self._waiting))
             raise SwapError(
-                f"cannot compute the engine's checksums: parts of {missing} are missing from the weights"
+                f"cannot compute the engine's checksums: parts of {missing} are missing from the "
+                "weights"
             )
         return self._checksums
 
     def overall(self) -> str:
-        """The checksum of the whole engine: what `PolicyVersion.checksum` holds. Raises as `ranks`."""
+        """The whole engine's checksum, `PolicyVersion.checksum`. Raises as `ranks`."""
         return overall_checksum(self.ranks())
 
     def _finish(
@@ -98,7 +104,7 @@ def engine_checksums(
     dtype: str = "bfloat16",
     tp_size: int = 1,
 ) -> list[dict[str, str]]:
-    """`EngineChecksum.ranks()` of (Hugging Face name, whole tensor) pairs; for tp_size 1 the list has one entry."""
+    """`EngineChecksum.ranks()` of (Hugging Face name, whole tensor) pairs, one entry a rank."""
     checksum = EngineChecksum(model_config, dtype=dtype, tp_size=tp_size)
     for name, tensor in tensors:
         checksum.add(name, tensor)
@@ -128,13 +134,10 @@ def overall_checksum(ranks: Iterable[Mapping[str, str]]) -> str:
 
 
 def first_difference(expected: Mapping[str, str], reported: Mapping[str, str]) -> str:
-    """Say where two sets of checksums differ, for an error message; "" when they are equal."""
+    """The first parameter, by name, whose checksum differs, for a message; "" when none does."""
     for name in sorted(expected.keys() | reported.keys()):
         if expected.get(name) != reported.get(name):
-            differing = sum(
-                expected.get(n) != reported.get(n) for n in expected.keys() | reported.keys()
-            )
-            return f"{name}: expected {expected.get(name)}, got {reported.get(name)} ({differing} parameters differ)"
+            return f"{name}: expected {expected.get(name)}, got {reported.get(name)}"
     return ""
 
 
@@ -146,7 +149,7 @@ class _Slicer:
         self.kv_heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
     def __call__(self, name: str, member: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The slice of `tensor`, which is SGLang's parameter `name` or, fused, the part `member` of it."""
+        """The slice of `tensor`: SGLang's parameter `name` or, if fused, its part `member`."""
         if name in _VOCABULARY:
             return self._vocabulary(tensor)
         if self.size == 1:

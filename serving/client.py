@@ -1,4 +1,5 @@
-"""Async HTTP client of one engine. Every call is bounded in time; every failure is an EngineError that names the engine."""
+"""Async HTTP client of one engine. Every call is bounded in time; every failure is an EngineError
+that names the engine."""
 
 from __future__ import annotations
 
@@ -31,10 +32,12 @@ class ReportedChecksums:
 
 
 class EngineClient:
-    """Talks to one engine; opens its connections on first use, in the event loop that is running then.
+    """Talks to one engine; opens its connections on first use, in the event loop that is running
+    then.
 
     Errors of every call:
-        EngineDiedError: nothing answers, the connection broke or the time was up: the request may be sent elsewhere.
+        EngineDiedError: nothing answers, the connection broke or the time was up: the request may
+            be sent elsewhere.
         EngineError: the engine answered that it will not do this.
     """
 
@@ -56,7 +59,8 @@ class EngineClient:
         return parse_completion(answer, self.url)
 
     async def healthy(self, timeout_s: float = 20.0) -> bool:
-        """Whether scheduler and detokenizer are alive: SGLang generates one token for this (it takes 1 s or more)."""
+        """Whether scheduler and detokenizer are alive: SGLang generates one token for this (it
+        takes 1 s or more)."""
         try:
             await self._call("GET", "/health_generate", None, timeout_s)
         except EngineError:
@@ -74,11 +78,13 @@ class EngineClient:
             return int(text)
         except ValueError as error:
             raise EngineError(
-                f"{self.url}: weight version {text!r} is not a number; start it with --weight-version 0"
+                f"{self.url}: weight version {text!r} is not a number; start it with "
+                "--weight-version 0"
             ) from error
 
     async def pause(self, mode: PauseMode = "retract") -> None:
-        """Stop decoding. "retract": running requests go back to the queue and carry on with the next weights."""
+        """Stop decoding. "retract": running requests go back to the queue and carry on with the
+        next weights."""
         await self._control("/pause_generation", {"mode": mode})
 
     async def resume(self) -> None:
@@ -86,7 +92,8 @@ class EngineClient:
         await self._control("/continue_generation", {"torch_empty_cache": False})
 
     async def begin_weight_update(self) -> None:
-        """Open an update session; the `tensor` and `distributed` transports send their buckets inside one."""
+        """Open an update session; the `tensor` and `distributed` transports send their buckets
+        inside one."""
         await self._control("/begin_weight_update", {})
 
     async def end_weight_update(self) -> None:
@@ -94,13 +101,15 @@ class EngineClient:
         await self._control("/end_weight_update", {})
 
     async def load_weights_from_disk(self, folder: str | Path) -> None:
-        """Load an HF checkpoint folder in place and drop the prefix cache; the version is left as it is."""
+        """Load an HF checkpoint folder in place and drop the prefix cache; the version is left as
+        it is."""
         await self._control(
             "/update_weights_from_disk", {"model_path": str(folder), "flush_cache": True}
         )
 
     async def set_version(self, number: int) -> None:
-        """Name the weights that are loaded; tokens sampled before keep the former version in their spans."""
+        """Name the weights that are loaded; tokens sampled before keep the former version in their
+        spans."""
         await self._control(
             "/update_weight_version", {"new_version": str(number), "abort_all_requests": False}
         )

@@ -30,7 +30,8 @@ def engine_command(config: EngineConfig, model_dir: Path, port: int, seed: int) 
     """
     if importlib.util.find_spec("sglang") is None:
         raise EngineStartError(
-            "SGLang is not installed in this environment: `pip install 'sdpo-megatron[cpu]'` (or [gpu])."
+            "SGLang is not installed in this environment: `pip install 'sdpo-megatron[cpu]'` (or "
+            "[gpu])."
         )
     flags = {
         "--model-path": str(model_dir),

@@ -15,7 +15,8 @@ class SamplingParams:
     """How to sample one response.
 
     Attributes:
-        temperature: Divides the logits; 0 is greedy. Log-probs are reported at this temperature, before top-p.
+        temperature: Divides the logits; 0 is greedy. Log-probs are reported at this temperature,
+            before top-p.
         top_p: Nucleus mass.
         max_new_tokens: Limit of sampled tokens.
         stop: Strings that end the response once they have been sampled.
@@ -47,7 +48,8 @@ class Completion:
     """One response as the engine sampled it.
 
     Attributes:
-        token_ids: Every sampled token, in order: the end-of-turn token and the tokens of a stop string included.
+        token_ids: Every sampled token, in order: the end-of-turn token and the tokens of a stop
+            string included.
         log_probs: Log-probability of each, at the sampling temperature.
         finish_reason: Why it ended. "abort": cut off from outside; the tokens so far are here.
         versions: Spans of policy versions over all tokens.
@@ -63,7 +65,8 @@ def parse_completion(answer: Mapping[str, Any], url: str) -> Completion:
     """Read SGLang's answer to /generate with `return_logprob`.
 
     Raises:
-        EngineError: ids and log-probs do not belong together, or the versions do not cover the tokens.
+        EngineError: ids and log-probs do not belong together, or the versions do not cover the
+            tokens.
     """
     meta = answer["meta_info"]
     rows = meta.get("output_token_logprobs") or []
@@ -71,7 +74,8 @@ def parse_completion(answer: Mapping[str, Any], url: str) -> Completion:
     said = tuple(answer.get("output_ids") or ())
     if said != token_ids:
         raise EngineError(
-            f"{url}: output_ids ({len(said)} tokens) are not the tokens with log-probs ({len(token_ids)})"
+            f"{url}: output_ids ({len(said)} tokens) are not the tokens with log-probs "
+            f"({len(token_ids)})"
         )
     kind = (meta.get("finish_reason") or {}).get("type")
     if kind not in ("stop", "length", "abort"):
@@ -92,7 +96,8 @@ def _spans(meta: Mapping[str, Any], length: int, url: str) -> tuple[VersionSpan,
         spans = tuple(VersionSpan(int(s["start"]), int(s["end"]), int(s["version"])) for s in found)
     except ValueError as error:
         raise EngineError(
-            f"{url}: policy versions must be numbers, got {found}; give the engine --weight-version 0"
+            f"{url}: policy versions must be numbers, got {found}; give the engine "
+            "--weight-version 0"
         ) from error
     spans = tuple(span for span in spans if span.end > span.start)
     covered = [span.start for span in spans] + [length] == [0] + [span.end for span in spans]

@@ -18,16 +18,19 @@ class EngineConfig:
     """"cpu", "cuda", or "auto": cuda where torch sees a GPU."""
 
     dtype: str = "bfloat16"
-    """Weights and activations of the engine. Not "auto": SGLang would silently turn an fp32 checkpoint into fp16."""
+    """Weights and activations of the engine. Not "auto": SGLang would silently turn an fp32
+    checkpoint into fp16."""
 
     num_engines: int = 1
     """Engines to start. Ignored when `urls` is given."""
 
     tp: int = 1
-    """Tensor-parallel size of each engine. On a CPU each rank needs a core of its own (`threads` are bound per rank)."""
+    """Tensor-parallel size of each engine. On a CPU each rank needs a core of its own (`threads`
+    are bound per rank)."""
 
     urls: tuple[str, ...] = ()
-    """Engines that run already, e.g. http://engine-0:30000. Nothing is started then, and nothing restarted."""
+    """Engines that run already, e.g. http://engine-0:30000. Nothing is started then, and nothing
+    restarted."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -39,19 +42,23 @@ class EngineConfig:
     """CPU threads of each engine (OMP_NUM_THREADS), per tensor-parallel rank. Unused on a GPU."""
 
     max_total_tokens: int = 32768
-    """Tokens that the KV cache holds, prompts and responses of all requests in flight. 0: SGLang decides from the free memory."""
+    """Tokens that the KV cache holds, prompts and responses of all requests in flight. 0: SGLang
+    decides from the free memory."""
 
     mem_fraction: float = 0.0
-    """Fraction of memory for weights and KV cache (--mem-fraction-static). 0: 0.1 on a CPU, SGLang's default on a GPU."""
+    """Fraction of memory for weights and KV cache (--mem-fraction-static). 0: 0.1 on a CPU,
+    SGLang's default on a GPU."""
 
     max_running_requests: int = 0
     """Requests decoded at once. 0: SGLang decides."""
 
     deterministic: bool = False
-    """Honour sampling seeds (--enable-deterministic-inference). Costs throughput; needed for a resume to the same losses."""
+    """Honour sampling seeds (--enable-deterministic-inference). Costs throughput; needed for a
+    resume to the same losses."""
 
     attention_backend: str = ""
-    """SGLang's --attention-backend. "": torch_native on a CPU, SGLang's choice on a GPU (fa3 or triton when deterministic)."""
+    """SGLang's --attention-backend. "": torch_native on a CPU, SGLang's choice on a GPU (fa3 or
+    triton when deterministic)."""
 
     enable_metrics: bool = True
     """SGLang's own Prometheus metrics under /metrics."""
@@ -78,10 +85,12 @@ class EngineConfig:
     """Restarts of one engine within a run before its death is an error."""
 
     extra_args: tuple[str, ...] = ()
-    """More flags for SGLang, word by word, e.g. ["--kv-cache-dtype", "fp8_e5m2"]. They win over ours."""
+    """More flags for SGLang, word by word, e.g. ["--kv-cache-dtype", "fp8_e5m2"]. They win over
+    ours."""
 
     extra_env: tuple[str, ...] = ()
-    """More environment for the engine process, NAME=value each, e.g. ["CUDA_VISIBLE_DEVICES=4,5"]."""
+    """More environment for the engine process, NAME=value each, e.g.
+    ["CUDA_VISIBLE_DEVICES=4,5"]."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that cannot work."""
@@ -103,7 +112,8 @@ class EngineConfig:
         last_port = self.port + self.num_engines - 1
         if last_port > 65535:
             raise ConfigError(
-                f"rollout engine: ports {self.port} to {last_port} do not exist; choose a lower port or 0"
+                f"rollout engine: ports {self.port} to {last_port} do not exist; choose a lower "
+                "port or 0"
             )
         if not 0.0 <= self.mem_fraction < 1.0:
             raise ConfigError(

@@ -2,11 +2,13 @@
 
     python -m serving.engine_main --model-path ... (the flags of `sglang.launch_server`)
 
-SGLang spawns its scheduler and detokenizer with multiprocessing, and a spawned child imports the parent's main module first. So
-what this module does at import is done in every process of the engine, before SGLang is imported there.
+SGLang spawns its scheduler and detokenizer with multiprocessing, and a spawned child imports the
+parent's main module first. So what this module does at import is done in every process of the
+engine, before SGLang is imported there.
 
 Environment:
-    SDPO_ENGINE_STAND_INS: "1" puts `serving/stand_ins` first on the path (CPU only; see that folder).
+    SDPO_ENGINE_STAND_INS: "1" puts `serving/stand_ins` first on the path (CPU only; see that
+        folder).
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ STAND_INS_VARIABLE = "SDPO_ENGINE_STAND_INS"
 
 
 def use_stand_ins() -> None:
-    """Make the CPU stand-ins importable in this process and adjust SGLang; in spawned children the path is there already."""
+    """Make the CPU stand-ins importable in this process and adjust SGLang; in spawned children the
+    path is there already."""
     folder = str(Path(__file__).parent / "stand_ins")
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -28,7 +31,8 @@ def use_stand_ins() -> None:
     cpu_patches.apply()
 
 
-# SGLang's debug dumper imports Megatron where it can: seconds and memory, in each process, for nothing.
+# SGLang's debug dumper imports Megatron where it can: seconds and memory, in each process, for
+# nothing.
 sys.modules.setdefault("megatron", None)  # type: ignore[arg-type]  # None: importing it is an ImportError
 
 if os.environ.get(STAND_INS_VARIABLE) == "1":

@@ -2,13 +2,14 @@
 
     python -I -S guardian.py --parent PID --grace SECONDS -- COMMAND...
 
-Trainer -> guardian -> engine -> the engine's own children. The guardian ends all that is below it when
-- the trainer is gone, however it went (SIGKILL included): it watches a pidfd of the trainer, which belongs to the process and
-  not, like PR_SET_PDEATHSIG, to the thread that started us;
+Trainer -> guardian -> engine -> the engine's own children. The guardian ends all that is below it
+when
+- the trainer is gone, however it went (SIGKILL included): it watches a pidfd of the trainer, which
+  belongs to the process and not, like PR_SET_PDEATHSIG, to the thread that started us;
 - it gets SIGTERM (SIGTERM to the engine first, SIGKILL after the grace period);
-- the engine's main process ends by itself.
-It is a child subreaper, so descendants whose parent died are still its children. Should the guardian itself be killed, the kernel
-kills the engine (PR_SET_PDEATHSIG; the guardian has one thread), and SGLang's children set the same for theirs.
+- the engine's main process ends by itself. It is a child subreaper, so descendants whose parent
+died are still its children. Should the guardian itself be killed, the kernel kills the engine
+(PR_SET_PDEATHSIG; the guardian has one thread), and SGLang's children set the same for theirs.
 
 Standard library only, Linux only: it must start in milliseconds and stay small beside every engine.
 """
@@ -16,6 +17,7 @@ Standard library only, Linux only: it must start in milliseconds and stay small 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import select
@@ -64,7 +66,8 @@ def main() -> int:
 
 
 def wait_for_an_end(parent: int, engine: subprocess.Popen[bytes], stop_read: int) -> str:
-    """Block until the parent is gone ("orphaned"), a signal asks us to stop ("stopped") or the engine ends ("ended")."""
+    """Block until the parent is gone ("orphaned"), a signal asks us to stop ("stopped") or the
+    engine ends ("ended")."""
     poller = select.poll()
     poller.register(stop_read, select.POLLIN)
     reasons = {stop_read: "stopped"}
@@ -73,7 +76,8 @@ def wait_for_an_end(parent: int, engine: subprocess.Popen[bytes], stop_read: int
         if descriptor is not None:
             poller.register(descriptor, select.POLLIN)
             reasons[descriptor] = reason
-    # Without pidfds (some sandboxes), and against a parent that died before we watched it, look twice a second.
+    # Without pidfds (some sandboxes), and against a parent that died before we watched it, look
+    # twice a second.
     interval_ms = 500 if len(reasons) < 3 else 10_000
     while True:
         if os.getppid() != parent:
@@ -87,21 +91,18 @@ def wait_for_an_end(parent: int, engine: subprocess.Popen[bytes], stop_read: int
 def terminate(engine: subprocess.Popen[bytes], grace_s: float) -> None:
     """Ask the engine to end and give it `grace_s` seconds."""
     engine.terminate()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):  # the caller kills what is left
         engine.wait(timeout=grace_s)
-    except subprocess.TimeoutExpired:
-        pass  # the caller kills what is left
 
 
 def kill_descendants() -> None:
-    """SIGKILL every descendant until none runs: a dead parent's children become ours, since we are the subreaper."""
+    """SIGKILL every descendant until none runs: a dead parent's children become ours, since we are
+    the subreaper."""
     deadline = time.monotonic() + 10.0
     while (running := _descendants(os.getpid())) and time.monotonic() < deadline:
         for pid in running:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         time.sleep(0.01)
 
 

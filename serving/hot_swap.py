@@ -1,14 +1,14 @@
 """New weights into running engines, as a transaction: pause, load, verify, name the version, go on.
 
-    swap(clients, weights_dir, version, transport)
-        pause        running requests are retracted: they wait and carry on with the new weights, their tokens keep their spans
-        load         by a `Transport`
-        verify       the engine's own checksum of its weights against the trainer's (`PolicyVersion.checksum`)
-        set version  only now can a token be said to come from `version`
+    swap(clients, weights_dir, version, transport) pause        running requests are retracted: they
+        wait and carry on with the new weights, their tokens keep their spans load         by a
+        `Transport` verify       the engine's own checksum of its weights against the trainer's
+        (`PolicyVersion.checksum`) set version  only now can a token be said to come from `version`
         resume
 
-Each engine goes through it by itself, all at the same time, every wait bounded by `EngineConfig.control_timeout_s`. An engine that
-fails is never resumed unless its weights are provably those of before; whoever holds the engines takes it out of the pool.
+Each engine goes through it by itself, all at the same time, every wait bounded by
+`EngineConfig.control_timeout_s`. An engine that fails is never resumed unless its weights are
+provably those of before; whoever holds the engines takes it out of the pool.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from serving.weight_files import check_weight_files
 class Transport(Protocol):
     """Moves one version of the weights into one paused engine.
 
-    `disk` works everywhere and is the only one so far. A transport that streams buckets from the trainer (NCCL, gloo, CUDA IPC)
-    brackets them by `client.begin_weight_update` and `client.end_weight_update`, and leaves version and checksum to `swap`.
+    `disk` works everywhere and is the only one so far. A transport that streams buckets from the
+    trainer (NCCL, gloo, CUDA IPC) brackets them by `client.begin_weight_update` and
+    `client.end_weight_update`, and leaves version and checksum to `swap`.
     """
 
     async def load(self, client: EngineClient, weights_dir: Path) -> None:
@@ -41,7 +42,8 @@ class DiskTransport:
     """The engine reads an HF checkpoint folder that it can see at the same path."""
 
     async def load(self, client: EngineClient, weights_dir: Path) -> None:
-        """SGLang keeps the old weights when it cannot find the files, but not when one turns out to be corrupt half-way."""
+        """SGLang keeps the old weights when it cannot find the files, but not when one turns out to
+        be corrupt half-way."""
         await client.load_weights_from_disk(weights_dir)
 
 
@@ -70,8 +72,10 @@ async def swap(
 
     Args:
         clients: Engines that are up.
-        weights_dir: HF checkpoint folder of that version. It must stay until the next version is served.
-        version: Its checksum is `checksum.EngineChecksum.overall()` for these engines; "" compares nothing.
+        weights_dir: HF checkpoint folder of that version. It must stay until the next version is
+            served.
+        version: Its checksum is `checksum.EngineChecksum.overall()` for these engines; "" compares
+            nothing.
 
     Raises:
         SwapError: the folder holds no readable safetensors; no engine was touched.
@@ -102,8 +106,10 @@ async def _swap_one(
         after = (await client.checksums()).overall
         if version.checksum and after != version.checksum:
             raise SwapError(
-                f"{client.url}: policy version {version.number} from {folder} has checksum {after[:16]}…, "
-                f"the trainer's is {version.checksum[:16]}…: the engine's weights are not the trainer's "
+                f"{client.url}: policy version {version.number} from {folder} has checksum "
+                f"{after[:16]}…, "
+                f"the trainer's is {version.checksum[:16]}…: the engine's weights are not the "
+                "trainer's "
                 "(same dtype and tp on both sides?)"
             )
         await client.set_version(version.number)

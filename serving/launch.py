@@ -1,4 +1,5 @@
-"""One engine process: start within a bound, say what it is doing, stop it, and leave nothing behind."""
+"""One engine process: start within a bound, say what it is doing, stop it, and leave nothing
+behind."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ class EngineProcess:
         """Launch and wait until it answers.
 
         Raises:
-            EngineStartError: port in use, process ended, or `start_timeout_s` passed; ends with the last log lines.
+            EngineStartError: port in use, process ended, or `start_timeout_s` passed; ends with the
+                last log lines.
         """
         self.launch(progress)
         self.wait_ready(progress)
@@ -107,7 +109,8 @@ class EngineProcess:
         _report(progress, f"engine {self.index}: importing SGLang")
 
     def wait_ready(self, progress: Progress | None = None) -> None:
-        """Block until the launched engine answers; `progress` hears of each phase. Raises as `start`, after cleaning up."""
+        """Block until the launched engine answers; `progress` hears of each phase. Raises as
+        `start`, after cleaning up."""
         told = ""
         try:
             while time.monotonic() - self._launched_at < self.config.start_timeout_s:
@@ -138,7 +141,8 @@ class EngineProcess:
             raise
 
     def stop(self) -> None:
-        """End the engine and everything below it; does nothing when it is gone. Bounded by `stop_timeout_s` and 10 s more."""
+        """End the engine and everything below it; does nothing when it is gone. Bounded by
+        `stop_timeout_s` and 10 s more."""
         if self._guardian is None:
             return
         if self._guardian.poll() is None:
@@ -150,7 +154,8 @@ class EngineProcess:
             self._guardian.wait()
 
     def restart(self, progress: Progress | None = None) -> None:
-        """Stop what is left of it and start it again, on the same port where that was configured."""
+        """Stop what is left of it and start it again, on the same port where that was
+        configured."""
         self.stop()
         if not self.config.port:
             self.port = 0
@@ -181,7 +186,8 @@ class EngineProcess:
 
 
 def _claim_port(host: str, port: int) -> int:
-    """`port` if it is free, or a free one for 0. Raises EngineStartError naming a port that is taken."""
+    """`port` if it is free, or a free one for 0. Raises EngineStartError naming a port that is
+    taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -189,7 +195,8 @@ def _claim_port(host: str, port: int) -> int:
         except OSError as error:
             raise EngineStartError(
                 f"port {port} on {host} cannot be used for the engine: {error.strerror}. "
-                "Stop what listens there, or set rollout.engine.port to another one (0 picks a free one)."
+                "Stop what listens there, or set rollout.engine.port to another one (0 picks a "
+                "free one)."
             ) from error
         return int(probe.getsockname()[1])
 

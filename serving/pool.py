@@ -3,8 +3,9 @@
     ready ──dies or fails a swap──► out ──restarted, current version loaded and verified──► ready
                                      └──more than max_restarts, or it does not come up──► lost
 
-Requests go to the ready engine with the fewest in flight. A request on an engine that dies is sent again, to another engine or to
-the same one once it is back: no caller sees the death unless every engine is lost.
+Requests go to the ready engine with the fewest in flight. A request on an engine that dies is sent
+again, to another engine or to the same one once it is back: no caller sees the death unless every
+engine is lost.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Engine:
 
 
 class EnginePool:
-    """Use it from one event loop. `start`, `close` and the constructor may be called outside of one."""
+    """Use it from one event loop. `start`, `close` and the constructor may be called outside of
+    one."""
 
     def __init__(
         self,
@@ -59,7 +61,8 @@ class EnginePool:
         transport: Transport | None = None,
         progress: Callable[[str], None] | None = None,
     ):
-        """`model_dir` is the HF folder that engines start from; `progress` hears of starts, deaths and recoveries."""
+        """`model_dir` is the HF folder that engines start from; `progress` hears of starts, deaths
+        and recoveries."""
         self.config = config
         self.transport = transport or DiskTransport()
         self._report = progress or log.info
@@ -129,7 +132,8 @@ class EnginePool:
 
         Raises:
             EngineDiedError: every engine is lost.
-            EngineError: an engine refuses the request (for instance a prompt longer than its context).
+            EngineError: an engine refuses the request (for instance a prompt longer than its
+                context).
         """
         while True:
             engine = await self._next_ready()
@@ -142,13 +146,14 @@ class EnginePool:
                 engine.in_flight -= 1
 
     async def publish(self, weights_dir: str | Path, version: PolicyVersion) -> None:
-        """Bring every engine to `version` (see `hot_swap.swap`); returns when all ready engines serve it.
+        """Bring every engine to `version` (see `hot_swap.swap`); returns when all ready engines
+        serve it.
 
         An engine that dies meanwhile is restarted and tried again.
 
         Raises:
-            SwapError: no engine took it. Engines whose old weights are intact go on serving them; the others recover to the
-                last version that was published with success.
+            SwapError: no engine took it. Engines whose old weights are intact go on serving them;
+                the others recover to the last version that was published with success.
             EngineDiedError: every engine is lost.
         """
         while True:

@@ -1,7 +1,7 @@
 """Whether a weights folder can be read at all, before an engine is asked to read it.
 
-SGLang 0.5.23 keeps its weights when files are missing. But when one cannot be parsed it rolls back from the path that has just
-failed, and its scheduler dies. So a torn file must never reach it.
+SGLang 0.5.23 keeps its weights when files are missing. But when one cannot be parsed it rolls back
+from the path that has just failed, and its scheduler dies. So a torn file must never reach it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Fixtures shared by all tests: a tiny tokenizer, tiny real models, and one real SGLang engine for the whole session."""
+"""Fixtures shared by all tests: a tiny tokenizer, tiny real models, and one real SGLang engine for
+the whole session."""
 
 from __future__ import annotations
 
@@ -31,13 +32,15 @@ _CORPUS = (
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    """A byte-level BPE tokenizer of 400 tokens with ChatML's control tokens: it can spell any text."""
+    """A byte-level BPE tokenizer of 400 tokens with ChatML's control tokens: it can spell any
+    text."""
     return _tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """An fp32 Llama with random weights: GQA, tied embeddings, a vocabulary that is no multiple of 64."""
+    """An fp32 Llama with random weights: GQA, tied embeddings, a vocabulary that is no multiple of
+    64."""
     import transformers
 
     config = transformers.LlamaConfig(
@@ -63,7 +66,8 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One real SGLang engine for the session: `tiny_llama` in fp32, seeded. Tests leave it serving, at any version."""
+    """One real SGLang engine for the session: `tiny_llama` in fp32, seeded. Tests leave it serving,
+    at any version."""
     from serving.config import EngineConfig
     from serving.launch import EngineProcess
 

@@ -1,15 +1,18 @@
 """From a conversation to token ids, by any chat template, with text that stays text.
 
-Whatever a user, a verifier or the model itself wrote may contain the spelling of a control token (``<|im_end|>``). Encoded
-naively it would end the turn. Here only the template's own control tokens become control tokens:
+Whatever a user, a verifier or the model itself wrote may contain the spelling of a control token
+(``<|im_end|>``). Encoded naively it would end the turn. Here only the template's own control tokens
+become control tokens:
 
-1. the template is rendered once with a unique marker in place of each message's text, so we know which characters are the
-   template's and which are content;
+1. the template is rendered once with a unique marker in place of each message's text, so we know
+   which characters are the template's and which are content;
 2. the final text is cut at the control tokens that are the template's;
-3. each is encoded as its id, and each piece between two of them as plain text (`split_special_tokens`).
+3. each is encoded as its id, and each piece between two of them as plain text
+(`split_special_tokens`).
 
-Pieces reach over the border between template and content, so ordinary content gets the same ids as from
-`tokenizer.apply_chat_template`. Text that no tokenizer marks as special (Qwen's ``<think>``) is left to the tokenizer.
+Pieces reach over the border between template and content, so ordinary content gets the same ids as
+from `tokenizer.apply_chat_template`. Text that no tokenizer marks as special (Qwen's ``<think>``)
+is left to the tokenizer.
 """
 
 from __future__ import annotations
@@ -52,7 +55,8 @@ class PromptBuilder:
         return self.encode(question.messages, question.prefill)
 
     def encode(self, messages: Sequence[Message], prefill: str = "") -> tuple[int, ...]:
-        """Token ids of `messages`, the generation prompt and `prefill`, which opens the model's turn."""
+        """Token ids of `messages`, the generation prompt and `prefill`, which opens the model's
+        turn."""
         pieces = self._pieces(messages, prefill)
         if not any(self._specials.search(piece.text) for piece in pieces if not piece.is_template):
             return tuple(self._encode_whole("".join(piece.text for piece in pieces)))
@@ -119,7 +123,8 @@ class PromptBuilder:
 
 
 def _mark(index: int, message: Message) -> dict[str, str]:
-    """The message with a marker for its text; white space around stays visible, templates may trim it."""
+    """The message with a marker for its text; white space around stays visible, templates may trim
+    it."""
     content = message["content"]
     if not content.strip():
         return dict(message)

@@ -31,7 +31,8 @@ class SamplingConfig:
     """Sampling temperature; student and teacher are compared at the same."""
 
     top_p: float = 1.0
-    """Nucleus mass. Below 1 the rollout log-probs are not renormalised to the nucleus: keep 1.0 in training."""
+    """Nucleus mass. Below 1 the rollout log-probs are not renormalised to the nucleus: keep 1.0 in
+    training."""
 
     max_new_tokens: int = 1024
     """Longest response, tokens; a response cut there has finish_reason "length"."""
@@ -40,11 +41,12 @@ class SamplingConfig:
     """Requests in flight over all engines."""
 
     retries: int = 2
-    """Further tries of one attempt after an engine error. Deaths of engines do not count: the pool sends again."""
+    """Further tries of one attempt after an engine error. Deaths of engines do not count: the pool
+    sends again."""
 
     seed: int = 0
-    """Seed of the run. With `EngineConfig.deterministic`, each attempt's seed follows from it, the step, the question
-    and the attempt's index."""
+    """Seed of the run. With `EngineConfig.deterministic`, each attempt's seed follows from it, the
+    step, the question and the attempt's index."""
 
     thinking: bool = False
     """Passed to chat templates that know `enable_thinking`."""
@@ -92,14 +94,17 @@ class Sampler:
         """`num_attempts` attempts at each question, judged; groups in the order of `questions`.
 
         Args:
-            judge: Raises VerifierUnavailable when it could not judge; the attempt is then dropped and counted.
-            version: What every token must come from; an attempt that says otherwise is sampled again.
+            judge: Raises VerifierUnavailable when it could not judge; the attempt is then dropped
+                and counted.
+            version: What every token must come from; an attempt that says otherwise is sampled
+                again.
             step_seed: Makes seeds differ between steps; usually the step's number.
             on_attempt: Called, in this event loop, as each verdict arrives.
 
         Raises:
             EngineDiedError: every engine is lost.
-            EngineError: a request was refused `retries` + 1 times; the other requests are cancelled.
+            EngineError: a request was refused `retries` + 1 times; the other requests are
+                cancelled.
         """
         slots = asyncio.Semaphore(self.config.concurrency)
 
@@ -197,7 +202,8 @@ def _check(completion: Completion, version: PolicyVersion) -> None:
     others = {span.version for span in completion.versions} - {version.number}
     if others:
         raise EngineError(
-            f"sampled from policy version {', '.join(map(str, sorted(others)))}, expected {version.number}"
+            f"sampled from policy version {', '.join(map(str, sorted(others)))}, expected "
+            f"{version.number}"
         )
 
 

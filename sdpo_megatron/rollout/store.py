@@ -1,7 +1,9 @@
-"""The rollouts of a run: one file of judged groups for each step, so that they can be read later and a step can be replayed.
+"""The rollouts of a run: one file of judged groups for each step, so that they can be read later
+and a step can be replayed.
 
-``step-000012.jsonl.zst`` holds a header line and one line for each group. A file appears complete or not at all. Floats are
-written so that reading gives the same bits (Python's shortest repr): a step replayed from its file trains to the same losses.
+``step-000012.jsonl.zst`` holds a header line and one line for each group. A file appears complete
+or not at all. Floats are written so that reading gives the same bits (Python's shortest repr): a
+step replayed from its file trains to the same losses.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class RolloutStore:
         """Record a step, replacing what was there; on the disk when this returns.
 
         Raises:
-            CheckpointError: it could not be written (a full disk, say); what was there is untouched.
+            CheckpointError: it could not be written (a full disk, say); what was there is
+                untouched.
         """
         header = {"format": FORMAT, "step": step, "version": vars(version), "groups": len(groups)}
         lines = [header, *(group_to_json(group) for group in groups)]
@@ -64,7 +67,8 @@ class RolloutStore:
             _write_atomically(self.path(step), data)
         except OSError as error:
             raise CheckpointError(
-                f"{self.path(step)}: the rollouts of step {step} could not be written: {error.strerror}. "
+                f"{self.path(step)}: the rollouts of step {step} could not be written: "
+                f"{error.strerror}. "
                 "Free some space and go on from the last checkpoint."
             ) from error
         return self.path(step)

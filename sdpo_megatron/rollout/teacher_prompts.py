@@ -1,13 +1,14 @@
-"""The teacher's prompt for each attempt of a group (method.md section 3; arXiv 2601.20802, appendix).
+"""The teacher's prompt for each attempt of a group (method.md section 3; arXiv 2601.20802,
+appendix).
 
     {prompt}{solution}{feedback}\n\nCorrectly solve the original question.
 
-Placeholders are replaced literally, never by `str.format`: code and templates contain braces. Everything of the conversation
-stays; only the last user message is re-prompted.
+Placeholders are replaced literally, never by `str.format`: code and templates contain braces.
+Everything of the conversation stays; only the last user message is re-prompted.
 
-Beyond the paper: the demonstration is the sibling's whole turn, the prefill that opened it and the stop string that closed it
-included (the paper has neither); an attempt that succeeded is never shown its feedback, which the template calls that of an
-unsuccessful one.
+Beyond the paper: the demonstration is the sibling's whole turn, the prefill that opened it and the
+stop string that closed it included (the paper has neither); an attempt that succeeded is never
+shown its feedback, which the template calls that of an unsuccessful one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class TeacherPromptConfig:
     """What the teacher is told about an attempt."""
 
     template: str = TEMPLATE
-    """The last user message; {prompt} is its original text, {solution} and {feedback} the two below, or nothing."""
+    """The last user message; {prompt} is its original text, {solution} and {feedback} the two
+    below, or nothing."""
 
     solution_template: str = SOLUTION
     """{successful_attempt} is the sibling's turn."""
@@ -46,7 +48,8 @@ class TeacherPromptConfig:
     """{feedback} is the environment's text for this very attempt."""
 
     success_threshold: float = 1.0
-    """Reward from which an attempt is a demonstration for its siblings, and no longer in need of feedback."""
+    """Reward from which an attempt is a demonstration for its siblings, and no longer in need of
+    feedback."""
 
     use_solutions: bool = True
     """Show a successful sibling."""
@@ -55,7 +58,8 @@ class TeacherPromptConfig:
     """An attempt that succeeded may be its own demonstration."""
 
     solution_choice: str = "first"
-    """Of several successful siblings: "first" by index, or "rotate": attempt i takes the i-th of them, cyclically."""
+    """Of several successful siblings: "first" by index, or "rotate": attempt i takes the i-th of
+    them, cyclically."""
 
     feedback_when: str = "no_solution"
     """Show feedback: "no_solution" (only when no sibling can be shown), "always" or "never"."""
@@ -64,7 +68,8 @@ class TeacherPromptConfig:
     """Cut <think>...</think> out of demonstrations."""
 
     max_prompt_tokens: int = 10240
-    """Limit of the teacher's prompt. Beyond it first the feedback, then the solution is shortened, from its end."""
+    """Limit of the teacher's prompt. Beyond it first the feedback, then the solution is shortened,
+    from its end."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that cannot work."""
@@ -80,12 +85,14 @@ class TeacherPromptConfig:
             )
         if not self.use_solutions and self.feedback_when == "never":
             raise ConfigError(
-                "teacher prompt: use_solutions is off and feedback_when is 'never': no attempt would have a "
+                "teacher prompt: use_solutions is off and feedback_when is 'never': no attempt "
+                "would have a "
                 "teacher. Turn one of them on."
             )
         if self.max_prompt_tokens < 1:
             raise ConfigError(
-                f"teacher prompt: max_prompt_tokens is {self.max_prompt_tokens}; it must be 1 or more"
+                f"teacher prompt: max_prompt_tokens is {self.max_prompt_tokens}; it must be 1 or "
+                "more"
             )
         for name, text, needed in (
             ("template", self.template, ("prompt", "solution", "feedback")),
@@ -105,15 +112,18 @@ class TeacherPromptBuilder:
         self.config = config
 
     def contexts(self, group: Group) -> tuple[TeacherContext | None, ...]:
-        """One context for each attempt; None where there is neither demonstration nor feedback to show.
+        """One context for each attempt; None where there is neither demonstration nor feedback to
+        show.
 
-        None also stands where nothing of either fits into `max_prompt_tokens`: such an attempt has no teacher and
-        its loss is masked. `has_solution` and `has_feedback` say what is really in the prompt.
+        None also stands where nothing of either fits into `max_prompt_tokens`: such an attempt has
+        no teacher and its loss is masked. `has_solution` and `has_feedback` say what is really in
+        the prompt.
         """
         return tuple(self._context(group, index) for index in range(len(group.attempts)))
 
     def null_context(self, question: Question) -> TeacherContext:
-        """The template with nothing in it: what the teacher's shift consists of when it is told nothing."""
+        """The template with nothing in it: what the teacher's shift consists of when it is told
+        nothing."""
         return self._build(question, "", "", 0)
 
     def _context(self, group: Group, index: int) -> TeacherContext | None:

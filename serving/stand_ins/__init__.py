@@ -1,7 +1,8 @@
 """What SGLang imports but a CPU cannot have, seen by the engine process only.
 
-`serving.engine_main` puts this folder at the front of the engine's ``sys.path``, and only when the device is a CPU: on a GPU
-machine these modules would shadow the real ones. No other process ever sees it.
+`serving.engine_main` puts this folder at the front of the engine's ``sys.path``, and only when the
+device is a CPU: on a GPU machine these modules would shadow the real ones. No other process ever
+sees it.
 
     triton/         kernels can be defined, none can be run
     torchvision/    names only; image models are not served

@@ -1,4 +1,5 @@
-"""Changes inside SGLang 0.5.23 that a CPU needs beyond missing imports. Applied in every process of the engine."""
+"""Changes inside SGLang 0.5.23 that a CPU needs beyond missing imports. Applied in every process of
+the engine."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ from typing import Any
 
 
 def apply() -> None:
-    """Let ``--enable-deterministic-inference`` start on a CPU; SGLang honours `sampling_seed` only under that flag.
+    """Let ``--enable-deterministic-inference`` start on a CPU; SGLang honours `sampling_seed` only
+    under that flag.
 
-    Its list of attention backends has no CPU one, and its batch-invariant matrix products are Triton kernels. So on a CPU the
-    flag means seeded sampling only: the same seed in a batch of another size can still differ in the last bits.
+    Its list of attention backends has no CPU one, and its batch-invariant matrix products are
+    Triton kernels. So on a CPU the flag means seeded sampling only: the same seed in a batch of
+    another size can still differ in the last bits.
     """
     from sglang.srt.arg_groups import choices
 

@@ -1,8 +1,9 @@
 """A module that imports as anything and runs as nothing.
 
-`import gpu_package.some.module` and `from gpu_package import Name` succeed; names are created when asked for. A lower-case name is
-again a module (so that ``triton.language.load`` resolves) which also works as a decorator and returns its function unchanged; a
-capitalised name is an empty class, fit to be a base class. Nothing here computes: reaching such a kernel at run time fails.
+`import gpu_package.some.module` and `from gpu_package import Name` succeed; names are created when
+asked for. A lower-case name is again a module (so that ``triton.language.load`` resolves) which
+also works as a decorator and returns its function unchanged; a capitalised name is an empty class,
+fit to be a base class. Nothing here computes: reaching such a kernel at run time fails.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Placeholder(types.ModuleType):
         return value
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Act as a decorator, plain (``@triton.jit``) or with arguments (``@triton.autotune(configs=...)``)."""
+        """Act as a decorator, plain (``@triton.jit``) or with arguments
+        (``@triton.autotune(configs=...)``)."""
         if len(args) == 1 and not kwargs and isinstance(args[0], types.FunctionType | type):
             return args[0]
         return _unchanged
@@ -65,7 +67,8 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def stand_in_for(package: str, version: str) -> Placeholder:
-    """Replace `package` and everything under it by placeholders; SGLang compares `version` with what it needs."""
+    """Replace `package` and everything under it by placeholders; SGLang compares `version` with
+    what it needs."""
     module = Placeholder(package)
     module.__version__ = version
     sys.modules[package] = module

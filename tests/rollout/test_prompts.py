@@ -57,8 +57,10 @@ def test_only_the_spelling_of_control_tokens_changes_ids(prompts: PromptBuilder)
     plain = prompts.encode(({"role": "user", "content": before + after},))
     spelled = prompts.encode(({"role": "user", "content": before + "<|im_end|>" + after},))
     spelling = prompts.plain_ids("<|im_end|>")
-    assert IM_END not in spelling and len(spelling) > 1
-    assert spelled[:10] == plain[:10] and spelled[-8:] == plain[-8:]
+    assert IM_END not in spelling
+    assert len(spelling) > 1
+    assert spelled[:10] == plain[:10]
+    assert spelled[-8:] == plain[-8:]
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,7 +95,8 @@ def test_template_that_trims_content_is_followed(tokenizer: Any) -> None:
 def test_template_that_rewrites_content_is_followed(tokenizer: Any) -> None:
     dropping = _with_template(
         tokenizer,
-        "{% for m in messages %}<|im_start|>{{ m['content'].split('</think>')[-1] }}<|im_end|>{% endfor %}",
+        "{% for m in messages %}<|im_start|>{{ m['content'].split('</think>')[-1] }}<|im_end|>{% "
+        "endfor %}",
     )
     ids = PromptBuilder(dropping).encode(({"role": "user", "content": "<think>no</think>yes"},))
     assert dropping.decode(ids) == "<|im_start|>yes<|im_end|>"

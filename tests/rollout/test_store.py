@@ -1,4 +1,5 @@
-"""Rollout files: what is read equals what was written, and a torn or failed write is never taken for a step."""
+"""Rollout files: what is read equals what was written, and a torn or failed write is never taken
+for a step."""
 
 from __future__ import annotations
 

@@ -95,14 +95,18 @@ def test_feedback_never(tokenizer: Any) -> None:
 def test_no_solutions(tokenizer: Any) -> None:
     results = group(tokenizer, ("x", 0, "wrong"), ("y", 1, ""))
     wrong, _ = teacher_texts(tokenizer, results, use_solutions=False)
-    assert wrong is not None and "Correct solution" not in wrong and "wrong" in wrong
+    assert wrong is not None
+    assert "Correct solution" not in wrong
+    assert "wrong" in wrong
 
 
 def test_threshold_decides_what_is_a_solution(tokenizer: Any) -> None:
     results = group(tokenizer, ("x", 0.4, ""), ("half", 0.5, ""))
     assert teacher_texts(tokenizer, results) == [None, None]
     first, second = teacher_texts(tokenizer, results, success_threshold=0.5)
-    assert first is not None and "half" in first and second is None
+    assert first is not None
+    assert "half" in first
+    assert second is None
 
 
 def test_solutions_by_rotation(tokenizer: Any) -> None:
@@ -115,7 +119,8 @@ def test_solutions_by_rotation(tokenizer: Any) -> None:
         (True, False),
     ]
     rotated = teacher_texts(tokenizer, results, solution_choice="rotate")
-    assert "first" in (rotated[0] or "") and "second" in (rotated[3] or "")
+    assert "first" in (rotated[0] or "")
+    assert "second" in (rotated[3] or "")
 
 
 def test_thinking_is_cut_from_solutions(tokenizer: Any) -> None:
@@ -131,7 +136,8 @@ def test_thinking_is_cut_from_solutions(tokenizer: Any) -> None:
         group(tokenizer, ("x", 0, ""), ("<think>a</think>b", 1, "")),
         remove_thinking=False,
     )
-    assert kept is not None and "\n\n<think>a</think>b\n" in kept
+    assert kept is not None
+    assert "\n\n<think>a</think>b\n" in kept
 
 
 def test_the_whole_turn_is_shown_prefill_and_stop_included(tokenizer: Any) -> None:
@@ -210,12 +216,15 @@ def test_feedback_is_shortened_before_the_solution(tokenizer: Any) -> None:
     whole = context(100_000)
     length = len(whole.prompt_ids)
     fits = context(length)
-    assert fits == whole and fits.num_cut_tokens == 0
+    assert fits == whole
+    assert fits.num_cut_tokens == 0
 
     less = context(length - 10)
-    assert len(less.prompt_ids) <= length - 10 and 10 <= less.num_cut_tokens < 25
+    assert len(less.prompt_ids) <= length - 10
+    assert 10 <= less.num_cut_tokens < 25
     text = less.messages[-1]["content"]
-    assert solution.strip() in text and "12345678" in text and text.endswith(CLOSING)
+    assert solution.strip() in text
+    assert "12345678" in text and text.endswith(CLOSING)
 
     num_feedback = len(prompts.plain_ids(feedback))
     no_feedback = context(length - num_feedback - 60)

@@ -28,7 +28,8 @@ PROMPT = (1, 40, 41, 42, 43)
 
 
 def with_client(engine: EngineProcess, use: Callable[[EngineClient], Awaitable[Any]]) -> Any:
-    """Run `use(client)` in an event loop of its own; the engine's initial weights are loaded before."""
+    """Run `use(client)` in an event loop of its own; the engine's initial weights are loaded
+    before."""
 
     async def main() -> Any:
         client = EngineClient(engine.url, engine.config)
@@ -64,7 +65,8 @@ def checksum_of(folder: Path, dtype: str = "float32") -> str:
 
 
 def test_log_probs_are_those_of_transformers(tiny_engine: EngineProcess, tiny_llama: Path) -> None:
-    """Every sampled token's log-probability at the sampling temperature, before top-p; 1e-5 in fp32."""
+    """Every sampled token's log-probability at the sampling temperature, before top-p; 1e-5 in
+    fp32."""
     import transformers
 
     sampling = SamplingParams(temperature=0.7, top_p=0.9, max_new_tokens=24, seed=11)
@@ -86,7 +88,8 @@ def test_length_limit_is_recorded(tiny_engine: EngineProcess) -> None:
 
 
 def test_tokens_of_the_stop_string_are_kept(tiny_engine: EngineProcess, tokenizer: Any) -> None:
-    """Ids and log-probs hold everything that was sampled, up to the token that completed the stop string."""
+    """Ids and log-probs hold everything that was sampled, up to the token that completed the stop
+    string."""
     free = SamplingParams(max_new_tokens=40, seed=3)
     whole = with_client(tiny_engine, lambda client: client.generate(PROMPT, free))
     stop = tokenizer.decode(whole.token_ids[9:10])
@@ -146,7 +149,7 @@ async def _num_running(client: EngineClient) -> int:
 
 def test_missing_weights_leave_the_old_ones(tiny_engine: EngineProcess, tmp_path: Path) -> None:
     async def use(client: EngineClient) -> Any:
-        with pytest.raises(SwapError, match="no \\*.safetensors"):
+        with pytest.raises(SwapError, match=r"no \*\.safetensors"):
             await swap([client], tmp_path / "nowhere", PolicyVersion(6))
         with pytest.raises(EngineError, match="HTTP 400"):
             await client.load_weights_from_disk(tmp_path / "nowhere")
@@ -162,7 +165,7 @@ def test_torn_weights_never_reach_an_engine(
     (tmp_path / "model.safetensors").write_bytes(content[:-100])
 
     async def use(client: EngineClient) -> Any:
-        with pytest.raises(SwapError, match="policy version 6.*torn"):
+        with pytest.raises(SwapError, match=r"policy version 6.*torn"):
             await swap([client], tmp_path, PolicyVersion(6))
         return (await client.checksums()).overall, await client.version()
 

@@ -1,4 +1,5 @@
-"""The guardian: nothing of an engine outlives the trainer, the guardian or the engine itself. Real processes, no SGLang."""
+"""The guardian: nothing of an engine outlives the trainer, the guardian or the engine itself. Real
+processes, no SGLang."""
 
 from __future__ import annotations
 
@@ -11,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.serving.processes import eventually, running_with
 
 import serving.launch
+from tests.serving.processes import eventually, running_with
 
 # An engine like SGLang: a child that gave itself a session of its own, and a grandchild below it.
 ENGINE = """
 import os, subprocess, sys, time
 stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
-subprocess.Popen([sys.executable, "-c", f"import subprocess, sys\\nsubprocess.Popen([sys.executable, '-c', {stubborn!r}])\\n{stubborn}"],
-                 start_new_session=True)
+child = f"import subprocess as s, sys; s.Popen([sys.executable, '-c', {stubborn!r}]); {stubborn}"
+subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
 print("up", flush=True)
 {then}
 """
@@ -82,13 +83,14 @@ def test_sigkill_of_the_parent_leaves_nothing(tag: str, tmp_path: Path) -> None:
 
 
 def test_sigkill_of_the_guardian_ends_the_engine(tag: str) -> None:
-    """The kernel ends the engine's main process; SGLang's own children ask the kernel for the same."""
+    """The kernel ends the engine's main process; SGLang's own children ask the kernel for the
+    same."""
     guardian = start(tag)
     before = set(running_with(tag))
     guardian.kill()
     guardian.wait()
     assert eventually(lambda: len(running_with(tag)) == NUM_PROCESSES - 2)
-    assert guardian.pid not in running_with(tag) and set(running_with(tag)) < before
+    assert set(running_with(tag)) < before - {guardian.pid}
 
 
 def test_sigterm_ends_all_even_what_ignores_it(tag: str) -> None:

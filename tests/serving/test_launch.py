@@ -1,4 +1,5 @@
-"""Starting and stopping a real engine: every way it can go wrong ends with a message, and nothing is left behind."""
+"""Starting and stopping a real engine: every way it can go wrong ends with a message, and nothing
+is left behind."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ import uuid
 from pathlib import Path
 
 import pytest
-from tests.serving.processes import eventually, running_with
 
 from sdpo_megatron.errors import EngineStartError
 from serving.config import EngineConfig
 from serving.launch import EngineProcess
+from tests.serving.processes import eventually, running_with
 
 
 def config(tag: str = "", **fields: object) -> EngineConfig:
@@ -41,7 +42,7 @@ def test_port_in_use_is_named(tiny_llama: Path, tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         engine = EngineProcess(config(port=port), tiny_llama, tmp_path)
         with pytest.raises(
-            EngineStartError, match=f"port {port} on 127.0.0.1 .* in use.*set rollout.engine.port"
+            EngineStartError, match=rf"port {port} on 127.0.0.1 .* in use.*set rollout.engine.port"
         ):
             engine.start()
     assert not engine.alive
@@ -62,10 +63,11 @@ def test_start_up_is_bounded(tiny_llama: Path, tmp_path: Path, tag: str) -> None
     )
     with pytest.raises(
         EngineStartError,
-        match="not ready within start_timeout_s = 0.5 s .it was at: importing SGLang",
+        match=r"not ready within start_timeout_s = 0.5 s .it was at: importing SGLang",
     ):
         engine.start()
-    assert not engine.alive and running_with(tag) == []
+    assert not engine.alive
+    assert running_with(tag) == []
 
 
 def test_engine_killed_at_start_is_explained(tiny_llama: Path, tmp_path: Path, tag: str) -> None:
@@ -98,7 +100,7 @@ PARENT = """
 import sys, time
 from serving.config import EngineConfig
 from serving.launch import EngineProcess
-config = EngineConfig(device="cpu", dtype="float32", threads=1, max_total_tokens=2048, extra_env=("TAG={tag}",))
+config = EngineConfig(device="cpu", dtype="float32", threads=1, extra_env=("TAG={tag}",))
 EngineProcess(config, {model!r}, {logs!r}).start(print)
 print("started", flush=True)
 time.sleep(600)
@@ -110,14 +112,16 @@ def test_sigkill_of_the_parent_leaves_nothing(tiny_llama: Path, tmp_path: Path, 
     """With the real engine up: guardian, HTTP server, scheduler, detokenizer, resource tracker."""
     script = PARENT.format(tag=tag, model=str(tiny_llama), logs=str(tmp_path))
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
     try:
-        assert parent.stdout is not None
         heard = []
-        for line in parent.stdout:
-            heard.append(line.strip())
-            if heard[-1] == "started":
-                break
-        assert "importing SGLang" in heard[0] and "ready at http://127.0.0.1:" in heard[-2]
+        with parent.stdout:
+            for line in parent.stdout:
+                heard.append(line.strip())
+                if heard[-1] == "started":
+                    break
+        assert "importing SGLang" in heard[0]
+        assert "ready at http://127.0.0.1:" in heard[-2]
         assert len(running_with(tag)) >= 4
     finally:
         parent.kill()

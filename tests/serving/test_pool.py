@@ -9,13 +9,13 @@ import uuid
 from pathlib import Path
 
 import pytest
-from tests.serving.processes import running_with
 
 from sdpo_megatron.errors import EngineDiedError
 from sdpo_megatron.nouns import PolicyVersion, VersionSpan
 from serving.completion import SamplingParams
 from serving.config import EngineConfig
 from serving.pool import EnginePool
+from tests.serving.processes import running_with
 
 PROMPT = (1, 40, 41, 42, 43)
 
@@ -23,7 +23,7 @@ PROMPT = (1, 40, 41, 42, 43)
 def test_unreachable_url_is_named(tmp_path: Path) -> None:
     pool = EnginePool(EngineConfig(urls=("http://127.0.0.1:9/",)), "unused", tmp_path)
     with pytest.raises(
-        EngineDiedError, match="http://127.0.0.1:9/model_info: .*Does an engine listen there"
+        EngineDiedError, match=r"http://127.0.0.1:9/model_info: .*Does an engine listen there"
     ):
         pool.start()
 
@@ -59,7 +59,8 @@ def test_engine_killed_in_a_rollout_comes_back_at_the_current_version(
         pool.close()
     assert all([span.version for span in spans] == [3] for spans in versions)
     assert pool.num_restarts == 1
-    assert "leaves the pool" in "".join(heard) and "serving policy version 3" in heard[-1]
+    assert "leaves the pool" in "".join(heard)
+    assert "serving policy version 3" in heard[-1]
     assert running_with(tag) == []
 
 
@@ -85,7 +86,7 @@ def test_engine_that_cannot_come_back_is_an_error_with_the_reason(
     pool.engines[0].client.url = process.url
     try:
         with pytest.raises(
-            EngineDiedError, match="no inference engine is left(?s:.*)start_timeout_s = 0.5"
+            EngineDiedError, match=r"no inference engine is left(?s:.*)start_timeout_s = 0.5"
         ):
             asyncio.run(pool.generate(PROMPT, SamplingParams(max_new_tokens=4)))
     finally:

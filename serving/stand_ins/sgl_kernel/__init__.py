@@ -1,4 +1,5 @@
-"""The compiled helpers of `sgl_kernel` that a text model reaches on a CPU, in torch; any other name raises when called."""
+"""The compiled helpers of `sgl_kernel` that a text model reaches on a CPU, in torch; any other name
+raises when called."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def assign_req_to_token_pool_cpu(
     out_cache_loc: torch.Tensor,
     pool_len: int,
 ) -> None:
-    """Write each request's new cache slots, laid end to end in `out_cache_loc`, into its row of `req_to_token`."""
+    """Write each request's new cache slots, laid end to end in `out_cache_loc`, into its row of
+    `req_to_token`."""
     taken = 0
     rows = zip(req_pool_indices.tolist(), start_offset.tolist(), end_offset.tolist(), strict=True)
     for row, start, end in rows:
@@ -31,7 +33,8 @@ def assign_req_to_token_pool_cpu(
 def murmur_hash32(
     seed: torch.Tensor, positions: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    """MurmurHash3 (32 bit, seed 0) of (seed low word, seed high word, position, column): the noise of seeded sampling.
+    """MurmurHash3 (32 bit, seed 0) of (seed low word, seed high word, position, column): the noise
+    of seeded sampling.
 
     Args:
         seed: [B] 64-bit seeds. positions: [B]. columns: [V].

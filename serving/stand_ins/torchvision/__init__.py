@@ -1,4 +1,5 @@
-"""torchvision by name only: transformers and SGLang import it for image models, which are not served here."""
+"""torchvision by name only: transformers and SGLang import it for image models, which are not
+served here."""
 
 import enum
 

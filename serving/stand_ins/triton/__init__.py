@@ -22,7 +22,7 @@ class Config:
         self.kwargs, self.num_warps, self.num_stages = kwargs or {}, num_warps, num_stages
 
 
-class constexpr:  # noqa: N801 (Triton's spelling)
+class constexpr:
     """A compile-time constant."""
 
     def __init__(self, value: Any) -> None:
