@@ -32,16 +32,20 @@ class SandboxConfig:
     """How untrusted programs are run. Limits are defaults that a program may lower or raise.
 
     Attributes:
-        runner: "zygote" forks a pre-imported interpreter (fast); "bubblewrap" starts bwrap and a new interpreter.
-        workers: How many runs at once; each is a small process. 0 means one per CPU that this process may use.
-        wall_s: Wall time of one run, seconds. Generous: on a busy machine only CPU time is a fair measure.
+        runner: "zygote" forks a pre-imported interpreter (fast); "bubblewrap" starts bwrap and a
+            new interpreter.
+        workers: How many runs at once; each is a small process. 0 means one per CPU that this
+            process may use.
+        wall_s: Wall time of one run, seconds. Generous: on a busy machine only CPU time is a fair
+            measure.
         cpu_s: CPU time of all processes of one run together, seconds.
         memory_mb: Memory of all processes of one run together, MiB.
         output_kb: stdout and stderr, KiB each; a program that writes more is stopped.
         processes: Processes and threads of one run together.
         tmp_mb: Size of the run's private /tmp, MiB.
         open_files: Open descriptors of one process.
-        packages: Import names of installed packages that programs may use, e.g. ("numpy",); imported in the zygote.
+        packages: Import names of installed packages that programs may use, e.g. ("numpy",);
+            imported in the zygote.
             Their folders become readable: never name a package that holds tests.
         minimum_layers: Names of isolation layers without which nothing is run (see `LAYERS`).
         disable_layers: Layers not to use even where they work; for tests of what each layer stops.

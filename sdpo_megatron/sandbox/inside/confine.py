@@ -1,7 +1,7 @@
 """What a freshly forked child does to itself before it reads a byte that anybody else wrote.
 
-The order matters: mounts need capabilities, the uid change clears the parent-death signal, Landlock and seccomp need
-no_new_privs, and seccomp must come last because it forbids most of the rest.
+The order matters: mounts need capabilities, the uid change clears the parent-death signal, Landlock
+and seccomp need no_new_privs, and seccomp must come last because it forbids most of the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ CHANNEL_FD, RPC_FD = 3, 4
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one run. Seconds, MiB and counts; `memory_mb` and `processes` are for the whole tree."""
+    """Limits of one run. Seconds, MiB and counts; `memory_mb` and `processes` are for the whole
+    tree."""
 
     wall_s: float
     cpu_s: float
@@ -40,7 +41,8 @@ class Fence:
         seccomp_code: The BPF program; empty when seccomp is off.
         readable: Landlock rules of the readable paths: (descriptor, rights).
         devices: Landlock rules of /dev/null and its kin.
-        host_uid: First uid that runs may get on the host; 0 when uids cannot be chosen (ordinary user).
+        host_uid: First uid that runs may get on the host; 0 when uids cannot be chosen (ordinary
+            user).
     """
 
     layers: tuple[str, ...] = ()
@@ -57,10 +59,12 @@ class Fence:
 def confine(
     fence: Fence, limits: Limits, fds: list[int], status_fd: int, uid: int, tmp: str
 ) -> None:
-    """Locks this process in. `fds` become stdin, stdout, stderr, channel and (for judged runs) rpc: 0, 1, 2, 3, 4.
+    """Locks this process in. `fds` become stdin, stdout, stderr, channel and (for judged runs) rpc:
+    0, 1, 2, 3, 4.
 
-    `uid` is the id to take (inside the user namespace, or on the host without one; -1 keeps it), `tmp` the directory
-    that the run owns. Raises OSError when a layer that was promised cannot be applied: the caller must then not run.
+    `uid` is the id to take (inside the user namespace, or on the host without one; -1 keeps it),
+    `tmp` the directory that the run owns. Raises OSError when a layer that was promised cannot be
+    applied: the caller must then not run.
     """
     own = uid if uid >= 0 else os.getuid()
     if "mount" in fence.layers:

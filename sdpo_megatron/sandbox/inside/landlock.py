@@ -1,4 +1,5 @@
-"""Landlock: the kernel's per-process allow-list of paths, ports and signals. Needs no privilege (Linux 5.13)."""
+"""Landlock: the kernel's per-process allow-list of paths, ports and signals. Needs no privilege
+(Linux 5.13)."""
 
 from __future__ import annotations
 
@@ -47,9 +48,9 @@ def _file_rights(version: int) -> int:
 def restrict(readable: list[tuple[int, int]], writable: list[int], version: int) -> None:
     """Confines this process and all it will fork, for good.
 
-    `readable` holds (directory or file descriptor, rights); `writable` descriptors of directories for reading and
-    writing. TCP (ABI 4), abstract sockets and signals to outside (ABI 6) are denied wherever the kernel can.
-    Needs no_new_privs set before.
+    `readable` holds (directory or file descriptor, rights); `writable` descriptors of directories
+    for reading and writing. TCP (ABI 4), abstract sockets and signals to outside (ABI 6) are denied
+    wherever the kernel can. Needs no_new_privs set before.
     """
     handled = _file_rights(version)
     ruleset = _Ruleset(handled, 3 if version >= 4 else 0, 3 if version >= 6 else 0)

@@ -1,7 +1,8 @@
-"""Two ways to start a confined child: a clone of this pre-imported interpreter, or bubblewrap and a new interpreter.
+"""Two ways to start a confined child: a clone of this pre-imported interpreter, or bubblewrap and a
+new interpreter.
 
-Both end in the same place: descriptors 0 to 4 set, every promised layer on, `main` of the attempt or of the judge. A child
-that cannot put a layer on says so over its status pipe and runs nothing.
+Both end in the same place: descriptors 0 to 4 set, every promised layer on, `main` of the attempt
+or of the judge. A child that cannot put a layer on says so over its status pipe and runs nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from . import attempt, judge, landlock, linux, seccomp
 from .confine import INSIDE_ID, RPC_FD, Fence, Limits, confine, set_limits
 from .plain_data import receive_frame, send_frame
 
+# Resolved at import: after the worker has entered its view, links outside of it lead nowhere.
+_INTERPRETER = os.path.realpath(sys.executable)
 _MAINS: dict[str, Callable[[], None]] = {"attempt": attempt.main, "judge": judge.main}
 
 
 @dataclass
 class Child:
-    """A running child. `status_fd` yields b"+" once it is confined, or the reason why it could not be."""
+    """A running child. `status_fd` yields b"+" once it is confined, or the reason why it could not
+    be."""
 
     pid: int
     pidfd: int
@@ -38,7 +42,8 @@ def clone_child(
     proc_fd: int,
     adopt: Callable[[int], None],
 ) -> Child:
-    """Clones this process into new namespaces. `adopt` is called with the pid before the child does anything."""
+    """Clones this process into new namespaces. `adopt` is called with the pid before the child does
+    anything."""
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = linux.clone(fence.namespace_flags())
@@ -83,7 +88,7 @@ def _become(
             uid = INSIDE_ID
         confine(fence, limits, fds, status_fd, uid, tmp)
         _run(role, len(fds))
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         _report_failure(status_fd, len(fds), error)
     finally:
         os._exit(0)
@@ -97,7 +102,7 @@ def _run(role: str, status_fd: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     try:
         _MAINS[role]()
-    except BaseException:  # noqa: BLE001 - broken channel: the host has gone or the program closed it
+    except BaseException:  # broken channel: the host has gone or the program closed it
         pass
     os._exit(0)
 
@@ -113,7 +118,8 @@ def _report_failure(*arguments: object) -> None:
 
 
 def _map_ids(proc_fd: int, pid: int, host_uid: int) -> None:
-    """Writes the child's user namespace maps: one id, INSIDE_ID, which is `host_uid` (or our own) outside."""
+    """Writes the child's user namespace maps: one id, INSIDE_ID, which is `host_uid` (or our own)
+    outside."""
     outside_uid, outside_gid = (host_uid, host_uid) if host_uid else (os.getuid(), os.getgid())
     if not host_uid:
         _write(proc_fd, f"{pid}/setgroups", "deny")
@@ -138,7 +144,8 @@ def bubblewrap_child(
     bwrap: str,
     adopt: Callable[[int], None],
 ) -> Child:
-    """Starts bubblewrap and in it a new interpreter that runs `inside.launch.main`. The view must hold both."""
+    """Starts bubblewrap and in it a new interpreter that runs `inside.launch.main`. The view must
+    hold both."""
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
     setup_read, setup_write = os.pipe2(os.O_CLOEXEC)
@@ -150,7 +157,7 @@ def bubblewrap_child(
                 _exec_bubblewrap(
                     role, fds, status_write, setup_read, setup_write, limits, host_uid, bwrap
                 )
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             _report_failure(status_write, status_write, error)
         finally:
             os._exit(0)
@@ -203,9 +210,8 @@ def _exec_bubblewrap(
         *("--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", "sandbox"),
         *("--setenv", "PYTHONHASHSEED", "0", "--setenv", "LC_ALL", "C.UTF-8"),
         *binds,
+        *(word for name in sorted(os.listdir("/dev")) for word in _device(f"/dev/{name}")),
         *(
-            "--dev",
-            "/dev",
             "--size",
             str(limits.tmp_mb << 20),
             "--tmpfs",
@@ -221,6 +227,10 @@ def _exec_bubblewrap(
     os.execv(bwrap, command)
 
 
+def _device(path: str) -> tuple[str, ...]:
+    return ("--dev-bind", path, path)
+
+
 def _bind(path: str) -> tuple[str, ...]:
     if os.path.islink(path):
         return ("--symlink", os.readlink(path), path)
@@ -228,14 +238,16 @@ def _bind(path: str) -> tuple[str, ...]:
 
 
 def interpreter_command(code: str) -> list[str]:
-    """A bare interpreter: no site, no user folder, no script folder on the path, and only `inside` importable."""
+    """A bare interpreter: no site, no user folder, no script folder on the path, and only `inside`
+    importable."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     start = f"import sys; sys.path.append({folder!r}); {code}"
-    return [os.path.realpath(sys.executable), "-s", "-S", "-P", "-B", "-c", start]
+    return [_INTERPRETER, "-s", "-S", "-P", "-B", "-c", start]
 
 
 def main(num_fds: int) -> None:
-    """Entry of the interpreter inside bubblewrap: the layers that bubblewrap leaves to the program itself."""
+    """Entry of the interpreter inside bubblewrap: the layers that bubblewrap leaves to the program
+    itself."""
     status_fd, setup_fd = num_fds, num_fds + 1
     try:
         setup = receive_frame(setup_fd)
@@ -261,7 +273,7 @@ def main(num_fds: int) -> None:
             os.set_inheritable(fd, False)
         assert RPC_FD == 4
         _run(setup["role"], status_fd)
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         _report_failure(status_fd, status_fd, error)
     finally:
         os._exit(0)

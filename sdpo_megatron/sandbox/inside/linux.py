@@ -1,7 +1,7 @@
 """The few Linux calls that Python 3.11 does not wrap, by number through libc's `syscall`.
 
-Every wrapper raises OSError with errno and the call's name. The interpreter lock is kept during the calls (PyDLL), so a
-clone'd child never sees a lock held by another thread.
+Every wrapper raises OSError with errno and the call's name. The interpreter lock is kept during the
+calls (PyDLL), so a clone'd child never sees a lock held by another thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ MACHINE = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64":
 _LIBC = ctypes.PyDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
 
-# number on x86_64, number on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h)
+# number on x86_64, number on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl,
+# include/uapi/asm-generic/unistd.h)
 _NUMBERS = {
     "clone": (56, 220),
     "pivot_root": (155, 41),
@@ -75,7 +76,8 @@ def call(name: str, *arguments: object) -> int:
 
 
 def clone(flags: int) -> tuple[int, int]:
-    """fork() with namespaces in one call. Returns (pid, pidfd) in the parent and (0, -1) in the child."""
+    """fork() with namespaces in one call. Returns (pid, pidfd) in the parent and (0, -1) in the
+    child."""
     pidfd = ctypes.c_int(-1)
     ctypes.pythonapi.PyOS_BeforeFork()
     try:
@@ -114,7 +116,8 @@ class _MountAttributes(ctypes.Structure):
 
 
 def change_mount(target: str, add: int = 0, remove: int = 0, recursive: bool = False) -> None:
-    """Adds or removes MS_RDONLY and MS_NOSUID on a mount (or a tree), keeping flags that a user namespace has locked."""
+    """Adds or removes MS_RDONLY and MS_NOSUID on a mount (or a tree), keeping flags that a user
+    namespace has locked."""
     attributes = _MountAttributes(add, remove, 0, 0)
     flags = AT_RECURSIVE if recursive else 0
     call(
@@ -138,7 +141,8 @@ def pidfd_open(pid: int) -> int:
 
 
 def pidfd_kill(pidfd: int) -> None:
-    """SIGKILL through a pidfd: never hits a recycled pid. Silent when the process is already gone."""
+    """SIGKILL through a pidfd: never hits a recycled pid. Silent when the process is already
+    gone."""
     try:
         call("pidfd_send_signal", pidfd, int(signal.SIGKILL), 0, 0)
     except ProcessLookupError:
@@ -158,7 +162,8 @@ def close_all_except(keep: set[int]) -> None:
 
 
 def drop_capabilities() -> None:
-    """Empties the bounding, effective, permitted and inheritable sets, and forbids regaining any by exec."""
+    """Empties the bounding, effective, permitted and inheritable sets, and forbids regaining any by
+    exec."""
     for capability in range(64):
         try:
             prctl(PR_CAPBSET_DROP, capability)

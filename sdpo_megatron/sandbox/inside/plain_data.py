@@ -1,9 +1,10 @@
 """Plain data over a pipe: the only language that a hostile program and its judge share.
 
-None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset and dict, nothing else: no classes, no references,
-no code, so decoding cannot run anything. A value of another type is sent as its type's name and arrives as `Opaque`,
-which equals nothing. Layout: one tag byte, then a fixed-size number or a 4-byte big-endian count and the content. A frame
-is a 4-byte big-endian length and one encoded value.
+None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset and dict, nothing else: no
+classes, no references, no code, so decoding cannot run anything. A value of another type is sent as
+its type's name and arrives as `Opaque`, which equals nothing. Layout: one tag byte, then a
+fixed-size number or a 4-byte big-endian count and the content. A frame is a 4-byte big-endian
+length and one encoded value.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Opaque:
 
 
 def encode(value: Any) -> bytes:
-    """Encodes `value`. Subclasses are sent as their plain base. Raises PlainDataError when nested deeper than MAX_DEPTH."""
+    """Encodes `value`. Subclasses are sent as their plain base. Raises PlainDataError when nested
+    deeper than MAX_DEPTH."""
     parts: list[bytes] = []
     _encode(value, parts, 0)
     return b"".join(parts)
@@ -147,7 +149,8 @@ def _leaf(tag: int, raw: bytes) -> Any:
 
 
 def send_frame(fd: int, value: Any, limit: int = MAX_FRAME_BYTES) -> None:
-    """Writes one frame to a blocking descriptor. Raises PlainDataError above `limit` bytes, OSError when nobody reads."""
+    """Writes one frame to a blocking descriptor. Raises PlainDataError above `limit` bytes, OSError
+    when nobody reads."""
     payload = encode(value)
     if len(payload) > limit:
         raise PlainDataError(f"{len(payload)} bytes, the limit is {limit}")
@@ -157,7 +160,8 @@ def send_frame(fd: int, value: Any, limit: int = MAX_FRAME_BYTES) -> None:
 
 
 def receive_frame(fd: int, limit: int = MAX_FRAME_BYTES) -> Any:
-    """Reads one frame from a blocking descriptor. Raises EOFError at its end, PlainDataError on a malformed frame."""
+    """Reads one frame from a blocking descriptor. Raises EOFError at its end, PlainDataError on a
+    malformed frame."""
     size = _COUNT.unpack(_read_exactly(fd, 4))[0]
     if size > limit:
         raise PlainDataError(f"a frame of {size} bytes, the limit is {limit}")

@@ -1,7 +1,8 @@
-"""The accounting supervisor: CPU time, memory and number of all processes below one, read from /proc.
+"""The accounting supervisor: CPU time, memory and number of all processes below one, read from
+/proc.
 
-Used where cgroups are missing and for limits that no kernel counter covers (CPU time of a whole tree). It samples, so a
-tree can pass its limit for one interval before it is killed.
+Used where cgroups are missing and for limits that no kernel counter covers (CPU time of a whole
+tree). It samples, so a tree can pass its limit for one interval before it is killed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ _MAX_VISITED = 4096
 
 @dataclass
 class Usage:
-    """Sums over a tree: CPU seconds (reaped children included), private memory in bytes, number of processes."""
+    """Sums over a tree: CPU seconds (reaped children included), private memory in bytes, number of
+    processes."""
 
     cpu_s: float = 0.0
     memory: int = 0
@@ -24,7 +26,8 @@ class Usage:
 
 
 def usage(proc_fd: int, root: int) -> Usage:
-    """Adds up `root` and its descendants. Orphans stay in the tree because root is their namespace's init or a subreaper."""
+    """Adds up `root` and its descendants. Orphans stay in the tree because root is their
+    namespace's init or a subreaper."""
     total = Usage()
     for pid in descendants(proc_fd, root):
         try:

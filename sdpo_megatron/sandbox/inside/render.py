@@ -1,15 +1,22 @@
-"""Values as short text, the same on every run: no addresses, sets in a fixed order, never more work than the budget."""
+"""Values as short text, the same on every run: no addresses, sets in a fixed order, never more work
+than the budget."""
 
 from __future__ import annotations
 
 from typing import Any
 
-_BRACKETS = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}"), frozenset: ("frozenset({", "})")}
+_BRACKETS: dict[type[Any], tuple[str, str]] = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    set: ("{", "}"),
+    frozenset: ("frozenset({", "})"),
+}
 _MAX_INT_BITS = 4096
 
 
 def render(value: Any, budget: int = 600) -> str:
-    """Like repr for plain data, about `budget` characters at most; what is left out is marked with `...`."""
+    """Like repr for plain data, about `budget` characters at most; what is left out is marked with
+    `...`."""
     return _render(value, budget, 0)
 
 
@@ -21,9 +28,7 @@ def _render(value: Any, budget: int, depth: int) -> str:
     ):
         return f"<integer of about {int(value.bit_length() * 0.30103) + 1} digits>"
     if isinstance(value, (str, bytes)):
-        return shorten_middle(
-            repr(value if len(value) <= 2 * budget else value[:budget] + value[-budget:]), budget
-        )
+        return _render_text(value, budget)
     if type(value) in _BRACKETS:
         return _render_items(value, budget, depth)
     if isinstance(value, dict):
@@ -38,6 +43,14 @@ def _render(value: Any, budget: int, depth: int) -> str:
             left -= len(parts[-1]) + 2
         return "{" + ", ".join(parts) + "}"
     return repr(value)
+
+
+def _render_text(value: Any, budget: int) -> str:
+    if len(value) <= 2 * budget:
+        return shorten_middle(repr(value), budget)
+    cut = len(value) - budget
+    half = budget // 2
+    return f"{value[:half]!r} ...[{cut} characters cut]... {value[-half:]!r}"
 
 
 def _render_items(value: Any, budget: int, depth: int) -> str:

@@ -1,4 +1,5 @@
-"""A seccomp filter, assembled by hand: an allow-list of system calls, with arguments checked where they matter."""
+"""A seccomp filter, assembled by hand: an allow-list of system calls, with arguments checked where
+they matter."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ _NUMBER_AT, _ARCH_AT, _ARGUMENT_0_AT, _ARGUMENT_1_AT = (
 )  # struct seccomp_data, little-endian halves
 
 _NEW_NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
-# terminal size and attributes, non-blocking, close-on-exec, bytes waiting: never TIOCSTI (typing into the terminal)
+# terminal size and attributes, non-blocking, close-on-exec, bytes waiting: never TIOCSTI (typing
+# into the terminal)
 _IOCTLS = (0x5401, 0x5413, 0x5421, 0x5450, 0x5451, 0x541B)
 _SPECIAL = ("clone", "clone3", "ioctl", "execve")
 
@@ -35,8 +37,8 @@ def _argument_check(number: int, check: list[bytes]) -> list[bytes]:
 def program(machine: str, allow_exec: bool = False) -> bytes:
     """The filter as BPF instructions (8 bytes each). KeyError for an unknown machine.
 
-    A foreign architecture (32-bit or x32 calls) kills the process; a call that is not listed fails with EPERM, clone3
-    with ENOSYS so that libc falls back to clone, whose flags can be inspected.
+    A foreign architecture (32-bit or x32 calls) kills the process; a call that is not listed fails
+    with EPERM, clone3 with ENOSYS so that libc falls back to clone, whose flags can be inspected.
     """
     numbers, arch = table(machine)
     code = [
@@ -73,5 +75,6 @@ class _Program(ctypes.Structure):
 
 
 def install(code: bytes) -> None:
-    """Applies the filter to this process and all it will fork, for good. Needs no_new_privs set before."""
+    """Applies the filter to this process and all it will fork, for good. Needs no_new_privs set
+    before."""
     linux.call("seccomp", 1, 0, ctypes.byref(_Program(len(code) // 8, code)))

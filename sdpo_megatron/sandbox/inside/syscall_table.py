@@ -1,8 +1,9 @@
 """Which system calls a Python program needs, with their numbers: everything else is refused.
 
-Left out on purpose, beside what is obviously privileged: socket (no network of any family), ptrace and process_vm_*, execve,
-unshare/setns/mount, memfd_create and System V shared memory (memory that per-process limits do not see), io_uring, bpf,
-userfaultfd, keyctl, perf_event_open, setuid and its kin.
+Left out on purpose, beside what is obviously privileged: socket (no network of any family), ptrace
+and process_vm_*, execve, unshare/setns/mount, memfd_create and System V shared memory (memory that
+per-process limits do not see), io_uring, bpf, userfaultfd, keyctl, perf_event_open, setuid and its
+kin.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ _TABLES = {"x86_64": (_X86_64, 0xC000003E), "aarch64": (_AARCH64, 0xC00000B7)}
 
 
 def table(machine: str) -> tuple[dict[str, int], int]:
-    """Numbers by name, and the AUDIT_ARCH that seccomp reports, for "x86_64" or "aarch64"; KeyError for others."""
+    """Numbers by name, and the AUDIT_ARCH that seccomp reports, for "x86_64" or "aarch64"; KeyError
+    for others."""
     text, arch = _TABLES[machine]
     return {name: int(number) for name, number in (word.split("=") for word in text.split())}, arch

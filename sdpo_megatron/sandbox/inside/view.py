@@ -1,7 +1,9 @@
-"""The file system that a run can see: the standard library and the shared libraries it needs, read-only, nothing else.
+"""The file system that a run can see: the standard library and the shared libraries it needs,
+read-only, nothing else.
 
-Built once per worker in a mount namespace of its own; the worker then pivots into it, so the host's files are out of reach
-even for the worker. Each run copies the mount table (cheap) and puts an empty tmpfs of its own over /tmp.
+Built once per worker in a mount namespace of its own; the worker then pivots into it, so the host's
+files are out of reach even for the worker. Each run copies the mount table (cheap) and puts an
+empty tmpfs of its own over /tmp.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ def stdlib() -> str:
 
 
 def hidden() -> list[str]:
-    """Directories inside the standard library that must not be seen: installed packages (they may hold tests)."""
+    """Directories inside the standard library that must not be seen: installed packages (they may
+    hold tests)."""
     return [
         path
         for name in ("site-packages", "dist-packages")
@@ -32,7 +35,8 @@ def hidden() -> list[str]:
 
 
 def libraries() -> list[str]:
-    """Directories of shared libraries, and single libraries outside of them that this interpreter has mapped."""
+    """Directories of shared libraries, and single libraries outside of them that this interpreter
+    has mapped."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     wanted = (
         [f"/usr/lib/{multiarch}", f"/lib/{multiarch}", "/usr/lib64", "/lib64"]
@@ -51,7 +55,8 @@ def libraries() -> list[str]:
 
 
 def readable(packages: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[str]:
-    """All host paths of the view. `packages` are import names whose folders (and bundled libraries) are added."""
+    """All host paths of the view. `packages` are import names whose folders (and bundled libraries)
+    are added."""
     paths = [stdlib(), *libraries(), *extra]
     for name in packages:
         module = sys.modules[name.partition(".")[0]]
@@ -68,7 +73,8 @@ def readable(packages: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[str
 
 
 def enter(paths: list[str], keep_proc: bool) -> None:
-    """Replaces this process's root by the view. Needs a mount namespace of its own and CAP_SYS_ADMIN in it.
+    """Replaces this process's root by the view. Needs a mount namespace of its own and
+    CAP_SYS_ADMIN in it.
 
     `keep_proc` binds the host's /proc too (bubblewrap needs one; it gives its children another).
     """

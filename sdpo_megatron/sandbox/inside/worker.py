@@ -1,7 +1,9 @@
-"""A worker: receives runs over its socket, one at a time, starts them and watches over them until nothing is left.
+"""A worker: receives runs over its socket, one at a time, starts them and watches over them until
+nothing is left.
 
-No payload passes through here. Programs, inputs, tests and outputs travel over descriptors that go straight from the host
-to the child, so the memory that each child is a copy of never holds them. A worker knows limits, and how runs ended.
+No payload passes through here. Programs, inputs, tests and outputs travel over descriptors that go
+straight from the host to the child, so the memory that each child is a copy of never holds them. A
+worker knows limits, and how runs ended.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ _MAX_FDS = 8
 
 @dataclass
 class Tools:
-    """What a worker has besides its fence: the runner's name, cgroups, /proc, and how to choose uids."""
+    """What a worker has besides its fence: the runner's name, cgroups, /proc, and how to choose
+    uids."""
 
     runner: str
     fence: Fence
@@ -86,7 +89,8 @@ class _HostGone(BaseException):
 
 
 class _Run:
-    """One run: an attempt and, when it is judged, its judge. The run ends when its primary process ends."""
+    """One run: an attempt and, when it is judged, its judge. The run ends when its primary process
+    ends."""
 
     def __init__(
         self, request: dict[str, Any], fds: list[int], control: socket.socket, tools: Tools
@@ -115,6 +119,7 @@ class _Run:
             self._watch(start)
         except _HostGone:
             self._end_all()
+            self.tools.cgroups.remove()
             os._exit(0)
         except OSError:
             self._end_all()
@@ -200,6 +205,7 @@ class _Run:
         for role, child in self.children.items():
             linux.pidfd_kill(child.pidfd)
             _, status, used = os.wait4(child.pid, 0)
+            status = self._plain_status(status)
             problem = os.read(child.status_fd, 4096).decode("utf-8", "replace")
             os.close(child.status_fd)
             os.close(child.pidfd)
@@ -219,14 +225,21 @@ class _Run:
                     "cpu_s": cpu_s,
                     "peak_memory_mb": max(self.peak.memory >> 20, used.ru_maxrss >> 10),
                 }
-        if "pid" not in self.tools.fence.layers:
+        if "pid" not in self.tools.fence.layers or self.tools.runner == "bubblewrap":
             _reap_strays(self.tools.proc_fd)
         if self.tmp != "/tmp":
             shutil.rmtree(self.tmp, ignore_errors=True)
         return result
 
+    def _plain_status(self, status: int) -> int:
+        """Bubblewrap ends with 128 + n when the program dies of signal n: told as that signal."""
+        if self.tools.runner == "bubblewrap" and os.WIFEXITED(status) and os.WEXITSTATUS(status) > 128:
+            return os.WEXITSTATUS(status) - 128
+        return status
+
     def _cause_of_death(self, status: int, cpu_s: float) -> str:
-        """Names the limit behind a kill that was not ours: the kernel's CPU limit or its out-of-memory killer."""
+        """Names the limit behind a kill that was not ours: the kernel's CPU limit or its
+        out-of-memory killer."""
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (
             signal.SIGKILL,
             signal.SIGXCPU,
@@ -253,7 +266,8 @@ def _alive(child: Child) -> bool:
 
 
 def _reap_strays(proc_fd: int) -> None:
-    """Without a pid namespace: kills and reaps descendants until none is left (orphans come to us, the subreaper)."""
+    """Without a pid namespace: kills and reaps descendants until none is left (orphans come to us,
+    the subreaper)."""
     for _ in range(1000):
         strays = process_tree.descendants(proc_fd, os.getpid())[1:]
         if not strays:

