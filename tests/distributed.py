@@ -1,7 +1,7 @@
 """Run a function on N ranks of a gloo world, each a spawned process: the ground of every multi-process test.
 
-    def work(rank, world_size, path): ...          # a module-level function
-    results = run_ranks(work, 2, path)             # [result of rank 0, result of rank 1]
+def work(rank, world_size, path): ...          # a module-level function
+results = run_ranks(work, 2, path)             # [result of rank 0, result of rank 1]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import time
 import traceback
@@ -21,7 +22,9 @@ class RankFailed(AssertionError):
     """One or more ranks raised, died or did not end in time; the message holds their tracebacks."""
 
 
-def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 240.0) -> list[Any]:
+def run_ranks(
+    fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 240.0
+) -> list[Any]:
     """Call ``fn(rank, world_size, *args)`` on `world_size` ranks; returns what each returned, by rank.
 
     In each rank: one torch thread, the CPU runtime started, torch.distributed ready over gloo, no model-parallel layout yet.
@@ -44,7 +47,9 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
             for process in processes:
                 process.kill()
                 process.join()
-        failures = {rank: text for rank in range(world_size) if (text := _read_failure(folder, rank))}
+        failures = {
+            rank: text for rank in range(world_size) if (text := _read_failure(folder, rank))
+        }
         if not failures:
             for rank, process in enumerate(processes):
                 if rank in late:
@@ -52,7 +57,11 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
                 elif not _result_file(folder, rank).exists():
                     failures[rank] = f"died with exit code {process.exitcode}"
         if failures:
-            raise RankFailed("\n".join(f"--- rank {rank} of {world_size}:\n{text}" for rank, text in failures.items()))
+            raise RankFailed(
+                "\n".join(
+                    f"--- rank {rank} of {world_size}:\n{text}" for rank, text in failures.items()
+                )
+            )
         return [pickle.loads(_result_file(folder, rank).read_bytes()) for rank in range(world_size)]
 
 
@@ -71,9 +80,16 @@ def _wait(processes: list[Any], folder: str, deadline: float) -> set[int]:
 
 
 def _rank_main(
-    fn: Callable[..., Any], rank: int, world_size: int, args: tuple[Any, ...], folder: str, timeout_s: float
+    fn: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    args: tuple[Any, ...],
+    folder: str,
+    timeout_s: float,
 ) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1"
+    )
     try:
         from datetime import timedelta
 
@@ -96,7 +112,7 @@ def _rank_main(
         torch.distributed.destroy_process_group()
     except BaseException:
         (Path(folder) / f"failure-{rank}").write_text(traceback.format_exc())
-        raise
+        sys.exit(1)
 
 
 def _result_file(folder: str, rank: int) -> Path:

@@ -104,6 +104,13 @@ class ParallelConfig:
             raise ConfigError(
                 f"parallel.tensor={self.tensor} with experts ({spec.model_type}) needs parallel.sequence_parallel=true"
             )
+        if self.expert == 1 and self.expert_tensor != self.tensor:
+            # megatron-core 0.16.1 reduces expert gradients over their own group only where experts are spread (allreduce
+            # flag of ColumnParallelLinear); otherwise they would stay partial sums.
+            raise ConfigError(
+                f"parallel.expert_tensor={self.expert_tensor} with parallel.expert=1 and tensor={self.tensor}: set "
+                f"expert_tensor={self.tensor}, or spread the experts (expert > 1)"
+            )
 
 
 def _must_divide(name: str, size: int, widths: dict[str, int]) -> None:

@@ -242,6 +242,7 @@ def _moe(spec: ModelSpec, fused: bool) -> dict[str, Any]:
         "moe_router_dtype": "fp32",
         "moe_router_load_balancing_type": "none",
         "moe_aux_loss_coeff": 0.0,
-        "moe_token_dispatcher_type": "alltoall",
+        # The all-to-all dispatcher hands its split sizes over as tensors unless they lie on a GPU.
+        "moe_token_dispatcher_type": "allgather" if current_runtime().is_cpu else "alltoall",
         "moe_grouped_gemm": fused,
     }

@@ -116,6 +116,8 @@ def start_runtime(device: str = "auto") -> Runtime:
                 f"device={device}: this process runs on {_current.device.type} already; start another process"
             )
         return _current
+    # torch 2.13 renamed two collectives that megatron-core calls by their old names, in every layer.
+    warnings.filterwarnings("ignore", "`torch.distributed.", category=FutureWarning)
     if wanted == "cuda":
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(local_rank)
@@ -172,7 +174,8 @@ def _quiet_imports() -> Iterator[None]:
 
 
 class _NoStream:
-    """Stands for a CUDA stream or event: a context manager whose every method does nothing."""
+    """Stands for a CUDA stream or event: a context manager whose every method does nothing and returns it
+    (MoE's token dispatcher keeps what `record_event` returns)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -181,8 +184,8 @@ class _NoStream:
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return _no_op()
+    def __getattr__(self, name: str) -> Callable[..., _NoStream]:
+        return lambda *args, **kwargs: self
 
 
 def _no_op() -> Callable[..., None]:

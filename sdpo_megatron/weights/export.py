@@ -34,7 +34,9 @@ def checkpoint_dtype(spec: ModelSpec) -> torch.dtype:
         ConfigError: It is none that we write.
     """
     if spec.dtype not in _DTYPES:
-        raise ConfigError(f"dtype={spec.dtype!r} in config.json: expected one of {', '.join(_DTYPES)}")
+        raise ConfigError(
+            f"dtype={spec.dtype!r} in config.json: expected one of {', '.join(_DTYPES)}"
+        )
     return _DTYPES[spec.dtype]
 
 
@@ -48,6 +50,7 @@ def export_hf(
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
+    observe: Callable[[str, torch.Tensor], None] | None = None,
 ) -> None:
     """Write the weights and what belongs to them to `out_folder`; it appears complete or not at all.
 
@@ -58,6 +61,7 @@ def export_hf(
         source_folder: The Hugging Face folder that the model came from: config.json, tokenizer and the like are taken from it.
         dtype: Of the written tensors; None means the one config.json names.
         overwrite: Replace `out_folder` where it exists.
+        observe: Called on rank 0 with every tensor as it was gathered, in `dtype` (for checksums).
 
     Raises:
         CheckpointError: On every rank: the folder exists, or it could not be written (disk full).
@@ -74,6 +78,8 @@ def export_hf(
     _raise_together(_attempt(lambda: writer.start(overwrite)))
     failure: Exception | None = None
     for name, tensor in iter_hf_tensors(chunks, spec, dtype):
+        if observe is not None and tensor is not None:
+            observe(name, tensor)
         # After a failure the other ranks still send: take what they send, then tell them.
         if failure is None and tensor is not None:
             failure = _attempt(lambda name=name, tensor=tensor: writer.add(name, tensor))  # type: ignore[misc]
@@ -87,7 +93,11 @@ def export_hf(
 def _attempt(action: Callable[[], None]) -> Exception | None:
     try:
         action()
-    except (OSError, SdpoError, RuntimeError) as error:  # safetensors reports a full disk as a RuntimeError subclass
+    except (
+        OSError,
+        SdpoError,
+        RuntimeError,
+    ) as error:  # safetensors reports a full disk as a RuntimeError subclass
         return error
     return None
 
@@ -165,7 +175,11 @@ class _Writer:
 
     def _copy_companions(self) -> None:
         for file in sorted(self.source.iterdir()):
-            skip = file.suffix in _WEIGHT_SUFFIXES or file.name.endswith(".index.json") or file.name[0] == "."
+            skip = (
+                file.suffix in _WEIGHT_SUFFIXES
+                or file.name.endswith(".index.json")
+                or file.name[0] == "."
+            )
             if file.is_file() and not skip:
                 shutil.copyfile(file, self.temporary / file.name)
         config: dict[str, Any] = read_config(self.source)
@@ -173,7 +187,11 @@ class _Writer:
         config[name] = str(self.dtype).removeprefix("torch.")
         _write_json(self.temporary / CONFIG_NAME, config)
         if len(self.shards) > 1:
-            where = {name: self._name(number) for number, names in enumerate(self.shards) for name in names}
+            where = {
+                name: self._name(number)
+                for number, names in enumerate(self.shards)
+                for name in names
+            }
             index = {"metadata": {"total_size": self.total}, "weight_map": where}
             _write_json(self.temporary / INDEX_NAME, index)
 

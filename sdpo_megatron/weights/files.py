@@ -43,16 +43,24 @@ def index_folder(folder: str | Path) -> dict[str, TensorInfo]:
 
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ModelFileError(f"model folder {folder} does not exist; give the path of a Hugging Face checkpoint folder")
+        raise ModelFileError(
+            f"model folder {folder} does not exist; give the path of a Hugging Face checkpoint folder"
+        )
     index = folder / INDEX_NAME
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ModelFileError(f"{index} is not a readable index ({error!r}); fetch the model again") from error
+            raise ModelFileError(
+                f"{index} is not a readable index ({error!r}); fetch the model again"
+            ) from error
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise ModelFileError(f"{index} names files that are not there: {', '.join(missing)}; fetch the model again")
+            raise ModelFileError(
+                f"{index} names files that are not there: {', '.join(missing)}; fetch the model again"
+            )
         return [folder / name for name in names]
     if (folder / SINGLE_NAME).is_file():
         return [folder / SINGLE_NAME]

@@ -65,7 +65,10 @@ def iter_hf_tensors(
                 dist.send(torch.cat([tensors[param.name].reshape(-1) for param in mine]), dst=0)
             yield from ((name, None) for name in names)
             continue
-        whole = {name: torch.empty(shape, dtype=own_dtype, device=device) for name, shape in names.items()}
+        whole = {
+            name: torch.empty(shape, dtype=own_dtype, device=device)
+            for name, shape in names.items()
+        }
         for param in mine:
             _place(param, tensors[param.name], whole)
         for source in range(1, len(holders)):
@@ -94,7 +97,11 @@ def _bucket_names(spec: ModelSpec) -> list[dict[str, Shape]]:
 
 
 def _receive(
-    source: int, expected: list[Param], whole: dict[str, torch.Tensor], dtype: torch.dtype, device: torch.device
+    source: int,
+    expected: list[Param],
+    whole: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
     if not expected:
         return

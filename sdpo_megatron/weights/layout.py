@@ -39,7 +39,9 @@ def holds_first_copy() -> tuple[bool, bool]:
     )
 
 
-def local_params(chunks: Chunks, spec: ModelSpec, at: Position) -> list[tuple[Param, torch.nn.Parameter]]:
+def local_params(
+    chunks: Chunks, spec: ModelSpec, at: Position
+) -> list[tuple[Param, torch.nn.Parameter]]:
     """This rank's parameters paired with the mapping, in bucket order.
 
     Raises:
@@ -48,7 +50,11 @@ def local_params(chunks: Chunks, spec: ModelSpec, at: Position) -> list[tuple[Pa
     assert len(chunks) == 1, "interleaved pipelines are not mapped"
     held = {local_name(name): tensor for name, tensor in chunks[0].named_parameters()}
     mapped = {param.name: param for param in params(spec, at)}
-    assert held.keys() == mapped.keys(), f"unmapped parameters: {sorted(held.keys() ^ mapped.keys())}"
+    assert held.keys() == mapped.keys(), (
+        f"unmapped parameters: {sorted(held.keys() ^ mapped.keys())}"
+    )
     for name, param in mapped.items():
-        assert tuple(held[name].shape) == param.shape, f"{name}: {tuple(held[name].shape)} != {param.shape}"
+        assert tuple(held[name].shape) == param.shape, (
+            f"{name}: {tuple(held[name].shape)} != {param.shape}"
+        )
     return [(param, held[name]) for name, param in mapped.items()]

@@ -29,19 +29,32 @@ def check_tensors(spec: ModelSpec, index: dict[str, TensorInfo], folder: str | P
     # Some tied checkpoints carry the head as well (Qwen3-0.6B); `load_hf_weights` checks that it is the same.
     optional = {HEAD} if spec.tied else set()
     missing = [name for name in needed if name not in index]
-    surplus = [n for n in index if n not in needed and n not in optional and not _DERIVED.fullmatch(n)]
+    surplus = [
+        n for n in index if n not in needed and n not in optional and not _DERIVED.fullmatch(n)
+    ]
     misshaped = [
         f"{name} {list(index[name].shape)}, expected {list(shape)}"
         for name, shape in needed.items()
         if name in index and index[name].shape != shape
     ]
-    not_float = [f"{n} {index[n].dtype}" for n in needed if n in index and index[n].dtype not in _FLOAT_DTYPES]
-    found = {"missing": missing, "surplus": surplus, "mis-shaped": misshaped, "not floating point": not_float}
+    not_float = [
+        f"{n} {index[n].dtype}"
+        for n in needed
+        if n in index and index[n].dtype not in _FLOAT_DTYPES
+    ]
+    found = {
+        "missing": missing,
+        "surplus": surplus,
+        "mis-shaped": misshaped,
+        "not floating point": not_float,
+    }
     parts = [_listing(problem, names) for problem, names in found.items() if names]
     if parts:
         raise ModelFileError(
             f"{folder}: the tensors do not fit config.json ({spec.model_type}, {spec.num_layers} layers); nothing was "
-            f"loaded.\n  " + "\n  ".join(parts) + "\n  Use the config.json that belongs to these files, or fetch both again."
+            f"loaded.\n  "
+            + "\n  ".join(parts)
+            + "\n  Use the config.json that belongs to these files, or fetch both again."
         )
 
 
@@ -76,7 +89,9 @@ def load_hf_weights(chunks: Chunks, spec: ModelSpec, folder: str | Path) -> None
                 tensor.narrow(piece.axis, piece.start, piece.stop - piece.start).copy_(values)
 
 
-def _check_same_head(reader: SliceReader, spec: ModelSpec, folder: str | Path, rows: int = 8192) -> None:
+def _check_same_head(
+    reader: SliceReader, spec: ModelSpec, folder: str | Path, rows: int = 8192
+) -> None:
     for start in range(0, spec.vocab, rows):
         stop = min(start + rows, spec.vocab)
         if not torch.equal(reader.read(HEAD, 0, start, stop), reader.read(EMBED, 0, start, stop)):

