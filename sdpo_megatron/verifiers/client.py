@@ -49,6 +49,7 @@ class VerifierClient:
         timeout_s: float = 120.0,
         retries: int = 0,
         hedge_after_s: float = 10.0,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -58,6 +59,7 @@ class VerifierClient:
             timeout_s: For one try, the hedge included.
             retries: Tries after the first. 0 where the caller (the judge) retries.
             hedge_after_s: Silence after which a second endpoint is asked as well.
+            transport: Another way than TCP to reach them, e.g. a unix socket.
         """
         self._endpoints = Endpoints(endpoints)
         self._timeout_s, self._retries, self._hedge_after_s = timeout_s, retries, hedge_after_s
@@ -67,6 +69,7 @@ class VerifierClient:
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
             # verifiers are inside the cluster: a proxy of the environment is not meant
+            transport=transport,
             trust_env=False,
         )
 
@@ -117,9 +120,7 @@ class VerifierClient:
         return await retried(once, retries=self._retries, timeout_s=self._timeout_s)
 
     def _body(self, verifier: str, item: Mapping[str, Any], response: str) -> bytes:
-        # Half of a surrogate pair is no text to JSON; a decoder that makes one replaces it as here.
-        text = response.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        one = {"id": "0", "verifier": verifier, "item": dict(item), "response": text}
+        one = {"id": "0", "verifier": verifier, "item": dict(item), "response": response}
         deadline_s = min(self._timeout_s, 600.0)
         return json.dumps({"items": [one], "deadline_s": deadline_s}).encode("ascii")
 

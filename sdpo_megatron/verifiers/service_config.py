@@ -79,6 +79,11 @@ class ServiceConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"service.{name}: must be positive, got {getattr(self, name)}")
+        if self.max_batch > self.queue_size:
+            raise ConfigError(
+                f"service.max_batch is {self.max_batch}, but queue_size is {self.queue_size}: "
+                "a full batch could never be accepted"
+            )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"service.port: expected 0 to 65535, got {self.port}")
         if not self.verifiers:

@@ -1,0 +1,155 @@
+"""The service as a process: it drains on SIGTERM, and killing it 20 times under load loses
+nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from tests.verifiers.service_process import TOKEN, ServiceProcess, free_port, running_service
+
+from sdpo_megatron.nouns import Question, Verdict
+from sdpo_megatron.tasks import Task
+from sdpo_megatron.verifiers.client import VerifierClient
+from sdpo_megatron.verifiers.judge import Judge, JudgeConfig
+
+OBEYS = "tests.verifiers.own_verifiers:Obeys"
+KILLS, SERVICE_WORKERS, CLIENT_WORKERS = 20, 4, 24
+
+pytestmark = pytest.mark.slow
+
+
+def test_sigterm_lets_accepted_items_finish_and_ends_with_0(tmp_path: Path) -> None:
+    with running_service(tmp_path / "log", "--verifier", OBEYS, "--workers", "1") as service:
+        items = [
+            {"id": str(n), "verifier": OBEYS, "item": {}, "response": "sleep 0.7"} for n in range(2)
+        ]
+        replies: list[httpx.Response] = []
+
+        def ask() -> None:
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            url = f"{service.url}/v1/verify"
+            replies.append(httpx.post(url, json={"items": items}, headers=headers, timeout=60))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while 'sdpo_verifier_queue_items 2.0' not in httpx.get(f"{service.url}/metrics").text:
+            time.sleep(0.02)
+        assert service.process is not None
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
+        asking.join()
+        assert [r["verdict"]["success"] for r in replies[0].json()["results"]] == [True, True]
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{service.url}/readyz")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An item, a response, and the reward that is right for it."""
+
+    verifier: str
+    question: Question
+    response: str
+    reward: float
+
+
+def cases(count: int) -> list[Case]:
+    made = []
+    for n in range(count):
+        if n % 3 == 0:
+            verifier, item, right = "multiple_choice", {"answer": "B"}, "<answer>B</answer>"
+            wrong = "<answer>C</answer>"
+        elif n % 3 == 1:
+            verifier, item = "mathematics", {"answer": f"{n}/7"}
+            right, wrong = f"\\boxed{{\\frac{{{n}}}{{7}}}}", "\\boxed{\\frac{1}{1000003}}"
+        else:
+            verifier = "code"
+            item = {
+                "kind": "humaneval",
+                "prompt": 'def add(x, y):\n    """Add."""\n',
+                "entry_point": "add",
+                "test": f"def check(candidate):\n    assert candidate({n}, 1) == {n + 1}\n",
+                "public": [0],
+            }
+            right, wrong = "    return x + y", "    return x - y"
+        is_right = n % 2 == 0
+        question = Question(id=str(n), task="t", messages=(), item=item)
+        made.append(Case(verifier, question, right if is_right else wrong, float(is_right)))
+    return made
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def killing(service: ServiceProcess, stop: threading.Event) -> list[psutil.Process]:
+    """SIGKILL the service under load, start it again, `KILLS` times; returns every child it had."""
+    children: list[psutil.Process] = []
+    for _ in range(KILLS):
+        time.sleep(0.5)  # let the load come back
+        assert service.process is not None
+        children += descendants(service.process.pid)
+        service.kill()
+        service.start()
+    stop.set()
+    return children
+
+
+async def load(url: str, stop: threading.Event) -> list[tuple[Case, Verdict]]:
+    """Keep `CLIENT_WORKERS` items in flight until `stop`; every (item, verdict)."""
+    config = JudgeConfig(
+        where="endpoints",
+        endpoints=(url,),
+        workers=CLIENT_WORKERS,
+        timeout_s=30.0,
+        retries=50,
+    )
+    got: list[tuple[Case, Verdict]] = []
+    async with VerifierClient((url,), token=TOKEN, timeout_s=30.0) as client:
+        while not stop.is_set():
+
+            async def one(case: Case) -> None:
+                judge = Judge(config, case.verifier, client)
+                got.append((case, await judge(case.question, case.response)))
+
+            await asyncio.gather(*(one(case) for case in cases(CLIENT_WORKERS * 4)))
+    return got
+
+
+def test_killed_20_times_under_load_every_item_gets_exactly_one_right_verdict(
+    tmp_path: Path,
+) -> None:
+    service = ServiceProcess(free_port(), tmp_path / "log", "--workers", str(SERVICE_WORKERS))
+    service.start()
+    stop = threading.Event()
+    children: list[psutil.Process] = []
+    killer = threading.Thread(target=lambda: children.extend(killing(service, stop)))
+    try:
+        killer.start()
+        got = asyncio.run(load(service.url, stop))
+    finally:
+        stop.set()
+        killer.join()
+        service.kill()
+    assert len(got) > KILLS * 4
+    per_round = CLIENT_WORKERS * 4
+    assert len(got) % per_round == 0  # each item of each round, once
+    counts = [0] * per_round
+    for case, verdict in got:
+        counts[int(case.question.id)] += 1
+        assert verdict.reward == case.reward, (case, verdict)
+    assert counts == [len(got) // per_round] * per_round
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []  # no worker or program outlives its service
+    print(f"{KILLS} kills, {len(got)} items, all right")
