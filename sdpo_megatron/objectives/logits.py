@@ -29,7 +29,9 @@ def project(out: Tensor, hidden: Tensor, weight: Tensor, *, factor: float, add: 
     """out [C, V] = (out if add else 0) + factor * hidden [C, H] @ weight [V, H].T."""
     beta = 1.0 if add else 0.0
     hidden = hidden.to(weight.dtype)
-    if weight.dtype == out.dtype:
+    if weight.dtype == out.dtype and not add and factor == 1.0:
+        torch.mm(hidden, weight.t(), out=out)
+    elif weight.dtype == out.dtype:
         torch.addmm(out, hidden, weight.t(), beta=beta, alpha=factor, out=out)
     elif weight.is_cuda and not add and factor == 1.0:
         torch.mm(hidden, weight.t(), out_dtype=out.dtype, out=out)
