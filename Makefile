@@ -2,8 +2,6 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 export PYTHON
-# Megatron ranks, SGLang and the tests each start processes: one thread each unless told otherwise.
-export OMP_NUM_THREADS ?= 1
 CHECKED := conftest.py sdpo_megatron serving recipes tests benchmarks
 PYTEST := $(BIN)/python -m pytest
 # pytest's exit code 5 says that a selection was empty, which is no failure of a suite.

@@ -11,6 +11,8 @@ import socket
 import sys
 from typing import Any
 
+import hypothesis
+
 # Before anything imports torch or transformers, and inherited by every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,5 +36,11 @@ def _is_here(host: str) -> bool:
     except ValueError:  # another name
         return False
 
+
+# A deadline would make a busy machine a failure; pytest-timeout catches what hangs.
+hypothesis.settings.register_profile(
+    "sdpo", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("sdpo")
 
 sys.addaudithook(_refuse_network)
