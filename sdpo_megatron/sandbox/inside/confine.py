@@ -101,7 +101,7 @@ def place_descriptors(fds: list[int], status_fd: int) -> None:
 
 def set_limits(limits: Limits) -> None:
     """Per-process rlimits; the totals of a tree are the cgroup's or the accounting supervisor's."""
-    cpu = math.ceil(limits.cpu_s)
+    cpu = math.ceil(limits.cpu_s) + 1  # the supervisor is the first to notice, this the last resort
     interpreter = (
         256 << 20
     )  # address space that the interpreter and its libraries have mapped before the program starts

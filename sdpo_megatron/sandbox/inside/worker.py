@@ -233,7 +233,11 @@ class _Run:
 
     def _plain_status(self, status: int) -> int:
         """Bubblewrap ends with 128 + n when the program dies of signal n: told as that signal."""
-        if self.tools.runner == "bubblewrap" and os.WIFEXITED(status) and os.WEXITSTATUS(status) > 128:
+        if (
+            self.tools.runner == "bubblewrap"
+            and os.WIFEXITED(status)
+            and os.WEXITSTATUS(status) > 128
+        ):
             return os.WEXITSTATUS(status) - 128
         return status
 
@@ -245,7 +249,7 @@ class _Run:
             signal.SIGXCPU,
         ):
             return ""
-        if cpu_s >= 0.95 * self.limits.cpu_s:
+        if cpu_s >= 0.9 * self.limits.cpu_s:
             return "cpu_time"
         return "memory" if self.tools.cgroups.killed_for_memory() else ""
 

@@ -100,7 +100,9 @@ def main(control_fd: int, host_pid: int) -> None:
             control.close()
             _be_worker(socket.socket(fileno=worker_fd), {**settings, **decode(data)}, host_fd)
         os.close(worker_fd)
-    signal.alarm(10)  # the workers see the host go too: let them end their runs and remove their cgroups
+    signal.alarm(
+        10
+    )  # the workers see the host go too: let them end their runs and remove their cgroups
     with contextlib.suppress(ChildProcessError):
         os.wait()
 

@@ -1,0 +1,89 @@
+"""The four sandboxes that every attack meets, and the honest run that follows each attack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from sdpo_megatron.sandbox import Program, RunResult, Sandbox, SandboxConfig
+from tests.sandbox.ordinary_user import UserSandbox
+
+SMALL = SandboxConfig(workers=2, wall_s=20.0, cpu_s=2.0, memory_mb=192, output_kb=64, tmp_mb=8)
+KINDS = (
+    "zygote-own-user",
+    "zygote-ordinary-user",
+    "bubblewrap-own-user",
+    "bubblewrap-ordinary-user",
+)
+
+
+class Target:
+    """One sandbox under attack: `run` one program, `run_many` at once."""
+
+    def __init__(self, kind: str, config: SandboxConfig) -> None:
+        runner, _, user = kind.partition("-")
+        self.kind, self.runner, self.is_ordinary = kind, runner, user == "ordinary-user"
+        config = replace(config, runner=runner)
+        if self.is_ordinary and os.geteuid() == 0:
+            self.inner: Sandbox | UserSandbox = UserSandbox(config)
+        else:
+            self.inner = Sandbox(config).start()
+        self.layers = self.inner.layers
+
+    def run(self, program: Program) -> RunResult:
+        return self.inner.run(program)
+
+    def run_many(self, programs: list[Program]) -> list[RunResult]:
+        if isinstance(self.inner, UserSandbox):
+            return self.inner.run_many(programs)
+        with ThreadPoolExecutor(len(programs)) as pool:
+            return list(pool.map(self.inner.run, programs))
+
+
+_targets: dict[str, Target] = {}
+
+
+def _target(kind: str) -> Target:
+    if kind not in _targets:
+        _targets[kind] = Target(kind, SMALL)
+    return _targets[kind]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _close_targets() -> Iterator[None]:
+    yield
+    while _targets:
+        _targets.popitem()[1].inner.close()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(kind, marks=pytest.mark.slow if kind != KINDS[0] else ()) for kind in KINDS
+    ]
+)
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """A sandbox to attack. Afterwards an honest program must run in it as if nothing had happened."""
+    kind: str = request.param
+    if kind.endswith("own-user") and os.geteuid() != 0:
+        pytest.skip("the tests are not run by root: own-user would be the ordinary user again")
+    target = _target(kind)
+    yield target
+    for honest in target.run_many([_HONEST] * 2):
+        assert honest.stdout == b"42 [] 1\n", (honest.stdout, honest.report)
+        assert honest.cause == ""
+
+
+_HONEST = Program.script(
+    "import os, threading\n"
+    "number = int(input())\n"
+    "open('note', 'w').write('x')\n"
+    "thread = threading.Thread(target=lambda: print(number * 2, os.listdir('.')[1:], end=' '))\n"
+    "thread.start(); thread.join()\n"
+    "os.remove('note')\n"
+    "print(len(os.listdir('.')) + 1)\n",
+    stdin=b"21\n",
+)
