@@ -129,9 +129,9 @@ def _add_verify(app: FastAPI, state: _State, config: ServiceConfig, authenticate
         return response
 
     verify.__annotations__["batch"] = batch_request_model(config)  # a type of this service's own
-    app.post(
-        "/v1/verify", response_model=BatchResponse, responses=PROBLEMS, dependencies=security
-    )(verify)
+    app.post("/v1/verify", response_model=BatchResponse, responses=PROBLEMS, dependencies=security)(
+        verify
+    )
 
 
 async def _answered(state: _State, batch: Any, key: str | None, body: bytes) -> Response:

@@ -62,7 +62,8 @@ def _calls(text: str) -> Iterator[ToolCall]:
         yield from (call for part in parts for call in _json_calls(part.strip()))
     else:
         text = _FENCE.sub("", text).strip()
-        if text[:1] in "[{" and (text[1:].lstrip()[:1] in '"{]' or not text[1:]):
+        # "[f(a=1)]" is Python, "[]", "[{" and '{"' are JSON.
+        if text.startswith(("{", "[]")) or (text[:1] == "[" and text[1:].lstrip()[:1] == "{"):
             yield from _json_calls(text)
         else:
             yield from _python_calls(text)

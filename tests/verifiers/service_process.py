@@ -57,7 +57,9 @@ class ServiceProcess:
 
 
 @contextlib.contextmanager
-def running_service(log: Path, *arguments: str, port: int | None = None) -> Iterator[ServiceProcess]:
+def running_service(
+    log: Path, *arguments: str, port: int | None = None
+) -> Iterator[ServiceProcess]:
     service = ServiceProcess(port or free_port(), log, *arguments)
     service.start()
     try:

@@ -32,9 +32,7 @@ def verdict_reply(verdict: Verdict) -> httpx.Response:
 
 def failure_reply(reason: str) -> httpx.Response:
     failure = {"reason": reason, "message": "because"}
-    return httpx.Response(
-        200, json={"results": [{"id": "0", "verdict": None, "failure": failure}]}
-    )
+    return httpx.Response(200, json={"results": [{"id": "0", "verdict": None, "failure": failure}]})
 
 
 def ask(handler: Handler, times: int = 1, **settings: Any) -> list[Verdict]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.verifiers.service_process import TOKEN, running_service
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from tests.verifiers.service_process import TOKEN, ServiceProcess, free_port, running_service
 
 from sdpo_megatron.nouns import Question, Verdict
-from sdpo_megatron.tasks import Task
 from sdpo_megatron.verifiers.client import VerifierClient
 from sdpo_megatron.verifiers.judge import Judge, JudgeConfig
+from tests.verifiers.service_process import TOKEN, ServiceProcess, free_port, running_service
 
 OBEYS = "tests.verifiers.own_verifiers:Obeys"
 KILLS, SERVICE_WORKERS, CLIENT_WORKERS = 20, 4, 24
+VERDICTS_BETWEEN_KILLS = 12  # fewer than are in flight: every kill cuts work off
+ITEMS_A_ROUND = 96
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def test_sigterm_lets_accepted_items_finish_and_ends_with_0(tmp_path: Path) -> N
 
         asking = threading.Thread(target=ask)
         asking.start()
-        while 'sdpo_verifier_queue_items 2.0' not in httpx.get(f"{service.url}/metrics").text:
+        while "sdpo_verifier_queue_items 2.0" not in httpx.get(f"{service.url}/metrics").text:
             time.sleep(0.02)
         assert service.process is not None
         service.process.send_signal(signal.SIGTERM)
@@ -93,21 +94,27 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def killing(service: ServiceProcess, stop: threading.Event) -> list[psutil.Process]:
+def killing(
+    service: ServiceProcess, got: list[tuple[Case, Verdict]], stop: threading.Event
+) -> list[psutil.Process]:
     """SIGKILL the service under load, start it again, `KILLS` times; returns every child it had."""
     children: list[psutil.Process] = []
-    for _ in range(KILLS):
-        time.sleep(0.5)  # let the load come back
-        assert service.process is not None
-        children += descendants(service.process.pid)
-        service.kill()
-        service.start()
-    stop.set()
+    try:
+        for _ in range(KILLS):
+            before = len(got)
+            while len(got) < before + VERDICTS_BETWEEN_KILLS and not stop.is_set():
+                time.sleep(0.01)
+            assert service.process is not None
+            children += descendants(service.process.pid)
+            service.kill()
+            service.start()
+    finally:
+        stop.set()
     return children
 
 
-async def load(url: str, stop: threading.Event) -> list[tuple[Case, Verdict]]:
-    """Keep `CLIENT_WORKERS` items in flight until `stop`; every (item, verdict)."""
+async def load(url: str, got: list[tuple[Case, Verdict]], stop: threading.Event) -> None:
+    """Keep `CLIENT_WORKERS` items in flight until `stop`; put every (item, verdict) into `got`."""
     config = JudgeConfig(
         where="endpoints",
         endpoints=(url,),
@@ -115,41 +122,42 @@ async def load(url: str, stop: threading.Event) -> list[tuple[Case, Verdict]]:
         timeout_s=30.0,
         retries=50,
     )
-    got: list[tuple[Case, Verdict]] = []
+    slots = asyncio.Semaphore(CLIENT_WORKERS)
     async with VerifierClient((url,), token=TOKEN, timeout_s=30.0) as client:
         while not stop.is_set():
 
             async def one(case: Case) -> None:
                 judge = Judge(config, case.verifier, client)
-                got.append((case, await judge(case.question, case.response)))
+                async with slots:
+                    got.append((case, await judge(case.question, case.response)))
 
-            await asyncio.gather(*(one(case) for case in cases(CLIENT_WORKERS * 4)))
-    return got
+            await asyncio.gather(*(one(case) for case in cases(ITEMS_A_ROUND)))
 
 
 def test_killed_20_times_under_load_every_item_gets_exactly_one_right_verdict(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sdpo_megatron.verifiers.retry.MAX_DELAY_S", 0.5)  # minutes less of waiting
     service = ServiceProcess(free_port(), tmp_path / "log", "--workers", str(SERVICE_WORKERS))
     service.start()
     stop = threading.Event()
+    got: list[tuple[Case, Verdict]] = []
     children: list[psutil.Process] = []
-    killer = threading.Thread(target=lambda: children.extend(killing(service, stop)))
+    killer = threading.Thread(target=lambda: children.extend(killing(service, got, stop)))
     try:
         killer.start()
-        got = asyncio.run(load(service.url, stop))
+        asyncio.run(load(service.url, got, stop))
     finally:
         stop.set()
         killer.join()
         service.kill()
-    assert len(got) > KILLS * 4
-    per_round = CLIENT_WORKERS * 4
-    assert len(got) % per_round == 0  # each item of each round, once
-    counts = [0] * per_round
+    assert len(children) >= KILLS  # it had workers each time it was killed
+    assert len(got) >= KILLS * VERDICTS_BETWEEN_KILLS
+    counts = [0] * ITEMS_A_ROUND
     for case, verdict in got:
         counts[int(case.question.id)] += 1
         assert verdict.reward == case.reward, (case, verdict)
-    assert counts == [len(got) // per_round] * per_round
+    assert counts == [len(got) // ITEMS_A_ROUND] * ITEMS_A_ROUND  # each item of each round, once
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []  # no worker or program outlives its service
     print(f"{KILLS} kills, {len(got)} items, all right")
