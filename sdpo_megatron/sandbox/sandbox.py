@@ -50,12 +50,15 @@ class Sandbox:
         self._zygote: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._tmp = ""
+        self._closed = False
         self._lock = threading.Lock()
         self._indices: dict[int, int] = {}  # worker pid: its index
 
     def start(self) -> Sandbox:
-        """Starts the zygote and the workers; idempotent."""
+        """Starts the zygote and the workers; idempotent. `run` does it when it was not done before."""
         with self._lock:
+            if self._closed:
+                raise VerifierUnavailable("the sandbox is closed")
             if self._zygote is not None:
                 return self
             self._start_zygote()
@@ -86,6 +89,7 @@ class Sandbox:
         """Ends all workers and whatever they run. Runs in other threads raise
         VerifierUnavailable."""
         with self._lock:
+            self._closed = True
             self._stop()
 
     def __enter__(self) -> Sandbox:
