@@ -36,8 +36,8 @@ COPY . .
 # torch first: Transformer Engine's build imports it.
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
-    .venv/bin/pip install "torch==2.14.1" "setuptools>=77" ninja pybind11 \
- && .venv/bin/pip install --no-build-isolation -e ".[gpu,verifier,recipes]"
+    .venv/bin/pip install -c requirements/gpu.txt torch "setuptools>=77" ninja pybind11 \
+ && .venv/bin/pip install -c requirements/gpu.txt --no-build-isolation -e ".[gpu,verifier,recipes]"
 
 # --- what runs
 FROM base AS runtime

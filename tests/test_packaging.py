@@ -33,7 +33,7 @@ def _lock(name: str) -> dict[str, str]:
     return found
 
 
-CPU, DEV = _lock("cpu"), _lock("dev")
+CPU, DEV, GPU = _lock("cpu"), _lock("dev"), _lock("gpu")
 LOCKED = CPU | DEV
 
 
@@ -49,7 +49,7 @@ def _faults(requirement: Requirement, locked: dict[str, str]) -> str | None:
 
 def test_the_locks_do_not_overlap_and_hold_the_pins_that_matter() -> None:
     assert CPU.keys() & DEV.keys() == set()
-    assert "cutlass" not in LOCKED
+    assert "cutlass" not in LOCKED | GPU
     assert LOCKED["megatron-core"] == "0.16.1"
     assert LOCKED["sglang"] == "0.5.23"
     assert (LOCKED["nemo-run"], LOCKED["leptonai"]) == ("0.11.1", "0.27.3")
@@ -77,13 +77,23 @@ def test_whatever_a_locked_package_requires_is_locked(lock: dict[str, str]) -> N
     assert faults == []
 
 
-def test_every_installed_project_dependency_is_locked() -> None:
+@pytest.mark.parametrize("lock", [CPU, GPU], ids=["cpu", "gpu"])
+def test_every_dependency_of_the_project_is_locked(lock: dict[str, str]) -> None:
     for text in PROJECT["dependencies"]:
-        assert _faults(Requirement(text), CPU) is None, text
+        assert _faults(Requirement(text), lock) is None, text
 
 
 @pytest.mark.parametrize(
-    ("extra", "lock"), [("cpu", CPU), ("verifier", LOCKED), ("recipes", LOCKED), ("dev", LOCKED)]
+    ("extra", "lock"),
+    [
+        ("cpu", CPU),
+        ("verifier", LOCKED),
+        ("recipes", LOCKED),
+        ("dev", LOCKED),
+        ("gpu", GPU),
+        ("verifier", GPU),
+        ("recipes", GPU),
+    ],
 )
 def test_extras_agree_with_the_lock(extra: str, lock: dict[str, str]) -> None:
     for text in PROJECT["optional-dependencies"][extra]:
