@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from sdpo_megatron.errors import ConfigError, VerifierUnavailable
+from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
 from sdpo_megatron.nouns import Question, Verdict
 from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.tasks import Task, TaskConfig, load_task
+from sdpo_megatron.verifiers.base import BadItem
 from sdpo_megatron.verifiers.judge import JudgeConfig, open_judge
 
 OBEYS = "tests.verifiers.own_verifiers:Obeys"
@@ -37,6 +38,50 @@ def test_the_packaged_science_set_is_judged_on_this_machine() -> None:
     assert [v.reward for v in judge_all(task, right)] == [1.0] * 8
     wrong = ["<answer>E</answer>"] * 8
     assert [(v.reward, v.format_ok) for v in judge_all(task, wrong)] == [(0.0, False)] * 8
+
+
+def test_programs_are_judged_in_the_sandbox_with_public_feedback_only() -> None:
+    task = load_task(TaskConfig(ids=("28", "53")))
+    bodies = ["    return ''.join(strings)", "    return x - y"]
+    right, wrong = judge_all(task, bodies)
+    assert (right.success, right.reward, right.feedback) == (True, 1.0, "")
+    assert (wrong.success, wrong.reward, wrong.format_ok) == (False, 0.0, True)
+    assert "Wrong answer on public test" in wrong.feedback
+    assert {"pid", "net", "seccomp"} <= set(wrong.layers)
+
+
+def test_the_packaged_livecodebench_questions_are_judged() -> None:
+    task = load_task(TaskConfig(name="livecodebench"))
+    right = [
+        "input()\nprint(sum(x for x in map(int, input().split()) if x % 2 == 0))",
+        "from itertools import groupby\nprint(len(list(groupby(input()))))",
+        "class Solution:\n    def secondLargest(self, nums):\n"
+        "        return ([-1] + sorted(set(nums)))[-2] if len(set(nums)) > 1 else -1",
+        "class Solution:\n    def repeatText(self, s, k):\n        return s * k",
+    ]
+    assert [v.success for v in judge_all(task, right)] == [True] * 4
+    assert [v.success for v in judge_all(task, [right[1], right[0], right[3], right[2]])] == [
+        False
+    ] * 4
+
+
+def test_an_item_that_the_code_verifier_cannot_use_is_the_tasks_mistake() -> None:
+    question = Question(id="q", task="t", messages=(), item={"kind": "haskell"})
+    task = Task(name="own", questions=(question,), verifier_name="code", path=Path("own.jsonl"))
+    with pytest.raises(BadItem, match="a code item of kind 'haskell'"):
+        judge_all(task, ["x"])
+
+
+def test_too_little_isolation_is_refused_before_anything_runs() -> None:
+    task = load_task(TaskConfig(limit=1))
+    lacking = SandboxConfig(minimum_layers=("net",), disable_layers=("net",))
+
+    async def run() -> None:
+        async with open_judge(JudgeConfig(), lacking, task):
+            raise AssertionError("it must not open")
+
+    with pytest.raises(SandboxRefused, match="isolation below the configured minimum"):
+        asyncio.run(run())
 
 
 def test_a_child_that_dies_once_is_retried_and_the_verdict_is_right(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from sdpo_megatron.verifiers.base import BadItem
@@ -98,11 +96,9 @@ def test_plain_numbers_are_exact() -> None:
         "1+" * 300,
     ],
 )
-def test_bombs_are_wrong_answers_at_once(bomb: str) -> None:
-    started = time.process_time()
-    verdict = VERIFY({"answer": "7"}, f"\\boxed{{{bomb}}}")
-    assert not verdict.success
-    assert time.process_time() - started < 60  # it returns at all; the pool bounds what slips by
+def test_bombs_are_wrong_answers_and_verify_returns(bomb: str) -> None:
+    """Evaluated, the first eight would take for ever, beyond the time limit of any test."""
+    assert not VERIFY({"answer": "7"}, f"\\boxed{{{bomb}}}").success
 
 
 def test_an_item_that_cannot_be_read_is_the_tasks_mistake() -> None:

@@ -117,5 +117,5 @@ def test_an_item_without_a_usable_answer_is_the_tasks_mistake() -> None:
         VERIFY({}, "<answer>B</answer>")
     with pytest.raises(BadItem, match="one letter of ABCD, got 'E'"):
         VERIFY({"answer": "E"}, "<answer>B</answer>")
-    with pytest.raises(BadItem, match="expected .*str.*, got int"):
+    with pytest.raises(BadItem, match=r"expected .*str.*, got int"):
         VERIFY({"answer": 2}, "<answer>B</answer>")

@@ -191,7 +191,7 @@ def test_a_full_queue_says_when_to_come_again_and_recovers() -> None:
 
 def test_without_a_token_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SDPO_VERIFIER_TOKEN", raising=False)
-    with pytest.raises(ConfigError, match="no bearer token: set service.token_file"):
+    with pytest.raises(ConfigError, match=r"no bearer token: set service\.token_file"):
         serve(CONFIG)
 
 
