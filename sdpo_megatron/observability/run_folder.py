@@ -48,10 +48,6 @@ class RunFolder:
         for folder in (self.rollouts, self.checkpoints, self.weights, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def save_config(self, text: str) -> None:
-        """Writes the resolved config (YAML text); a resumed run replaces it."""
-        _write_whole(self.config_file, text)
-
     def save_versions(self) -> None:
         """Adds one record of `versions` to versions.json."""
         records = json.loads(self.versions_file.read_text()) if self.versions_file.exists() else []

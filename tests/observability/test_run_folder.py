@@ -106,19 +106,12 @@ def test_a_kill_while_appending_loses_no_finished_step(tmp_path: Path) -> None:
     assert len(steps) in (finished, finished + 1)  # the last line may be written, not yet printed
 
 
-def test_config_is_replaced_whole(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    folder.save_config("a: 1\n")
-    folder.save_config("a: 2\n")
-    assert folder.config_file.read_text() == "a: 2\n"
-    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["config.yaml"]
-
-
 def test_each_start_adds_its_versions(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.save_versions()
     folder.save_versions()
     first, second = json.loads(folder.versions_file.read_text())
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["versions.json"]
     assert first["packages"] == second["packages"]
     assert first["packages"]["torch"].startswith("2.")
 
