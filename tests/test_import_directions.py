@@ -30,14 +30,18 @@ LEVELS = {
     "serving": 4,
     "sdpo_megatron.objectives": 5,
     "sdpo_megatron.weights": 5,
-    "sdpo_megatron.verifiers": 5,
-    "sdpo_megatron.sandbox": 6,
+    "sdpo_megatron.verifiers, with tasks": 5,
     "sdpo_megatron.tasks": 6,
-    "sdpo_megatron.observability": 8,
-    "sdpo_megatron.settings": 9,
-    "sdpo_megatron.nouns": 10,
-    "sdpo_megatron.errors": 10,
+    "sdpo_megatron.verifiers": 7,
+    "sdpo_megatron.sandbox": 8,
+    "sdpo_megatron.observability": 9,
+    "sdpo_megatron.settings": 10,
+    "sdpo_megatron.nouns": 11,
+    "sdpo_megatron.errors": 11,
 }
+# A verifier judges an item and knows no task; a task names its verifier; these judge the attempts
+# of whole tasks, so they stand above both.
+WITH_TASKS = {f"sdpo_megatron.verifiers.{name}" for name in ("judge", "client", "batch", "cli")}
 # The libraries that are heavy or need a device, and the parts that may import them.
 ENGINES = {
     "megatron": ("sdpo_megatron.actor", "sdpo_megatron.weights"),
@@ -64,6 +68,8 @@ class Import:
 
 def _part(module: str) -> str:
     """The key of LEVELS that a module belongs to, or its top-level name."""
+    if module in WITH_TASKS:
+        return "sdpo_megatron.verifiers, with tasks"
     names = module.split(".")
     return ".".join(names[:2]) if names[0] == "sdpo_megatron" else names[0]
 
