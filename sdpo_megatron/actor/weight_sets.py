@@ -66,9 +66,16 @@ class ShardedWeights:
 
     @torch.no_grad()
     def distance_squared(self, weights: WeightSet) -> torch.Tensor:
-        """[2] float64: |theta - theta'|^2 and |theta|^2 over this rank's shards (sum over ranks for the whole)."""
+        """[2] float64: |theta - theta'|^2 and |theta|^2 over this rank's shards; the sum over all ranks is that of the model,
+        parameters that several ranks hold (norms under tensor parallelism, tied embeddings) counted once.
+        """
+        from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+        from megatron.core.transformer.module import param_is_not_shared
+
         out = torch.zeros(2, dtype=torch.float64, device=self.shards[0].master.device)
         for kept, shard in zip(weights, self.shards, strict=True):
+            if not (param_is_not_shared(shard.param) and param_is_not_tensor_parallel_duplicate(shard.param)):
+                continue
             live = shard.master.detach().float()
             out[0] += (live - kept).double().square().sum()
             out[1] += live.double().square().sum()

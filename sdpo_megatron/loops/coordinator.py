@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import time
@@ -13,6 +12,7 @@ from types import FrameType
 
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.errors import CheckpointError
 from sdpo_megatron.loops.questions import questions_of_step
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.state import TrainState
@@ -26,7 +26,7 @@ from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.rollout.batch import BatchMaker
 from sdpo_megatron.rollout.prompts import PromptBuilder
-from sdpo_megatron.rollout.store import read_step, write_step
+from sdpo_megatron.rollout.store import RolloutStore
 from sdpo_megatron.rollout.summary import rollout_metrics, teacher_metrics
 from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
 from sdpo_megatron.rollout.tokenizer import load_tokenizer
@@ -38,6 +38,7 @@ class Coordinator:
 
     def __init__(self, config: TrainConfig, folder: RunFolder, runtime: Runtime) -> None:
         self.config, self.folder, self.runtime = config, folder, runtime
+        self.store = RolloutStore(folder.rollouts)
         self.stopping = False
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
@@ -89,15 +90,12 @@ class Coordinator:
         A step that was sampled from the same weights before the run was killed is replayed from its record.
         """
         self._step_started = time.monotonic()
-        record = self.folder.rollouts / f"step-{state.step + 1:06d}.jsonl.zst"
-        groups = read_step(record, state.version) if record.is_file() else None
+        groups = self._recorded(state)
         if groups is None:
             groups = self._sample_afresh(state)
             if groups is None:
                 return None
-            write_step(record, groups, state.version)
-        else:
-            self.display.message(f"step {state.step + 1}: replaying the attempts recorded in {record.name}")
+            self.store.write(state.step + 1, state.version, groups)
         seconds = time.monotonic() - self._step_started
         self._groups = groups
         judging = sum(verdict.seconds for group in groups for verdict in group.verdicts)
@@ -120,7 +118,7 @@ class Coordinator:
 
     def report(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """The finished step: to the table, the file and Prometheus."""
-        memory = processes.measure(os.getppid())  # the launcher, and so every rank and engine of this machine
+        memory = processes.measure()
         seconds = time.monotonic() - self._step_started
         restarts = self.rollouts.engine_restarts
         found = self._metrics | metrics | {
@@ -151,6 +149,21 @@ class Coordinator:
         self.display.message(
             f"{how} after step {state.step}, policy version {state.version.number}; everything is in {self.folder.path}"
         )
+
+    def _recorded(self, state: TrainState) -> list[Group] | None:
+        """The attempts that an earlier life of this run sampled for this step from the very same weights."""
+        if state.step + 1 not in self.store.steps():
+            return None
+        try:
+            record = self.store.read(state.step + 1)
+        except CheckpointError as error:
+            self.display.warn(f"{error}; sampling the step again")
+            return None
+        mine, theirs = state.version, record.version
+        if (mine.number, mine.checksum) != (theirs.number, theirs.checksum):
+            return None
+        self.display.message(f"step {state.step + 1}: replaying the attempts recorded before the run was interrupted")
+        return list(record.groups)
 
     def _sample_afresh(self, state: TrainState) -> list[Group] | None:
         chosen = questions_of_step(
