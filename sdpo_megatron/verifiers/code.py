@@ -9,21 +9,28 @@ are data and are compared here.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.sandbox import Sandbox
+from sdpo_megatron.sandbox.inside.render import shorten_middle
 
+from .base import BadItem
 from .code_feedback import HIDDEN_TEXT
 from .code_humaneval import judge_humaneval
 from .code_livecodebench import judge_livecodebench
 from .code_outcome import Outcome
 
-_KINDS = {"humaneval": judge_humaneval, "livecodebench": judge_livecodebench}
-NOTHING_PUBLIC = "A test fails."
+_Judge = Callable[[Sandbox, "CodeVerifierConfig", Mapping[str, Any], str], Outcome]
+# How an item of each kind is judged, and the keys that it must have.
+_KINDS: dict[str, tuple[_Judge, tuple[str, ...]]] = {
+    "humaneval": (judge_humaneval, ("prompt", "entry_point", "test", "public")),
+    "livecodebench": (judge_livecodebench, ("tests", "public")),
+}
+_NOTHING_PUBLIC = "A test fails."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +76,15 @@ class CodeVerifierConfig:
 class CodeVerifier:
     """A verifier (see verifiers.base) for items of kind "humaneval" and "livecodebench".
 
-    HumanEval item: {"kind": "humaneval", "prompt", "entry_point", "test", "public": indices into
-        split_asserts(test)}.
-    LiveCodeBench item: {"kind": "livecodebench", "tests": [{"input": str, "output": str}, ...],
-        "public": indices,
-    "entry_point": "" for stdin programs, else "Solution.method" or a function; inputs of functional
-    tests are one JSON value a line}.
+    HumanEval item: "prompt", "entry_point", "test" as in the data set; "public": indices into
+    `split_asserts(test).tests`.
 
-    `verify` raises VerifierUnavailable when the sandbox fails, and ValueError or KeyError on a
-    malformed item.
+    LiveCodeBench item: "tests": [{"input": str, "output": str}, ...]; "public": indices of them;
+    "entry_point": absent or "" for stdin programs, else "Solution.method" or the name of a
+    function. The input of a functional test is one JSON value a line, its output one JSON value.
+
+    `verify` raises VerifierUnavailable when the sandbox fails and BadItem on a malformed item,
+    never on any response.
     """
 
     name = "code"
@@ -88,12 +95,16 @@ class CodeVerifier:
 
     def verify(self, item: Mapping[str, Any], response: str) -> Verdict:
         start = time.monotonic()
-        judge = _KINDS.get(item.get("kind", ""))
+        judge, keys = _KINDS.get(item.get("kind", ""), (None, ()))
         if judge is None:
-            raise ValueError(
-                f"a code item of kind {item.get('kind')!r}; known: {', '.join(_KINDS)}"
-            )
-        outcome = judge(self.sandbox, self.config, item, response)
+            raise BadItem(f"a code item of kind {item.get('kind')!r}; known: {', '.join(_KINDS)}")
+        missing = [key for key in keys if key not in item]
+        if missing:
+            raise BadItem(f"a code item of kind {item['kind']} lacks {', '.join(missing)}")
+        try:
+            outcome = judge(self.sandbox, self.config, item, response)
+        except (ValueError, TypeError, KeyError) as error:  # of the item: responses never raise
+            raise BadItem(f"a code item that cannot be used: {error}") from error
         return Verdict(
             reward=self._reward(outcome),
             success=outcome.success,
@@ -113,7 +124,5 @@ class CodeVerifier:
         if outcome.success:
             return ""
         if outcome.failed_hidden_only:
-            return HIDDEN_TEXT if outcome.num_public else NOTHING_PUBLIC
-        from sdpo_megatron.sandbox.inside.render import shorten_middle
-
+            return HIDDEN_TEXT if outcome.num_public else _NOTHING_PUBLIC
         return shorten_middle(outcome.feedback, self.config.max_feedback_chars)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from sdpo_megatron.sandbox import Program
 from tests.sandbox.attacks import facts
-from tests.sandbox.conftest import Target
+from tests.sandbox.conftest import SMALL, Target
 
 
 def _processes_of(marker: str) -> list[str]:
@@ -293,6 +294,11 @@ def test_two_hundred_attacks_at_once(sandbox: Target) -> None:
         ("import time; time.sleep(3600)", {"wall_time"}),
     ]
     num = 200 if sandbox.runner == "zygote" else 40
-    programs = [Program.script(attacks[n % 4][0], cpu_s=0.2, wall_s=1.5) for n in range(num)]
-    for n, result in enumerate(sandbox.run_many(programs)):
+    programs = [Program.script(attacks[n % 4][0], cpu_s=0.2, wall_s=4.0) for n in range(num)]
+    crowd = Target(sandbox.kind, replace(SMALL, workers=20))
+    try:
+        results = crowd.run_many(programs)
+    finally:
+        crowd.inner.close()
+    for n, result in enumerate(results):
         assert result.cause in attacks[n % 4][1] | {"wall_time"}, facts(result)
