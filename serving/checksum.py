@@ -10,6 +10,9 @@ srt/managers/mm_utils.py and the model files):
 - the rows of the embedding and of the LM head are filled up with zeros to a multiple of 64;
 - everything is in the engine's dtype; a tied LM head is not a parameter.
 
+(On a CPU with tp above 1 SGLang also pads where a rank's share of the feed-forward is no multiple
+of 64; that is not followed here, so choose another tp there.)
+
 One parameter's checksum is the first 8 bytes of SHA-256 over its bytes. (A GPU engine hashes by a
 Triton kernel instead, which is not covered here yet.)
 

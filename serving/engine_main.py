@@ -31,7 +31,10 @@ def use_stand_ins() -> None:
     cpu_patches.apply()
 
 
-if __name__ in ("__main__", "__mp_main__"):  # the engine's processes, not whoever imports the name above
+if __name__ in (
+    "__main__",
+    "__mp_main__",
+):  # the engine's processes, not whoever imports the name above
     # SGLang's debug dumper imports Megatron where it can: seconds and memory, in each process, for
     # nothing. None: importing it is an ImportError.
     sys.modules.setdefault("megatron", None)  # type: ignore[arg-type]

