@@ -19,8 +19,7 @@ SERVE = """\
 Serve verdicts over HTTP until SIGTERM.
 
 The bearer token is read from --token-file or the environment variable SDPO_VERIFIER_TOKEN; without
-one the service does not start. Stop it with SIGTERM: it judges what it has accepted and ends with
-0.
+one the service does not start. SIGTERM stops it: it judges what it has accepted and ends with 0.
 
   openssl rand -hex 32 > token
   sdpo verify serve --port 9401 --workers 4 --token-file token

@@ -57,7 +57,7 @@ class VerifierClient:
             endpoints: See `Endpoints`.
             token: The services' bearer token; None for services that answer anyone.
             timeout_s: For one try, the hedge included.
-            retries: Tries after the first. 0 where the caller (the judge) retries.
+            retries: Tries after the first.
             hedge_after_s: Silence after which a second endpoint is asked as well.
             transport: Another way than TCP to reach them, e.g. a unix socket.
         """
@@ -75,7 +75,7 @@ class VerifierClient:
 
     @classmethod
     def of(cls, config: JudgeConfig) -> VerifierClient:
-        """The client that a judge needs; the judge itself retries.
+        """The client that a judge needs.
 
         Raises:
             ConfigError: There is no token.
@@ -90,6 +90,7 @@ class VerifierClient:
             config.endpoints,
             token=token,
             timeout_s=config.timeout_s,
+            retries=config.retries,
             hedge_after_s=config.hedge_after_s,
         )
 
@@ -113,9 +114,12 @@ class VerifierClient:
                 table.
         """
         body = self._body(verifier, item, response)
+        # One key for all tries: a service that was asked before and still judges, or has judged,
+        # gives that answer. Failures are not kept by it.
+        key = str(uuid.uuid4())
 
         async def once() -> Verdict:
-            return await self._hedged(body, str(uuid.uuid4()))
+            return await self._hedged(body, key)
 
         return await retried(once, retries=self._retries, timeout_s=self._timeout_s)
 

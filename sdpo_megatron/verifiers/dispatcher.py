@@ -125,9 +125,9 @@ class Dispatcher:
         async def once() -> Verdict:
             return await self._verifies.verify(job.verifier, job.item, job.response)
 
-        try:
+        try:  # the deadline is the outer bound, so the inner one must not come first
             verdict = await asyncio.wait_for(
-                retried(once, retries=RETRIES, timeout_s=seconds), seconds
+                retried(once, retries=RETRIES, timeout_s=2 * seconds), seconds
             )
         except TimeoutError:
             return Outcome(job.id, None, "deadline", "the deadline passed during the verification")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import Question, Verdict
@@ -88,11 +88,16 @@ class JudgeConfig:
 class Judge:
     """Judges attempts of one task. Call it: ``verdict = await judge(question, text)``."""
 
-    def __init__(self, config: JudgeConfig, verifier: str, verifies: Verifies) -> None:
-        self._config = config
-        self._verifier = verifier
-        self._verifies = verifies
-        self._slots = asyncio.Semaphore(config.workers)
+    def __init__(self, verifier: str, verifies: Verifies, workers: int) -> None:
+        """Prepare.
+
+        Args:
+            verifier: Name or import path of the verifier of the task's questions.
+            verifies: Who judges, retries included.
+            workers: Verifications at once.
+        """
+        self._verifier, self._verifies = verifier, verifies
+        self._slots = asyncio.Semaphore(workers)
 
     async def __call__(self, question: Question, response: str) -> Verdict:
         """The verdict on one response.
@@ -103,14 +108,23 @@ class Judge:
             BadItem: The question's item is unusable: a mistake in the task.
             VerifierBroken: The verifier raised: a mistake in the verifier.
         """
-
-        async def judge_once() -> Verdict:
+        async with self._slots:
             return await self._verifies.verify(self._verifier, question.item, response)
 
-        async with self._slots:
-            return await retried(
-                judge_once, retries=self._config.retries, timeout_s=self._config.timeout_s
-            )
+
+class Retrying:
+    """Tries again what infrastructure failed. (The client of services does so itself.)"""
+
+    def __init__(self, inner: Verifies, config: JudgeConfig) -> None:
+        self._inner, self._config = inner, config
+
+    async def verify(self, verifier: str, item: Mapping[str, Any], response: str) -> Verdict:
+        """See `Judge`."""
+
+        async def once() -> Verdict:
+            return await self._inner.verify(verifier, item, response)
+
+        return await retried(once, retries=self._config.retries, timeout_s=self._config.timeout_s)
 
 
 @contextlib.asynccontextmanager
@@ -127,20 +141,20 @@ async def open_judge(
     async with contextlib.AsyncExitStack() as exits:
         verifies: Verifies
         if config.where == "local":
-            pool = PoolConfig(
-                workers=config.workers,
-                cpu_limit_s=config.cpu_limit_s,
-                memory_mib=config.memory_mib,
-                wall_limit_s=config.timeout_s,
-            )
-            names = frozenset({task.verifier_name})
-            verifies = await exits.enter_async_context(
-                LocalVerifiers(names, pool, sandbox_config, config.code)
-            )
+            local = await exits.enter_async_context(_local(config, sandbox_config, task))
+            verifies = Retrying(local, config)
         else:
-            from sdpo_megatron.verifiers.client import (
-                VerifierClient,
-            )  # httpx only where services are used
+            from sdpo_megatron.verifiers.client import VerifierClient  # httpx: only for services
 
             verifies = await exits.enter_async_context(VerifierClient.of(config))
-        yield Judge(config, task.verifier_name, verifies)
+        yield Judge(task.verifier_name, verifies, config.workers)
+
+
+def _local(config: JudgeConfig, sandbox: SandboxConfig, task: Task) -> LocalVerifiers:
+    pool = PoolConfig(
+        workers=config.workers,
+        cpu_limit_s=config.cpu_limit_s,
+        memory_mib=config.memory_mib,
+        wall_limit_s=config.timeout_s,
+    )
+    return LocalVerifiers(frozenset({task.verifier_name}), pool, sandbox, config.code)

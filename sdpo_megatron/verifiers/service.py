@@ -15,7 +15,6 @@ import contextlib
 import json
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any
 
@@ -25,7 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 
-from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.errors import ConfigError, SdpoError
 from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.verifiers.dispatcher import RETRYABLE, Dispatcher, Job, Outcome, QueueFull
 from sdpo_megatron.verifiers.guard import Guard
@@ -55,6 +54,7 @@ class _State:
         self.metrics = ServiceMetrics()
         self.answers = AnswersByKey(config.idempotency_keys)
         self.dispatcher: Dispatcher | None = None
+        self.start_error: SdpoError | None = None
 
 
 def create_app(config: ServiceConfig, sandbox: SandboxConfig, token: str | None) -> FastAPI:
@@ -75,9 +75,13 @@ def create_app(config: ServiceConfig, sandbox: SandboxConfig, token: str | None)
             memory_mib=config.memory_mib,
             wall_limit_s=config.max_deadline_s,
         )
-        async with LocalVerifiers(
-            frozenset(config.verifiers), pool, sandbox, config.code
-        ) as verifies:
+        local = LocalVerifiers(frozenset(config.verifiers), pool, sandbox, config.code)
+        async with contextlib.AsyncExitStack() as exits:
+            try:
+                verifies = await exits.enter_async_context(local)
+            except SdpoError as error:  # uvicorn only logs it; `serve` raises it again
+                state.start_error = error
+                raise
             state.dispatcher = Dispatcher(
                 verifies,
                 workers=config.workers,
@@ -88,6 +92,7 @@ def create_app(config: ServiceConfig, sandbox: SandboxConfig, token: str | None)
             state.dispatcher = None
 
     app = FastAPI(title="SDPO verifier service", version="1", lifespan=lifespan)
+    app.state.service = state
     app.add_middleware(Guard, token=token, max_body_bytes=config.max_body_bytes)
     app.add_exception_handler(RequestValidationError, _not_a_batch)
     _add_probes(app, state)
@@ -212,13 +217,18 @@ def serve(
             server_header=False,
         )
     )
-    # uvicorn raises the signal again after its shutdown; a drained service must end with 0.
+
+    def stop(*_: Any) -> None:
+        server.should_exit = True
+
+    # For the moments before uvicorn takes the signals and after: it raises the one that stopped it
+    # again, and a drained service must end with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, stop)
     host, port = listener.getsockname()[:2]
     announce(f"verifier service on http://{host}:{port}, {config.workers} workers")
     server.run(sockets=[listener])
-    if not server.started:
-        print("verifier service: start-up failed", file=sys.stderr)
-        return 1
+    start_error: SdpoError | None = app.state.service.start_error
+    if start_error is not None:
+        raise start_error
     return 0

@@ -13,6 +13,7 @@ from sdpo_megatron.verifiers.code import CodeVerifierConfig
 
 TOKEN_VARIABLE = "SDPO_VERIFIER_TOKEN"
 MIN_TOKEN_CHARS = 16
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class ServiceConfig:
     """File that holds the bearer token. None: the environment variable SDPO_VERIFIER_TOKEN."""
 
     allow_anonymous: bool = False
-    """Answer without a token. Only for a loopback address on a machine of your own."""
+    """Answer without a token; only on a loopback address."""
 
     idempotency_keys: int = 4096
     """Answers kept to be given again when a request is repeated with the same Idempotency-Key."""
@@ -86,6 +87,11 @@ class ServiceConfig:
             )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"service.port: expected 0 to 65535, got {self.port}")
+        if self.allow_anonymous and self.host not in LOOPBACK:
+            raise ConfigError(
+                f"service.allow_anonymous needs a loopback host ({', '.join(LOOPBACK)}), "
+                f"got {self.host!r}: whoever can reach it could run programs"
+            )
         if not self.verifiers:
             raise ConfigError("service.verifiers is empty: name at least one verifier")
         for verifier in self.verifiers:

@@ -40,6 +40,18 @@ def test_the_packaged_science_set_is_judged_on_this_machine() -> None:
     assert [(v.reward, v.format_ok) for v in judge_all(task, wrong)] == [(0.0, False)] * 8
 
 
+def test_the_other_packaged_sets_are_judged_in_bounded_children() -> None:
+    """With the default limits: every library that a verifier imports fits into its memory."""
+    gsm8k = load_task(TaskConfig(name="gsm8k", limit=2))
+    answers = [f"\\boxed{{\\frac{{{q.item['answer']}}}{{1}}}}" for q in gsm8k.questions]
+    assert [v.success for v in judge_all(gsm8k, answers)] == [True] * 2
+    tools = load_task(TaskConfig(name="toolalpaca", ids=("4",)))
+    call = "Action: getOpeningHours\nAction Input: {}"
+    assert [v.success for v in judge_all(tools, [call])] == [True]
+    ifeval = load_task(TaskConfig(name="ifeval", ids=("5",)))
+    assert [v.success for v in judge_all(ifeval, ['{"capital": "Paris"}'])] == [True]
+
+
 def test_programs_are_judged_in_the_sandbox_with_public_feedback_only() -> None:
     task = load_task(TaskConfig(ids=("28", "53")))
     bodies = ["    return ''.join(strings)", "    return x - y"]

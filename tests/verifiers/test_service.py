@@ -195,6 +195,14 @@ def test_without_a_token_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> N
         serve(CONFIG)
 
 
+def test_anonymous_answers_are_for_loopback_only() -> None:
+    with pytest.raises(ConfigError, match="needs a loopback host"):
+        ServiceConfig(allow_anonymous=True)
+    assert ServiceConfig(allow_anonymous=True, host="127.0.0.1").allow_anonymous
+    with pytest.raises(ConfigError, match="a full batch could never be accepted"):
+        ServiceConfig(max_batch=10, queue_size=9)
+
+
 def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 

@@ -4,19 +4,22 @@ nothing."""
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from sdpo_megatron.nouns import Question, Verdict
+from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.client import VerifierClient
-from sdpo_megatron.verifiers.judge import Judge, JudgeConfig
 from tests.verifiers.service_process import TOKEN, ServiceProcess, free_port, running_service
 
 OBEYS = "tests.verifiers.own_verifiers:Obeys"
@@ -52,18 +55,37 @@ def test_sigterm_lets_accepted_items_finish_and_ends_with_0(tmp_path: Path) -> N
             httpx.get(f"{service.url}/readyz")
 
 
+def test_a_service_without_its_isolation_raises_and_says_what_is_missing() -> None:
+    code = (
+        "import sys; from sdpo_megatron.sandbox import SandboxConfig\n"
+        "from sdpo_megatron.verifiers import service\n"
+        "from sdpo_megatron.verifiers.service_config import ServiceConfig\n"
+        "from sdpo_megatron.errors import SandboxRefused\n"
+        "lacking = SandboxConfig(minimum_layers=('net',), disable_layers=('net',))\n"
+        "try:\n    service.serve(ServiceConfig(host='127.0.0.1', port=0), lacking)\n"
+        "except SandboxRefused as error:\n    print(error); sys.exit(2)\n"
+    )
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "SDPO_VERIFIER_TOKEN": TOKEN}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "isolation below the configured minimum" in done.stdout
+
+
 @dataclass(frozen=True)
 class Case:
     """An item, a response, and the reward that is right for it."""
 
+    number: int
     verifier: str
-    question: Question
+    item: dict[str, Any]
     response: str
     reward: float
 
 
 def cases(count: int) -> list[Case]:
     made = []
+    item: dict[str, Any]
     for n in range(count):
         if n % 3 == 0:
             verifier, item, right = "multiple_choice", {"answer": "B"}, "<answer>B</answer>"
@@ -82,8 +104,7 @@ def cases(count: int) -> list[Case]:
             }
             right, wrong = "    return x + y", "    return x - y"
         is_right = n % 2 == 0
-        question = Question(id=str(n), task="t", messages=(), item=item)
-        made.append(Case(verifier, question, right if is_right else wrong, float(is_right)))
+        made.append(Case(n, verifier, item, right if is_right else wrong, float(is_right)))
     return made
 
 
@@ -115,21 +136,14 @@ def killing(
 
 async def load(url: str, got: list[tuple[Case, Verdict]], stop: threading.Event) -> None:
     """Keep `CLIENT_WORKERS` items in flight until `stop`; put every (item, verdict) into `got`."""
-    config = JudgeConfig(
-        where="endpoints",
-        endpoints=(url,),
-        workers=CLIENT_WORKERS,
-        timeout_s=30.0,
-        retries=50,
-    )
     slots = asyncio.Semaphore(CLIENT_WORKERS)
-    async with VerifierClient((url,), token=TOKEN, timeout_s=30.0) as client:
+    # So many tries, because a start takes many seconds on a busy machine.
+    async with VerifierClient((url,), token=TOKEN, timeout_s=30.0, retries=2000) as client:
         while not stop.is_set():
 
             async def one(case: Case) -> None:
-                judge = Judge(config, case.verifier, client)
                 async with slots:
-                    got.append((case, await judge(case.question, case.response)))
+                    got.append((case, await client.verify(case.verifier, case.item, case.response)))
 
             await asyncio.gather(*(one(case) for case in cases(ITEMS_A_ROUND)))
 
@@ -155,7 +169,7 @@ def test_killed_20_times_under_load_every_item_gets_exactly_one_right_verdict(
     assert len(got) >= KILLS * VERDICTS_BETWEEN_KILLS
     counts = [0] * ITEMS_A_ROUND
     for case, verdict in got:
-        counts[int(case.question.id)] += 1
+        counts[case.number] += 1
         assert verdict.reward == case.reward, (case, verdict)
     assert counts == [len(got) // ITEMS_A_ROUND] * ITEMS_A_ROUND  # each item of each round, once
     _, alive = psutil.wait_procs(children, timeout=30)
