@@ -55,7 +55,7 @@ class Runtime:
             timeout_s: After this many seconds in one collective, the rank fails instead of waiting for ever.
         """
         timeout = timedelta(seconds=timeout_s)
-        if "RANK" in os.environ:
+        if os.environ.get("RANK"):
             torch.distributed.init_process_group(self.backend, timeout=timeout)
             return
         with tempfile.NamedTemporaryFile(prefix="sdpo-store-", delete=False) as store:

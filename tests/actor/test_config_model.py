@@ -1,0 +1,133 @@
+"""Layouts and precisions that cannot work are refused, saying which can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.weights.spec import ModelSpec, MoeSpec
+
+SMOLLM2 = ModelSpec(
+    model_type="llama",
+    num_layers=30,
+    hidden=576,
+    ffn_hidden=1536,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    vocab=49152,
+    max_position=8192,
+    norm_eps=1e-5,
+    rope_theta=1e5,
+)
+MOE = ModelSpec(
+    **{
+        **vars(SMOLLM2),
+        "num_heads": 8,
+        "num_kv_heads": 4,
+        "model_type": "qwen3_moe",
+        "moe": MoeSpec(num_experts=6, top_k=2, ffn_hidden=32, normalise_top_k=True),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "layout", "message"),
+    [
+        (
+            SMOLLM2,
+            {"tensor": 2},
+            r"parallel.tensor=2 does not divide num_attention_heads 9 and num_key_value_heads 3 and "
+            r"intermediate_size 1536; possible here: 1, 3$",
+        ),
+        (
+            SMOLLM2,
+            {"pipeline": 4},
+            r"parallel.pipeline=4 does not divide num_hidden_layers 30; possible here: 1, 2, 3, 5, 6, "
+            r"10, 15, 30$",
+        ),
+        (SMOLLM2, {"expert": 2}, "llama has no experts"),
+        (MOE, {"expert": 4}, r"num_experts 6; possible here: 1, 2, 3, 6$"),
+        (MOE, {"tensor": 2, "expert_tensor": 2}, "needs parallel.sequence_parallel=true"),
+        (MOE, {"tensor": 2, "sequence_parallel": True}, "set expert_tensor=2, or spread"),
+    ],
+)
+def test_a_layout_that_does_not_divide_the_model(
+    spec: ModelSpec, layout: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ParallelConfig(**layout).check_model(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "layout"),
+    [
+        (SMOLLM2, {"tensor": 3, "pipeline": 2, "sequence_parallel": True}),
+        (MOE, {"expert": 3, "pipeline": 2}),
+        (MOE, {"tensor": 2, "expert": 2, "sequence_parallel": True}),
+    ],
+)
+def test_a_layout_that_divides_the_model(spec: ModelSpec, layout: dict[str, Any]) -> None:
+    ParallelConfig(**layout).check_model(spec)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"tensor": 0}, "parallel.tensor=0: must be at least 1"),
+        ({"sequence_parallel": True}, "needs parallel.tensor > 1"),
+        ({"recompute": "some"}, "expected one of none, selective, full"),
+    ],
+)
+def test_a_layout_that_contradicts_itself(layout: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ParallelConfig(**layout)
+
+
+@pytest.mark.parametrize(
+    ("layout", "world_size", "fits"),
+    [
+        ({"tensor": 2, "pipeline": 2}, 4, True),
+        ({"tensor": 2, "pipeline": 2}, 8, True),
+        ({"tensor": 2, "pipeline": 2}, 6, False),
+        ({"expert": 4, "pipeline": 2}, 8, True),
+        ({"expert": 4, "pipeline": 2}, 4, False),
+    ],
+)
+def test_the_world_must_hold_the_layout(
+    layout: dict[str, Any], world_size: int, fits: bool
+) -> None:
+    if fits:
+        ParallelConfig(**layout).check_world(world_size)
+    else:
+        with pytest.raises(ConfigError, match=r"start a multiple of \d+ ranks"):
+            ParallelConfig(**layout).check_world(world_size)
+
+
+@pytest.mark.parametrize(
+    ("layout", "multiple"),
+    [
+        ({}, 1),
+        ({"tensor": 2}, 1),
+        ({"tensor": 2, "sequence_parallel": True}, 2),
+        ({"tensor": 2, "sequence_parallel": True, "context": 3}, 12),
+    ],
+)
+def test_packed_lengths_that_can_be_split(layout: dict[str, Any], multiple: int) -> None:
+    assert ParallelConfig(**layout).sequence_multiple == multiple
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "fp16"}, "expected one of fp32, bf16"),
+        ({"fp8": "int8"}, "expected null or one of tensorwise"),
+        ({"dtype": "fp32", "fp8": "delayed"}, "set precision.dtype=bf16"),
+    ],
+)
+def test_a_precision_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrecisionConfig(**settings)
