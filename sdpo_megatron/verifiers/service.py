@@ -227,8 +227,9 @@ def serve(
         signal.signal(number, stop)
     host, port = listener.getsockname()[:2]
     announce(f"verifier service on http://{host}:{port}, {config.workers} workers")
-    server.run(sockets=[listener])
+    with contextlib.suppress(SystemExit):  # how uvicorn says that the start-up failed
+        server.run(sockets=[listener])
     start_error: SdpoError | None = app.state.service.start_error
     if start_error is not None:
         raise start_error
-    return 0
+    return 0 if server.started else 1
