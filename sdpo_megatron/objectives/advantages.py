@@ -17,7 +17,7 @@ def group_advantages(rewards: Sequence[float]) -> list[float]:
                 f"reward {index} of the group is {reward}; an attempt without a verdict must be "
                 "dropped, not scored"
             )
-    if not rewards:
-        return []
+    if len(set(rewards)) < 2:  # exactly 0, where rounding of the mean would leave 1e-17
+        return [0.0] * len(rewards)
     mean = math.fsum(rewards) / len(rewards)
     return [reward - mean for reward in rewards]

@@ -96,9 +96,15 @@ def make(case: Case) -> Data:
         success=sequence == 1,
         position=torch.linspace(0, 0.99, t) if t else torch.zeros(0),
     )
-    # Near the student, like a self-teacher, with its own head.
-    near = lambda m: m if case.levels else (m + 0.3 * matrix(len(m), 1.0)).to(case.dtype).float()
-    head = lambda c: (near(hidden), near(weight), c)  # noqa: E731
+
+    def near(own: torch.Tensor) -> torch.Tensor:
+        """Near the student's, like a self-teacher's; where logits tie, other integers."""
+        other = matrix(len(own), 1.0)
+        return other if case.levels else (own + 0.3 * other).to(case.dtype).float()
+
+    def head(coefficient: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+        return near(hidden), near(weight), coefficient
+
     if case.config.distillation is not None:
         beta = case.config.distillation.null_beta
         if case.teacher == "trust_region":
@@ -113,7 +119,7 @@ def make(case: Case) -> Data:
 
 
 def shard(matrix: torch.Tensor, world: int, rank: int, padding: int) -> torch.Tensor:
-    """This rank's rows of a [V, H] matrix; padded rows hold large numbers that must never be seen."""
+    """This rank's rows of a [V, H] matrix; padded rows hold numbers that must never be seen."""
     rows = -(-(matrix.shape[0] + padding) // world)
     whole = torch.full((rows * world, matrix.shape[1]), 1e3, dtype=matrix.dtype)
     whole[: matrix.shape[0]] = matrix

@@ -58,7 +58,7 @@ def bins(log_probs: torch.Tensor, ids: list[int], tail: bool) -> torch.Tensor:
 
 
 def dense(hidden, weight, case, data) -> Terms:
-    """hidden [T, H] and weight [V, H] float64 with requires_grad; `case` and `data` as in cases.py."""
+    """hidden [T, H] and weight [V, H] float64 with requires_grad; case and data as in cases.py."""
     tau = case.temperature
     student = torch.log_softmax(hidden @ weight.t() / tau, -1)
     teacher = reference = None

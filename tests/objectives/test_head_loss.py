@@ -74,7 +74,7 @@ def test_every_variant_under_tensor_parallel_2(tp2: Ranks) -> None:
 
 @pytest.mark.slow
 def test_every_variant_under_tensor_parallel_4(tp4: Ranks) -> None:
-    """Vocabulary 23 on 4 ranks: K = 20 is larger than every shard of 6 rows; the last rank has 5."""
+    """Vocabulary 23 on 4 ranks: K = 20 is larger than every shard of 6 rows; the last has 5."""
     fields = {"levels": 1, "seed": 5, "tokens": 4, "chunk_tokens": 4}
     check_on_ranks(
         tp4, {name: Case(config=config, **fields) for name, config in variants.ALL.items()}
@@ -144,7 +144,7 @@ def test_extreme_logits(name: str, scale: float) -> None:
     "name", ["jsd-5-tail", "forward_kl-full-tail", "sequence", "hybrid-anchor-support"]
 )
 def test_bf16_inputs_are_accumulated_in_float32(name: str) -> None:
-    """The reference gets the same bf16 numbers: what remains is the rounding of grad to bf16, 2^-8."""
+    """The reference gets the same bf16 numbers: what remains is the rounding of gradients, 2^-8."""
     case = Case(config=variants.ALL[name], dtype=torch.bfloat16, hidden=64, vocab=300, seed=8)
     outcome, want = run(case), expected(case)
     torch.testing.assert_close(
@@ -431,7 +431,10 @@ def test_numbers_that_are_not_finite_name_the_token_and_its_sequence(
     hidden, teacher_hidden = data.hidden.clone(), data.teacher[0][0].clone()
     (hidden if who == "student" else teacher_hidden)[4, 2] = value
     sequence, token = int(data.sequence_ids[4]), int(data.token_ids[4])
-    message = f"{who}'s logits that predict token 4 of 7 .sequence {sequence} of the micro-batch, token id {token}"
+    message = (
+        f"{who}'s logits that predict token 4 of 7 "
+        rf"\(sequence {sequence} of the micro-batch, token id {token}\)"
+    )
     with pytest.raises(NumericsError, match=message):
         call(
             hidden=hidden.requires_grad_(),
