@@ -39,16 +39,12 @@ def readings(response: str, prompt: str, entry_point: str) -> tuple[tuple[str, s
 
 
 def _dedent(text: str) -> str:
-    first, _, rest = text.lstrip("\n").partition("\n")
-    return (
-        textwrap.dedent(text)
-        if not first[:1].isspace()
-        else first.lstrip() + "\n" + textwrap.dedent(rest)
-    )
+    return textwrap.dedent(text.strip("\n"))
 
 
 def _texts(response: str) -> list[str]:
     before, fence, _ = response.partition("```")
     blocks = [match.group(2) for match in _FENCED.finditer(response)]
     inside_opened_fence = [before] if fence and before.strip() else []
-    return [*inside_opened_fence, *reversed(blocks), response]
+    bare = [] if response.lstrip().startswith("```") else [response]
+    return [*inside_opened_fence, *reversed(blocks), *bare]

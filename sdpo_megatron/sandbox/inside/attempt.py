@@ -89,14 +89,20 @@ def _choose(job: dict[str, Any]) -> tuple[types.CodeType, int, int]:
 
 
 def _defines(tree: ast.Module, name: str) -> bool:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-            and node.name == name
-        ):
-            return True
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
-            return True
+    """Whether some statement at the module's level (also inside if, try, with) binds `name`."""
+    todo: list[ast.AST] = list(tree.body)
+    for node in todo:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            if node.name == name:
+                return True
+        elif isinstance(node, ast.Name):
+            if node.id == name and isinstance(node.ctx, ast.Store):
+                return True
+        elif isinstance(node, ast.alias):
+            if (node.asname or node.name) == name:
+                return True
+        elif not isinstance(node, ast.Lambda):
+            todo += ast.iter_child_nodes(node)
     return False
 
 

@@ -131,7 +131,7 @@ def _be_worker(control: socket.socket, settings: dict[str, Any], host_fd: int) -
 def _prepare(settings: dict[str, Any], host_fd: int) -> tuple[Tools, dict[str, str]]:
     """Finds out which layers work here, builds the view, and returns the worker's tools and the
     missing layers."""
-    missing: dict[str, str] = {name: "switched off in the config" for name in settings["disable"]}
+    missing: dict[str, str] = dict.fromkeys(settings["disable"], "switched off in the config")
     layers: list[str] = []
     fence = Fence()
     is_root = os.geteuid() == 0

@@ -1,0 +1,98 @@
+"""All of HumanEval: the canonical solutions pass; their mutants get the right verdict and the right words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from sdpo_megatron.nouns import Verdict
+from sdpo_megatron.sandbox import Sandbox, SandboxConfig
+from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
+from sdpo_megatron.verifiers.code_tests import split_asserts
+from tests.verifiers.code_items import humaneval, humaneval_item
+from tests.verifiers.mutants import failing_tests, mutants
+
+CPU_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[CodeVerifier]:
+    with Sandbox(SandboxConfig(workers=2)) as sandbox:
+        yield CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=CPU_S, wall_s=60.0))
+
+
+def test_canonical_solutions_pass(verifier: CodeVerifier) -> None:
+    def verify(name: str) -> Verdict:
+        return verifier.verify(humaneval_item(name), humaneval()[name]["canonical_solution"])
+
+    with ThreadPoolExecutor(2) as pool:
+        verdicts = dict(zip(humaneval(), pool.map(verify, humaneval()), strict=True))
+    failed = {name: verdict.feedback for name, verdict in verdicts.items() if not verdict.success}
+    assert failed == {}
+    assert len(verdicts) == 164
+
+
+def _mutants(name: str) -> list[str]:
+    problem = humaneval()[name]
+    return list(mutants(problem["prompt"] + problem["canonical_solution"], problem["entry_point"]))
+
+
+def _check(name: str, source: str, failing: list[int], verdict: Verdict) -> str:
+    """Compares one verdict with the oracle's; returns "killed", "hidden" or "survived"."""
+    item: dict[str, Any] = humaneval_item(name)
+    public = list(item["public"])
+    where = f"{name}: {failing} of public {public}\n{source}\n{verdict}"
+    if not failing:
+        assert verdict.success, where
+        assert verdict.feedback == "", where
+        return "survived"
+    assert verdict.reward == 0.0, where
+    failing_public = [index for index in public if index in failing]
+    if not failing_public:
+        assert verdict.feedback == "All public tests pass, but a hidden test fails.", where
+        return "hidden"
+    number = public.index(failing_public[0]) + 1
+    assert verdict.details["failed_test"] == failing_public[0], where
+    assert f"public test {number} of {len(public)}." in verdict.feedback.split("\n")[0], where
+    return "killed"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_mutants_get_the_right_verdict_twice(
+    verifier: CodeVerifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {"killed": 0, "hidden": 0, "survived": 0}
+    with ThreadPoolExecutor(2) as pool:
+        for name, problem in humaneval().items():
+            sources, item = _mutants(name), humaneval_item(name)
+            split = split_asserts(problem["test"])
+            failing = failing_tests(
+                problem["prompt"], problem["entry_point"], split.setup, split.tests, sources, CPU_S
+            )
+            jobs = [source for source in sources for _ in range(2)]
+            verdicts = list(pool.map(lambda source, item=item: verifier.verify(item, source), jobs))
+            for at, source in enumerate(sources):
+                first, second = verdicts[2 * at : 2 * at + 2]
+                counts[_check(name, source, failing[at], first)] += 1
+                assert (first.reward, first.feedback) == (second.reward, second.feedback), name
+                _assert_nothing_hidden(item, split.tests, first.feedback)
+    total = sum(counts.values())
+    with capsys.disabled():
+        share = counts["survived"] / total
+        print(f"\n{total} mutants: {counts}; {share:.1%} survive all tests")
+    assert total > 1500
+    assert counts["hidden"] > 10
+
+
+def _assert_nothing_hidden(item: dict[str, Any], tests: tuple[str, ...], feedback: str) -> None:
+    """No feedback quotes the arguments of a hidden test that no public test has."""
+    public = set(item["public"])
+    shown = "\n".join(tests[index] for index in public) + item["prompt"]
+    for index in set(range(len(tests))) - public:
+        arguments = tests[index].partition("candidate(")[2].partition(") ")[0]
+        if len(arguments) > 12 and arguments not in shown:
+            assert arguments not in feedback
