@@ -1,4 +1,6 @@
-"""``sdpo``: the command line. Each command imports only what it needs, so that help and errors come at once."""
+"""``sdpo``: the command line. Each command imports only what it needs, so that help and errors come
+at once.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +14,32 @@ from sdpo_megatron.errors import ConfigError, SdpoError
 
 _EPILOG = """\
 examples:
-  sdpo train experiment=quickstart                  train SmolLM2-135M on HumanEval problems, on this machine
-  sdpo train experiment=quickstart run.steps=12 teacher.rate=0.1
-  sdpo train --resume runs/quickstart-20260101-120000
+  sdpo train experiment=quickstart                  train SmolLM2-135M on HumanEval problems, on
+  this machine sdpo train experiment=quickstart run.steps=12 teacher.rate=0.1 sdpo train --resume
+  runs/quickstart-20260101-120000
   sdpo config experiment=quickstart                 print the resolved configuration, start nothing
-  sdpo export runs/quickstart-... out/              write a Hugging Face checkpoint of the newest weights
-  sdpo doctor                                       what is installed, what is missing, how to get it
+  sdpo export runs/quickstart-... out/              write a Hugging Face checkpoint of the newest
+  weights
+  sdpo doctor                                       what is installed, what is missing, how to get
+  it
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Errors meant for the user are printed without a traceback (code 2)."""
+    """Run one command; returns the exit code. Errors meant for the user are printed without a
+    traceback (code 2).
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="sdpo",
-        description="Post-train language models by self-distillation (SDPO) with Megatron and SGLang.",
+        description="Post-train language models by self-distillation on Megatron and SGLang.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=sorted(_COMMANDS), help="; ".join(_help_lines()))
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments of the command; `sdpo COMMAND --help`")
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, help="arguments of the command; `sdpo COMMAND --help`"
+    )
     parsed = parser.parse_args(arguments)
     try:
         return _COMMANDS[parsed.command](parsed.rest)
@@ -44,8 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     """train with hydra overrides"""
-    parser = argparse.ArgumentParser(prog="sdpo train", description="Train; hydra overrides follow, e.g. run.steps=8.")
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the run in FOLDER, with its configuration")
+    parser = argparse.ArgumentParser(
+        prog="sdpo train", description="Train; hydra overrides follow, e.g. run.steps=8."
+    )
+    parser.add_argument(
+        "--resume", metavar="FOLDER", help="go on with the run in FOLDER, with its configuration"
+    )
     parser.add_argument("overrides", nargs="*", help="group=choice or key=value")
     parsed = parser.parse_args(arguments)
 
@@ -72,7 +84,9 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _config(arguments: Sequence[str]) -> int:
     """print the resolved configuration"""
-    parser = argparse.ArgumentParser(prog="sdpo config", description="Compose, check and print; start nothing.")
+    parser = argparse.ArgumentParser(
+        prog="sdpo config", description="Compose, check and print; start nothing."
+    )
     parser.add_argument("overrides", nargs="*", help="group=choice or key=value")
     import yaml
 
@@ -80,7 +94,9 @@ def _config(arguments: Sequence[str]) -> int:
     from sdpo_megatron import settings
 
     parsed = parser.parse_args(arguments)
-    print(yaml.safe_dump(settings.to_plain(configs.load(parsed.overrides)), sort_keys=False), end="")
+    print(
+        yaml.safe_dump(settings.to_plain(configs.load(parsed.overrides)), sort_keys=False), end=""
+    )
     return 0
 
 

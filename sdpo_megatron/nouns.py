@@ -1,9 +1,9 @@
 """The nouns of the project: frozen dataclasses, the only things that cross folder borders.
 
-    Question ─► Attempt (several make a Group) ─► Verdict ─► TeacherContext ─► TrainSample ─► StepReport
+    Question ─► Attempt (several: a Group) ─► Verdict ─► TeacherContext ─► TrainSample ─► StepReport
 
-Token ids are plain Python ints and log-probabilities plain floats here (natural logarithm, at the rollout temperature);
-tensors begin at the actor's door.
+Token ids are plain Python ints and log-probabilities plain floats here (natural logarithm, at the
+rollout temperature); tensors begin at the actor's door.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Question:
         id: Unique and stable within the task, e.g. ``HumanEval/28``.
         task: Name of the task in the registry; decides the verifier.
         messages: The conversation up to the model's turn.
-        prefill: Text that opens the assistant's turn, e.g. a code fence. Part of the prompt, not of the attempt.
+        prefill: Text that opens the assistant's turn, e.g. a code fence. Part of the prompt, not of
+            the attempt.
         stop: Strings that end an attempt; the stop string itself is not part of the attempt's text.
         item: What the verifier needs (tests, answer). Never shown to the model.
     """
@@ -39,7 +40,9 @@ class Question:
 
 @dataclass(frozen=True, order=True)
 class PolicyVersion:
-    """Which weights: a number that only grows, and the checksum of the weights it names ("" when not computed)."""
+    """Which weights: a number that only grows, and the checksum of the weights it names ("" when
+    not computed).
+    """
 
     number: int
     checksum: str = field(default="", compare=False)
@@ -63,11 +66,13 @@ class Attempt:
         index: Position in its group, from 0.
         prompt_ids: Token ids the engine was given, the prefill included.
         response_ids: Token ids sampled (and, in multi-turn tasks, observation tokens between them).
-        log_probs: log pi_rollout of each response token, after temperature; same length as response_ids.
+        log_probs: log pi_rollout of each response token, after temperature; same length as
+            response_ids.
         loss_mask: True exactly on tokens that the student sampled; same length as response_ids.
         versions: Spans of policy versions, in order, covering all response tokens.
         finish_reason: "stop" (ended by itself), "length" (truncated at the limit) or "abort".
-        text: The response decoded without special tokens and without the stop string: what the verifier judges.
+        text: The response decoded without special tokens and without the stop string: what the
+            verifier judges.
         seed: Sampling seed sent with the request; None when unseeded.
     """
 
@@ -85,14 +90,17 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a verifier says of one attempt. A failure of infrastructure is an exception, never a Verdict.
+    """What a verifier says of one attempt. A failure of infrastructure is an exception, never a
+    Verdict.
 
     Attributes:
         reward: In [0, 1].
-        success: Whether the attempt counts as solved (may be used as a demonstration for its siblings).
+        success: Whether the attempt counts as solved (may be used as a demonstration for its
+            siblings).
         format_ok: Whether an answer could be extracted at all.
         feedback: Text that may be shown to the teacher; "" for none.
-        reveals_answer: True when `feedback` contains the expected answer (allowed only where the task says so).
+        reveals_answer: True when `feedback` contains the expected answer (allowed only where the
+            task says so).
         seconds: Wall time of judging.
         layers: Isolation layers active while the attempt ran; empty where nothing was executed.
         details: Small JSON-able facts for people: failing test index, error kind, extracted answer.
@@ -110,7 +118,9 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A question, its attempts and their verdicts, index by index. `dropped` counts attempts lost to infrastructure."""
+    """A question, its attempts and their verdicts, index by index. `dropped` counts attempts lost
+    to infrastructure.
+    """
 
     question: Question
     attempts: tuple[Attempt, ...]
@@ -119,7 +129,10 @@ class Group:
 
     def __post_init__(self) -> None:
         if len(self.attempts) != len(self.verdicts):
-            raise ValueError(f"{self.question.id}: {len(self.attempts)} attempts but {len(self.verdicts)} verdicts")
+            raise ValueError(
+                f"{self.question.id}: {len(self.attempts)} attempts but {len(self.verdicts)} "
+                "verdicts"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +156,17 @@ class TeacherContext:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSample:
-    """One attempt as the actor trains on it. Tokens without weight are attended to, never trained on.
+    """One attempt as the actor trains on it. Tokens without weight are attended to, never trained
+    on.
 
     Attributes:
         prompt_ids: The student's prompt.
         teacher_prompt_ids: The teacher's prompt; None when this attempt has no teacher.
-        null_prompt_ids: The teacher template without content; None unless null correction or its diagnostic is on.
+        null_prompt_ids: The teacher template without content; None unless null correction or its
+            diagnostic is on.
         response_ids, loss_mask, log_probs: As in `Attempt`.
-        advantage: Scalar advantage of the attempt (group-relative); 0.0 where the objective has none.
+        advantage: Scalar advantage of the attempt (group-relative); 0.0 where the objective has
+            none.
         distill_weight: Weight of the attempt's distillation loss (0.0 masks it).
         policy_weight: Weight of the attempt's policy-gradient loss (0.0 masks it).
         success: Whether the verdict was a success (for metrics split by outcome).
@@ -174,7 +190,9 @@ class TrainSample:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """The metrics of one step. Keys are names declared in `observability.metrics`; the same on every rank."""
+    """The metrics of one step. Keys are names declared in `observability.metrics`; the same on
+    every rank.
+    """
 
     step: int
     policy_version: int

@@ -1,4 +1,6 @@
-"""Nested frozen dataclasses from plain dictionaries, strictly: unknown keys name the nearest known one, types are checked."""
+"""Nested frozen dataclasses from plain dictionaries, strictly: unknown keys name the nearest known
+one, types are checked.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,7 @@ T = TypeVar("T")
 
 def defaults(cls: type) -> dict[str, Any]:
     """The default values of a config dataclass as nested plain data (tuples become lists)."""
-    return {
-        field.name: _plain(_default(field)) for field in dataclasses.fields(cls) if field.init
-    }
+    return {field.name: _plain(_default(field)) for field in dataclasses.fields(cls) if field.init}
 
 
 def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
@@ -28,13 +28,12 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
         ConfigError: An unknown key (the nearest known one is named) or a value of the wrong type.
     """
     hints = typing.get_type_hints(cls)
-    known = {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    known = {field.name: hints[field.name] for field in fields}
     for key in values:
         if key not in known:
             raise ConfigError(unknown_key(f"{path}{key}", [f"{path}{name}" for name in known]))
-    given = {
-        key: _convert(known[key], value, f"{path}{key}") for key, value in values.items()
-    }
+    given = {key: _convert(known[key], value, f"{path}{key}") for key, value in values.items()}
     return cls(**given)
 
 
@@ -46,12 +45,17 @@ def to_plain(config: Any) -> dict[str, Any]:
 def unknown_key(key: str, known: list[str]) -> str:
     """The message for a key that does not exist."""
     tail = key.rpartition(".")[2]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or [
-        name
-        for name in known
-        if name.rpartition(".")[2]
-        in difflib.get_close_matches(tail, [k.rpartition(".")[2] for k in known], n=1, cutoff=0.6)
-    ][:1]
+    near = (
+        difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+        or [
+            name
+            for name in known
+            if name.rpartition(".")[2]
+            in difflib.get_close_matches(
+                tail, [k.rpartition(".")[2] for k in known], n=1, cutoff=0.6
+            )
+        ][:1]
+    )
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known)[:20])}"
     return f"unknown config key {key!r}: {hint}"
 

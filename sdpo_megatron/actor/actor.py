@@ -1,7 +1,8 @@
 """The actor: the policy's Megatron model with its optimiser and its self-teacher, on this rank.
 
-One `step` is the right half of the picture in docs/a-step.md: teacher forward (no gradient), student forward and backward, optimiser
-step. All ranks construct it and call every method together, with the same samples.
+One `step` is the right half of the picture in docs/a-step.md: teacher forward (no gradient),
+student forward and backward, optimiser step. All ranks construct it and call every method together,
+with the same samples.
 """
 
 from __future__ import annotations
@@ -61,7 +62,13 @@ class Actor:
     """Model, optimiser and teacher of this rank."""
 
     def __init__(
-        self, config: ActorConfig, spec: ModelSpec, model_folder: str | Path, runtime: Runtime, *, seed: int = 0
+        self,
+        config: ActorConfig,
+        spec: ModelSpec,
+        model_folder: str | Path,
+        runtime: Runtime,
+        *,
+        seed: int = 0,
     ) -> None:
         """Build the model and load the Hugging Face checkpoint of `model_folder` into it.
 
@@ -83,21 +90,24 @@ class Actor:
         for model in models:
             model.config.finalize_model_grads_func = _finalize
         self.chunks = wrap_for_data_parallel(models)
-        self.optimizer = build_optimizer(self.chunks, config.optimizer, config.precision.torch_dtype)
+        self.optimizer = build_optimizer(
+            self.chunks, config.optimizer, config.precision.torch_dtype
+        )
         self.pipeline = Pipeline(self.chunks)
         self.weights = ShardedWeights(self.chunks, self.optimizer)
         self.teacher = Teacher(config.teacher, self.objective, self.weights, self.pipeline)
         self.optimizer_steps = 0
         self._layout = _head_layout(config, spec)
 
-    # --- one rollout batch -------------------------------------------------------------------------------------------------
+    # --- one rollout batch ------------------------------------------------------------------------
 
     def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
-        """Train on a rollout batch: one optimiser step, or several where `batch.questions_per_step` says so.
+        """Train on a rollout batch: one optimiser step, or several where `batch.questions_per_step`
+        says so.
 
         Returns:
-            Metrics of the batch (keys of `observability.metrics`), the same on every rank; those of several optimiser steps
-            are averaged.
+            Metrics of the batch (keys of `observability.metrics`), the same on every rank; those of
+            several optimiser steps are averaged.
 
         Raises:
             NumericsError: NaN or infinity; the optimiser step was not taken.
@@ -110,7 +120,11 @@ class Actor:
         taken = [report for report in reports if report]
         if taken:
             self.teacher.after_rollout_batch()
-        metrics = {key: sum(report[key] for report in taken) / len(taken) for key in taken[0]} if taken else {}
+        metrics = (
+            {key: sum(report[key] for report in taken) / len(taken) for key in taken[0]}
+            if taken
+            else {}
+        )
         for phase in ("teacher", "student", "optimizer"):
             key = f"time/{phase}_s"
             metrics[key] = sum(report.get(key, 0.0) for report in taken)
@@ -119,7 +133,39 @@ class Actor:
         metrics["train/skipped_steps"] = float(len(reports) - len(taken))
         return metrics | self._distance()
 
-    def _optimizer_step(self, samples: Sequence[TrainSample], old: OldLogProbs | None) -> dict[str, float]:
+    def null_teacher_kl(self, samples: Sequence[TrainSample]) -> float:
+        """Mean divergence per token between the student and a teacher that saw the template without
+        content, nats.
+
+        What of the distillation signal is the wording of the prompt alone (method.md section 8).
+        NaN where no sample has a null prompt or the objective does not distil. No gradients; two
+        forward passes.
+        """
+        taught = [sample for sample in samples if sample.null_prompt_ids is not None]
+        counts = StepCounts.of(taught)
+        if not counts.distill.tokens:
+            return float("nan")
+        batch = _Batch(self, taught)
+        targets = self.teacher.score_null(batch.packed({"null"})["null"])
+        states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
+        loss = BatchLoss(
+            self.objective,
+            head_weight(self.chunks),
+            self._layout,
+            batch.mine,
+            counts,
+            targets,
+            None,
+        )
+        with torch.no_grad():
+            reports = [loss(number, hidden)[1] for number, hidden in enumerate(states)]
+        self._fail_together(loss.fault, batch)
+        sums = sum_over_data_parallel(_total(reports))
+        return sums["kl"] / sums["distill_tokens"]
+
+    def _optimizer_step(
+        self, samples: Sequence[TrainSample], old: OldLogProbs | None
+    ) -> dict[str, float]:
         """One step on these samples; an empty dict when nothing in them can be learnt from."""
         counts = StepCounts.of(samples)
         if counts.trained_tokens == 0:
@@ -156,7 +202,9 @@ class Actor:
         """Clip and step; returns (gradient norm before clipping, learning rate)."""
         self.optimizer.prepare_grads()
         norm = float(self.optimizer.get_grad_norm())
-        bad = None if norm < float("inf") else f"the gradient norm is {norm}"  # NaN compares false as well
+        bad = (
+            None if norm < float("inf") else f"the gradient norm is {norm}"
+        )  # NaN compares false as well
         self._fail_together(bad, batch)
         rate = learning_rate(self.config.optimizer, self.optimizer_steps + 1)
         set_learning_rate(self.optimizer, rate)
@@ -167,7 +215,9 @@ class Actor:
         return norm, rate
 
     def _fail_together(self, fault: str | None, batch: _Batch) -> None:
-        """NumericsError on every rank when any rank saw a fault; the message names rank, layer and sample."""
+        """NumericsError on every rank when any rank saw a fault; the message names rank, layer and
+        sample.
+        """
         mine = None if fault is None else f"rank {torch.distributed.get_rank()}: {fault}"
         if (problem := first_problem(mine)) is None:
             return
@@ -175,12 +225,15 @@ class Actor:
             chunk.zero_grad_buffer()
         where = first_bad_layer(self.pipeline, batch.packed({"student"})["student"])
         raise NumericsError(
-            f"optimiser step {self.optimizer_steps + 1} was not taken: {problem}; {where}. The last checkpoint is good; lower "
+            f"optimiser step {self.optimizer_steps + 1} was not taken: {problem}; {where}. The "
+            "last checkpoint is good; lower "
             "optimizer.lr, or look at the named sample in the run's rollouts"
         )
 
     def _old_log_probs(self, samples: Sequence[TrainSample]) -> OldLogProbs:
-        """log pi_old of every attempt on this data-parallel rank's... and all others, before the first optimiser step."""
+        """log pi_old of every attempt on this data-parallel rank's... and all others, before the
+        first optimiser step.
+        """
         from megatron.core import parallel_state
 
         batch = _Batch(self, samples)
@@ -189,7 +242,9 @@ class Actor:
         weight = head_weight(self.chunks)
         for hidden, chosen in zip(states, batch.mine, strict=False):
             assert weight is not None
-            ids = torch.tensor([t for s in chosen for t in s.response_ids], dtype=torch.int64, device=hidden.device)
+            ids = torch.tensor(
+                [t for s in chosen for t in s.response_ids], dtype=torch.int64, device=hidden.device
+            )
             layout = self._layout
             log_probs = head_log_probs(
                 hidden,
@@ -201,7 +256,9 @@ class Actor:
                 vocab_size=layout.vocab_size,
             )
             parts = log_probs.split([len(s.response_ids) for s in chosen])
-            found |= {(s.question_id, s.index): part.cpu() for s, part in zip(chosen, parts, strict=True)}
+            found |= {
+                (s.question_id, s.index): part.cpu() for s, part in zip(chosen, parts, strict=True)
+            }
         if not parallel_state.is_pipeline_last_stage():
             return {}
         # A sample may fall to another data-parallel rank in its own optimiser step.
@@ -218,7 +275,7 @@ class Actor:
         torch.distributed.all_reduce(squares)
         return {"teacher/ema_distance": float((squares[0] / squares[1]).sqrt())}
 
-    # --- checkpoints -------------------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     def save(self, root: Path, step: int, common: Mapping[str, Any], *, keep: int) -> None:
         """Write a checkpoint of everything that the next step depends on, with `common` beside it.
@@ -233,7 +290,8 @@ class Actor:
         checkpoint.save(root, step, self.weights, self.chunks, sets, extra, keep=keep)
 
     def load_newest(self, root: Path) -> dict[str, Any] | None:
-        """Go on from the newest whole checkpoint below `root`; returns its common part, or None when there is none.
+        """Go on from the newest whole checkpoint below `root`; returns its common part, or None
+        when there is none.
 
         Raises:
             CheckpointError: It is of another model or teacher.
@@ -245,7 +303,9 @@ class Actor:
         names = ["master", "exp_avg", "exp_avg_sq", *teacher]
         sets, common = checkpoint.load(found[-1][1], self.weights, self.chunks, names)
         self.optimizer_steps = common["optimizer_steps"]
-        restore_adam_state(self.optimizer, self.weights, sets["exp_avg"], sets["exp_avg_sq"], self.optimizer_steps)
+        restore_adam_state(
+            self.optimizer, self.weights, sets["exp_avg"], sets["exp_avg_sq"], self.optimizer_steps
+        )
         self.weights.restore(sets["master"])
         for name in self.teacher.sets:
             self.teacher.sets[name] = sets[f"teacher_{name}"]
@@ -253,7 +313,9 @@ class Actor:
 
 
 class _Batch:
-    """The samples of one optimiser step, cut into this rank's micro-batches; packs them for each role once."""
+    """The samples of one optimiser step, cut into this rank's micro-batches; packs them for each
+    role once.
+    """
 
     def __init__(self, actor: Actor, samples: Sequence[TrainSample]) -> None:
         from megatron.core import parallel_state
@@ -264,7 +326,9 @@ class _Batch:
             token_budget=actor.config.batch.micro_batch_tokens,
         )
         self._all = [[samples[i] for i in chosen] for rank in plan for chosen in rank]
-        self.mine = [[samples[i] for i in chosen] for chosen in plan[parallel_state.get_data_parallel_rank()]]
+        self.mine = [
+            [samples[i] for i in chosen] for chosen in plan[parallel_state.get_data_parallel_rank()]
+        ]
         self._multiple = actor.config.parallel.sequence_multiple
         self._device = actor.runtime.device
         self._packed: dict[Role, list[PackedSequences]] = {}
@@ -293,7 +357,9 @@ class _Clock:
 
 
 def _finalize(chunks: list[Any], _num_tokens: Any = None, **named: Any) -> None:
-    """Megatron's reduction of gradients, without its own division by tokens: the loss carries its denominators."""
+    """Megatron's reduction of gradients, without its own division by tokens: the loss carries its
+    denominators.
+    """
     from megatron.core.distributed import finalize_model_grads
 
     finalize_model_grads(chunks, None, **named)
@@ -325,4 +391,8 @@ def _minibatches(samples: Sequence[TrainSample], questions: int) -> list[list[Tr
 
 def _total(reports: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Sums over micro-batches; [] before the last stage."""
-    return {key: torch.stack([r[key].double() for r in reports]).sum(0) for key in reports[0]} if reports else {}
+    return (
+        {key: torch.stack([r[key].double() for r in reports]).sum(0) for key in reports[0]}
+        if reports
+        else {}
+    )

@@ -18,7 +18,9 @@ def from_rank_0(value: T) -> T:
 
 
 def first_problem(problem: str | None) -> str | None:
-    """The problem of the lowest rank that has one, on every rank; None when none has. One small collective when all is well."""
+    """The problem of the lowest rank that has one, on every rank; None when none has. One small
+    collective when all is well.
+    """
     flag = torch.tensor([0.0 if problem is None else 1.0])
     if torch.distributed.get_backend() == "nccl":
         flag = flag.cuda()
@@ -33,7 +35,8 @@ def first_problem(problem: str | None) -> str | None:
 def sum_over_data_parallel(stats: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Sums of per-rank sums, known on the last pipeline stage, as floats on every rank.
 
-    The keys must be the same on all data-parallel ranks: they come from the objective, not from the data.
+    The keys must be the same on all data-parallel ranks: they come from the objective, not from the
+    data.
     """
     from megatron.core import parallel_state
 

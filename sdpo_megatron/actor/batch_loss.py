@@ -1,4 +1,5 @@
-"""The loss of one optimiser step, micro-batch by micro-batch: token targets with masks and denominators folded in.
+"""The loss of one optimiser step, micro-batch by micro-batch: token targets with masks and
+denominators folded in.
 
 Every rank knows all samples of the step, so the global counts need no collective.
 """
@@ -65,8 +66,12 @@ def token_targets(
 ) -> TokenTargets:
     """The response tokens of a micro-batch, flat, in the order of `samples`."""
     config = objective.config
-    distill = _folded(samples, "distill_weight", counts.distill, config.denominator, config.norm_length)
-    policy = _folded(samples, "policy_weight", counts.policy, config.denominator, config.norm_length)
+    distill = _folded(
+        samples, "distill_weight", counts.distill, config.denominator, config.norm_length
+    )
+    policy = _folded(
+        samples, "policy_weight", counts.policy, config.denominator, config.norm_length
+    )
 
     def floats(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
@@ -82,24 +87,37 @@ def token_targets(
         parts = [old_log_probs[s.question_id, s.index] for s in samples]
         old = torch.cat(parts).to(device) if parts else floats([])
     return TokenTargets(
-        token_ids=torch.tensor([t for s in samples for t in s.response_ids], dtype=torch.int64, device=device),
+        token_ids=torch.tensor(
+            [t for s in samples for t in s.response_ids], dtype=torch.int64, device=device
+        ),
         distill_weight=masked(distill),
         policy_weight=masked(policy),
         advantage=spread([s.advantage for s in samples]),
         rollout_log_probs=floats([p for s in samples for p in s.log_probs]),
-        sequence_ids=torch.tensor([i for i, s in enumerate(samples) for _ in s.response_ids], dtype=torch.int64, device=device),
-        loss_mask=torch.tensor([m for s in samples for m in s.loss_mask], dtype=torch.bool, device=device),
+        sequence_ids=torch.tensor(
+            [i for i, s in enumerate(samples) for _ in s.response_ids],
+            dtype=torch.int64,
+            device=device,
+        ),
+        loss_mask=torch.tensor(
+            [m for s in samples for m in s.loss_mask], dtype=torch.bool, device=device
+        ),
         old_log_probs=old,
-        success=torch.tensor([s.success for s in samples for _ in s.response_ids], dtype=torch.bool, device=device),
-        position=floats([i / len(s.response_ids) for s in samples for i in range(len(s.response_ids))]),
+        success=torch.tensor(
+            [s.success for s in samples for _ in s.response_ids], dtype=torch.bool, device=device
+        ),
+        position=floats(
+            [i / len(s.response_ids) for s in samples for i in range(len(s.response_ids))]
+        ),
     )
 
 
 class BatchLoss:
-    """The loss function that the pipeline calls on the last stage; remembers the first numerical fault instead of raising.
+    """The loss function that the pipeline calls on the last stage; remembers the first numerical
+    fault instead of raising.
 
-    A rank that raised inside the schedule would leave the others waiting in it; the actor asks for `fault` afterwards and all
-    ranks fail together.
+    A rank that raised inside the schedule would leave the others waiting in it; the actor asks for
+    `fault` afterwards and all ranks fail together.
     """
 
     def __init__(
@@ -112,12 +130,21 @@ class BatchLoss:
         targets: Sequence[Targets],
         old_log_probs: Mapping[tuple[str, int], torch.Tensor] | None,
     ) -> None:
-        """`samples` and `targets` by micro-batch of this rank; `targets` is empty where the objective needs none."""
+        """`samples` and `targets` by micro-batch of this rank; `targets` is empty where the
+        objective needs none.
+        """
         self._objective, self._weight, self._layout = objective, weight, layout
-        self._samples, self._counts, self._targets, self._old = samples, counts, targets, old_log_probs
+        self._samples, self._counts, self._targets, self._old = (
+            samples,
+            counts,
+            targets,
+            old_log_probs,
+        )
         self.fault: str | None = None
 
-    def __call__(self, number: int, hidden: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def __call__(
+        self, number: int, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         assert self._weight is not None
         samples = self._samples[number]
         against = self._targets[number] if self._targets else Targets()
@@ -136,7 +163,9 @@ class BatchLoss:
                 vocab_size=layout.vocab_size,
             )
         except NumericsError as error:
-            who = ", ".join(f"sequence {i} is {s.question_id} attempt {s.index}" for i, s in enumerate(samples))
+            who = ", ".join(
+                f"sequence {i} is {s.question_id} attempt {s.index}" for i, s in enumerate(samples)
+            )
             self.fault = self.fault or f"{error} ({who})"
             # Zero gradients, and the graph intact, so that the schedule comes to its end.
             return torch.nan_to_num(hidden.float()).sum() * 0.0, {}
@@ -149,7 +178,11 @@ def _counts(samples: Sequence[TrainSample], weight: str) -> GlobalCounts:
 
 
 def _folded(
-    samples: Sequence[TrainSample], weight: str, counts: GlobalCounts, denominator: str, norm_length: int | None
+    samples: Sequence[TrainSample],
+    weight: str,
+    counts: GlobalCounts,
+    denominator: str,
+    norm_length: int | None,
 ) -> list[float]:
     """Weight of one trained token of each sample: the sample's weight over the denominator."""
     trained = [sum(s.loss_mask) if getattr(s, weight) else 0 for s in samples]
@@ -161,5 +194,7 @@ def _on(target: TeacherTarget | None, device: torch.device) -> TeacherTarget | N
     """The target with its hidden states back from the host, where they were kept there."""
     if target is None or all(head.hidden.device == device for head in target.heads):
         return target
-    heads = [replace(head, hidden=head.hidden.to(device, non_blocking=True)) for head in target.heads]
+    heads = [
+        replace(head, hidden=head.hidden.to(device, non_blocking=True)) for head in target.heads
+    ]
     return replace(target, heads=heads)

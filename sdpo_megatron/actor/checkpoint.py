@@ -1,18 +1,20 @@
 """Checkpoints: every weight set as one reshardable tensor a parameter, written whole or not at all.
 
 What is in one: the fp32 master weights, both Adam moments and the teacher's weight sets, each keyed
-``{set}.{parameter}`` by Megatron's own sharding metadata, so another TP x PP x DP layout can load it; and a common part with
-counters, random state, data position and policy version. The live parameters are not in it: they are the master weights
-rounded to the compute dtype.
+``{set}.{parameter}`` by Megatron's own sharding metadata, so another TP x PP x DP layout can load
+it; and a common part with counters, random state, data position and policy version. The live
+parameters are not in it: they are the master weights rounded to the compute dtype.
 
     checkpoints/step-000012/            Megatron dist_checkpointing (torch_dist)
     checkpoints/step-000012/complete.json   names and sizes of all files; written last
 
-A folder without a matching complete.json is torn and never chosen. Writing goes to a ``.tmp`` folder that is renamed.
+A folder without a matching complete.json is torn and never chosen. Writing goes to a ``.tmp``
+folder that is renamed.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -46,7 +48,9 @@ def is_whole(folder: Path) -> bool:
 
 
 def whole_checkpoints(root: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every whole checkpoint, oldest first; torn ones and leftovers are passed over."""
+    """(step, folder) of every whole checkpoint, oldest first; torn ones and leftovers are passed
+    over.
+    """
     if not root.is_dir():
         return []
     found = [(int(m[1]), path) for path in root.iterdir() if (m := _NAME.search(path.name))]
@@ -63,7 +67,8 @@ def save(
     *,
     keep: int,
 ) -> Path:
-    """Write the checkpoint of `step`; collective. Keeps the newest `keep` and deletes older ones afterwards.
+    """Write the checkpoint of `step`; collective. Keeps the newest `keep` and deletes older ones
+    afterwards.
 
     Raises:
         CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
@@ -78,6 +83,7 @@ def save(
         if first:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
+        _need_space(root, sets)
         torch.distributed.barrier()
         dist_checkpointing.save(
             {"sets": _sharded(weights, chunks, sets), "common": dict(common)}, str(scratch)
@@ -104,22 +110,15 @@ def load(
     Raises:
         CheckpointError: It is torn, or a set of `names` is not in it.
     """
-    from megatron.core import dist_checkpointing
-
     if not is_whole(folder):
-        raise CheckpointError(f"{folder}: not a whole checkpoint (no {_SEAL} that matches its files)")
+        raise CheckpointError(
+            f"{folder}: not a whole checkpoint (no {_SEAL} that matches its files)"
+        )
     empty = {
         name: [torch.zeros_like(shard.master, dtype=torch.float32) for shard in weights.shards]
         for name in names
     }
-    wanted = {"sets": _sharded(weights, chunks, empty)}
-    try:
-        state = dist_checkpointing.load(wanted, str(folder))
-    except Exception as error:
-        raise CheckpointError(
-            f"{folder}: cannot be loaded as {', '.join(names)} of this model ({type(error).__name__}: {error}). "
-            "Resume with the same model and teacher.kind, or start a new run folder"
-        ) from error
+    state = _read({"sets": _sharded(weights, chunks, empty)}, folder, names)
     loaded: dict[str, WeightSet] = {}
     for name in names:
         by_param: dict[int, torch.Tensor] = {}
@@ -129,6 +128,50 @@ def load(
                 by_param[id(param)] = state["sets"][name][str(i)][key].to(param.device)
         loaded[name] = weights.take_shards(by_param)
     return loaded, state["common"]
+
+
+def load_parameters(folder: Path, chunks: Sequence[Any], name: str) -> None:
+    """Put one weight set into the parameters of models without an optimiser, rounded to their
+    dtype; collective.
+
+    Args:
+        name: master, or teacher_ema, teacher_initial, teacher_restarted where the run keeps them.
+
+    Raises:
+        CheckpointError: The checkpoint is torn, or has no such set.
+    """
+    if not is_whole(folder):
+        raise CheckpointError(
+            f"{folder}: not a whole checkpoint (no {_SEAL} that matches its files)"
+        )
+    wanted = {
+        str(i): {
+            key: _renamed(
+                entry, f"{name}.{entry.key}", torch.zeros(entry.data.shape, dtype=torch.float32)
+            )
+            for key, entry in _entries(chunk).items()
+        }
+        for i, chunk in enumerate(chunks)
+    }
+    found = _read({"sets": {name: wanted}}, folder, [name])["sets"][name]
+    with torch.no_grad():
+        for i, chunk in enumerate(chunks):
+            for key, param in _parameters_by_entry(chunk).items():
+                param.copy_(found[str(i)][key])
+
+
+def _read(wanted: dict[str, Any], folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    from megatron.core import dist_checkpointing
+
+    try:
+        state: dict[str, Any] = dist_checkpointing.load(wanted, str(folder))
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: cannot be loaded as {', '.join(names)} of this model "
+            f"({type(error).__name__}: {error}). "
+            "Resume with the same model and teacher.kind, or start a new run folder"
+        ) from error
+    return state
 
 
 def _sharded(
@@ -149,10 +192,12 @@ def _sharded(
 
 
 def _entries(chunk: Any) -> dict[str, Any]:
-    """Megatron's sharding metadata of each parameter (ShardedTensor or its factory), `data` being the parameter itself."""
+    """Megatron's sharding metadata of each parameter (ShardedTensor or its factory), `data` being
+    the parameter itself.
+    """
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
-    model = chunk.module
+    model = getattr(chunk, "module", chunk)
     params = {id(p) for p in model.parameters()}
     return {
         key: entry
@@ -171,6 +216,25 @@ def _renamed(entry: Any, key: str, data: torch.Tensor) -> Any:
     if isinstance(entry, ShardedTensorFactory):
         return replace(entry, key=key, data=data)
     return replace(entry, key=key, data=data, dtype=data.dtype)
+
+
+def _need_space(root: Path, sets: Mapping[str, WeightSet]) -> None:
+    """OSError on every rank when the file system cannot hold the checkpoint, before a byte is
+    written; collective.
+    """
+    total = torch.tensor(
+        [sum(t.numel() * 4 for values in sets.values() for t in values)], dtype=torch.int64
+    )
+    if torch.distributed.get_backend() == "nccl":
+        total = total.cuda()
+    torch.distributed.all_reduce(total)
+    needed, free = int(total), shutil.disk_usage(root).free
+    if free < needed * 1.02:
+        raise OSError(
+            errno.ENOSPC,
+            f"No space left on device: {needed / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB "
+            "free",
+        )
 
 
 def _seal(folder: Path) -> None:
@@ -206,6 +270,8 @@ def _agree(problem: str | None, scratch: Path, first: bool, step: int) -> None:
         if first:
             shutil.rmtree(scratch, ignore_errors=True)
         raise CheckpointError(
-            f"the checkpoint of step {step} could not be written to {scratch.parent} ({'; '.join(failed)}). "
-            "Free space or make the folder writable, then start the same command again: it goes on from the last good one"
+            f"the checkpoint of step {step} could not be written to {scratch.parent} "
+            f"({'; '.join(failed)}). "
+            "Free space or make the folder writable, then start the same command again: it goes on "
+            "from the last good one"
         )

@@ -1,9 +1,11 @@
-"""Settings of the actor: the optimiser, the teacher's weights, and how attempts are cut into micro-batches."""
+"""Settings of the actor: the optimiser, the teacher's weights, and how attempts are cut into
+micro-batches.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args, Literal
+from typing import Literal, get_args
 
 from sdpo_megatron.errors import ConfigError
 
@@ -19,7 +21,9 @@ def _one_of(name: str, value: str, choices: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with fp32 master weights, sharded over data-parallel ranks (method.md section 4 gives the paper's values)."""
+    """AdamW with fp32 master weights, sharded over data-parallel ranks (method.md section 4 gives
+    the paper's values).
+    """
 
     lr: float = 1e-5
     """Peak learning rate."""
@@ -71,7 +75,8 @@ class TeacherConfig:
             raise ConfigError(f"teacher.rate={self.rate}: must be in [0, 1]")
         if (self.kind == "restart_freeze") != (self.restart_every > 0):
             raise ConfigError(
-                f"teacher.kind={self.kind} with restart_every={self.restart_every}: restart_freeze needs "
+                f"teacher.kind={self.kind} with restart_every={self.restart_every}: restart_freeze "
+                "needs "
                 "restart_every >= 1 and no other kind takes it"
             )
 
@@ -83,9 +88,11 @@ class BatchConfig:
     questions: int = 4
     """Questions per rollout batch; each gets `rollout.sampling.num_attempts` attempts."""
     questions_per_step: int = 0
-    """Questions per optimiser step; 0 means all of the batch, which keeps pi_old equal to pi_now."""
+    """Questions per optimiser step; 0 means all of the batch, which keeps pi_old equal to pi_now.
+    """
     micro_batch_tokens: int = 4096
-    """Token budget of one packed micro-batch (the longer of student and teacher sequence counts)."""
+    """Token budget of one packed micro-batch (the longer of student and teacher sequence counts).
+    """
     chunk_tokens: int = 256
     """Response tokens whose logits exist at one time in the fused loss."""
 
@@ -97,5 +104,6 @@ class BatchConfig:
             self.questions_per_step and self.questions % self.questions_per_step
         ):
             raise ConfigError(
-                f"batch.questions_per_step={self.questions_per_step} must divide batch.questions={self.questions}"
+                f"batch.questions_per_step={self.questions_per_step} must divide "
+                f"batch.questions={self.questions}"
             )

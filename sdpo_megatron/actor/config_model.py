@@ -21,7 +21,9 @@ class ParallelConfig:
     """How the model is split over ranks; data parallelism is what remains of the world size."""
 
     tensor: int = 1
-    """Ranks that share each matrix; must divide the heads, the key-value heads and the feed-forward width."""
+    """Ranks that share each matrix; must divide the heads, the key-value heads and the feed-forward
+    width.
+    """
     pipeline: int = 1
     """Pipeline stages; must divide the number of layers."""
     context: int = 1
@@ -31,9 +33,12 @@ class ParallelConfig:
     expert_tensor: int = 1
     """Ranks that share each expert's matrices."""
     sequence_parallel: bool = False
-    """Split activations between the tensor-parallel matrices along the sequence; needs tensor > 1."""
+    """Split activations between the tensor-parallel matrices along the sequence; needs tensor > 1.
+    """
     recompute: str = "none"
-    """Activations computed again in the backward pass: none, selective (attention) or full (each layer)."""
+    """Activations computed again in the backward pass: none, selective (attention) or full (each
+    layer).
+    """
 
     def __post_init__(self) -> None:
         for name in ("tensor", "pipeline", "context", "expert", "expert_tensor"):
@@ -45,7 +50,8 @@ class ParallelConfig:
             )
         if self.recompute not in get_args(Recompute):
             raise ConfigError(
-                f"parallel.recompute={self.recompute!r}: expected one of {', '.join(get_args(Recompute))}"
+                f"parallel.recompute={self.recompute!r}: expected one of "
+                f"{', '.join(get_args(Recompute))}"
             )
 
     @property
@@ -67,14 +73,15 @@ class ParallelConfig:
         """
         if world_size % self.model_ranks:
             raise ConfigError(
-                f"{world_size} ranks cannot hold tensor {self.tensor} x pipeline {self.pipeline} x context {self.context}: "
-                f"start a multiple of {self.model_ranks} ranks"
+                f"{world_size} ranks cannot hold tensor {self.tensor} x pipeline {self.pipeline} "
+                f"x context {self.context}: start a multiple of {self.model_ranks} ranks"
             )
         experts = self.expert * self.expert_tensor * self.pipeline
         if world_size % experts:
             raise ConfigError(
-                f"{world_size} ranks cannot hold expert {self.expert} x expert_tensor {self.expert_tensor} x pipeline "
-                f"{self.pipeline}: start a multiple of {experts} ranks"
+                f"{world_size} ranks cannot hold expert {self.expert} x expert_tensor "
+                f"{self.expert_tensor} x pipeline {self.pipeline}: "
+                f"start a multiple of {experts} ranks"
             )
 
     def check_model(self, spec: ModelSpec) -> None:
@@ -91,8 +98,8 @@ class ParallelConfig:
         if spec.moe is None:
             if self.expert > 1 or self.expert_tensor > 1:
                 raise ConfigError(
-                    f"parallel.expert={self.expert}, expert_tensor={self.expert_tensor}: {spec.model_type} has no experts; "
-                    "set both to 1"
+                    f"parallel.expert={self.expert}, expert_tensor={self.expert_tensor}: "
+                    f"{spec.model_type} has no experts; set both to 1"
                 )
             return
         _must_divide("expert", self.expert, {"num_experts": spec.moe.num_experts})
@@ -100,16 +107,20 @@ class ParallelConfig:
             "expert_tensor", self.expert_tensor, {"moe_intermediate_size": spec.moe.ffn_hidden}
         )
         if self.tensor > 1 and not self.sequence_parallel:
-            # Megatron refuses to train it: every tensor-parallel rank would send the same tokens to the experts.
+            # Megatron refuses to train it: every tensor-parallel rank would send the same tokens to
+            # the experts.
             raise ConfigError(
-                f"parallel.tensor={self.tensor} with experts ({spec.model_type}) needs parallel.sequence_parallel=true"
+                f"parallel.tensor={self.tensor} with experts ({spec.model_type}) needs "
+                "parallel.sequence_parallel=true"
             )
         if self.expert == 1 and self.expert_tensor != self.tensor:
-            # megatron-core 0.16.1 reduces expert gradients over their own group only where experts are spread (allreduce
-            # flag of ColumnParallelLinear); otherwise they would stay partial sums.
+            # megatron-core 0.16.1 reduces expert gradients over their own group only where experts
+            # are spread (allreduce flag of ColumnParallelLinear); otherwise they would stay partial
+            # sums.
             raise ConfigError(
-                f"parallel.expert_tensor={self.expert_tensor} with parallel.expert=1 and tensor={self.tensor}: set "
-                f"expert_tensor={self.tensor}, or spread the experts (expert > 1)"
+                f"parallel.expert_tensor={self.expert_tensor} with parallel.expert=1 and "
+                f"tensor={self.tensor}: set expert_tensor={self.tensor}, or spread the experts "
+                "(expert > 1)"
             )
 
 
@@ -133,7 +144,9 @@ class PrecisionConfig:
     dtype: str = "bf16"
     """fp32 or bf16: parameters and activations."""
     fp8: str | None = None
-    """Recipe of Transformer Engine's FP8 matrix products (tensorwise, delayed, mxfp8, blockwise); None: none. CUDA only."""
+    """Recipe of Transformer Engine's FP8 matrix products (tensorwise, delayed, mxfp8, blockwise);
+    None: none. CUDA only.
+    """
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Dtype):
@@ -142,7 +155,8 @@ class PrecisionConfig:
             )
         if self.fp8 is not None and self.fp8 not in get_args(Fp8Recipe):
             raise ConfigError(
-                f"precision.fp8={self.fp8!r}: expected null or one of {', '.join(get_args(Fp8Recipe))}"
+                f"precision.fp8={self.fp8!r}: expected null or one of "
+                f"{', '.join(get_args(Fp8Recipe))}"
             )
         if self.fp8 is not None and self.dtype != "bf16":
             raise ConfigError("precision.fp8 works on bf16 parameters: set precision.dtype=bf16")

@@ -1,4 +1,6 @@
-"""After NaN or infinity was seen: one more forward pass to name the rank and layer where it first appears."""
+"""After NaN or infinity was seen: one more forward pass to name the rank and layer where it first
+appears.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def first_bad_layer(pipeline: Pipeline, batches: Sequence[PackedSequences]) -> s
                 handle = model.embedding.register_forward_hook(watch(0, "the embedding"))
                 stack.callback(handle.remove)
             for layer in model.decoder.layers:
-                handle = layer.register_forward_hook(watch(layer.layer_number, f"layer {layer.layer_number}"))
+                handle = layer.register_forward_hook(
+                    watch(layer.layer_number, f"layer {layer.layer_number}")
+                )
                 stack.callback(handle.remove)
         pipeline.hidden_states(batches)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -46,5 +50,3 @@ def first_bad_layer(pipeline: Pipeline, batches: Sequence[PackedSequences]) -> s
         return "every layer's output is finite: it appears in the LM head or in the teacher's pass"
     _, at, what = seen[0]
     return f"it first appears in the output of {what} on rank {at}"
-
-

@@ -1,4 +1,5 @@
-"""The policy as Megatron model chunks that end in hidden states: the LM head belongs to the fused loss.
+"""The policy as Megatron model chunks that end in hidden states: the LM head belongs to the fused
+loss.
 
 T tokens of a packed micro-batch, H hidden size, Vp the padded vocabulary.
 """
@@ -29,12 +30,14 @@ from sdpo_megatron.actor.layers.spec import block_spec  # noqa: E402
 class PolicyModel(GPTModel):  # type: ignore[misc]
     """One pipeline stage of the policy.
 
-    On the last stage `forward` returns the final, normed hidden states [T, 1, H], whole on every tensor-parallel rank (also
-    under sequence parallelism); on the others, what the next stage takes. Their gradient must be whole as well: summed over
-    the vocabulary shards, the same on every tensor-parallel rank.
+    On the last stage `forward` returns the final, normed hidden states [T, 1, H], whole on every
+    tensor-parallel rank (also under sequence parallelism); on the others, what the next stage
+    takes. Their gradient must be whole as well: summed over the vocabulary shards, the same on
+    every tensor-parallel rank.
 
-    With tied embeddings and several stages, the last stage holds a copy of the embedding. Its gradient and the first stage's
-    are summed by Megatron's finalize_model_grads, which must be the config's `finalize_model_grads_func`.
+    With tied embeddings and several stages, the last stage holds a copy of the embedding. Its
+    gradient and the first stage's are summed by Megatron's finalize_model_grads, which must be the
+    config's `finalize_model_grads_func`.
     """
 
     spec: ModelSpec
@@ -45,9 +48,10 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
         """
         Args:
             tokens: [1, T] int64; T a multiple of `ParallelConfig.sequence_multiple`.
-            position_ids: [1, T] int64. Rotary positions restart with each sequence of `packed_seq_params` by themselves.
-            packed_seq_params: Megatron's PackedSeqParams, qkv_format "thd". The sequences must cover all T tokens, padding
-                included; max_seqlen is the longest one's length.
+            position_ids: [1, T] int64. Rotary positions restart with each sequence of
+                `packed_seq_params` by themselves.
+            packed_seq_params: Megatron's PackedSeqParams, qkv_format "thd". The sequences must
+                cover all T tokens, padding included; max_seqlen is the longest one's length.
         """
         hidden: torch.Tensor = super().forward(
             tokens, position_ids, attention_mask=None, packed_seq_params=packed_seq_params
@@ -57,7 +61,8 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
     def _postprocess(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """Where GPTModel (megatron-core 0.16.1) would apply the head."""
         if self.post_process and self.config.sequence_parallel:
-            # The gradient comes back whole, so the backward pass takes this rank's share instead of reducing.
+            # The gradient comes back whole, so the backward pass takes this rank's share instead of
+            # reducing.
             return tensor_parallel.gather_from_sequence_parallel_region(
                 hidden_states, tensor_parallel_output_grad=False
             )
@@ -76,7 +81,8 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
 def init_model_parallel(
     parallel: ParallelConfig, *, seed: int = 0, timeout_s: float = 600.0
 ) -> None:
-    """Lay the ranks out (tensor fastest, then context, expert, data; pipeline slowest) and seed Megatron's generators.
+    """Lay the ranks out (tensor fastest, then context, expert, data; pipeline slowest) and seed
+    Megatron's generators.
 
     Needs torch.distributed; collective over all ranks.
 
@@ -100,9 +106,11 @@ def init_model_parallel(
 def build_model(
     spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig
 ) -> list[PolicyModel]:
-    """This rank's model chunks (one: pipelines are not interleaved), parameters not yet set: load weights next.
+    """This rank's model chunks (one: pipelines are not interleaved), parameters not yet set: load
+    weights next.
 
-    Needs `init_model_parallel`; collective over all ranks where embeddings are tied and there are several stages.
+    Needs `init_model_parallel`; collective over all ranks where embeddings are tied and there are
+    several stages.
 
     Raises:
         ConfigError: The layout does not fit the model, or the device cannot do what is asked.
@@ -140,8 +148,9 @@ def build_model(
 
 
 def _mark_tensor_parallel(model: PolicyModel) -> None:
-    """Say which parameters are shards. Megatron's layers do it while initialising, which is off here; without the mark the
-    gradient norm would count the shards of the first tensor-parallel rank alone.
+    """Say which parameters are shards. Megatron's layers do it while initialising, which is off
+    here; without the mark the gradient norm would count the shards of the first tensor-parallel
+    rank alone.
     """
     layers = tensor_parallel.layers
     axes = {
@@ -159,8 +168,8 @@ def _mark_tensor_parallel(model: PolicyModel) -> None:
 def scaled_frequencies(inv_freq: torch.Tensor, rope: Llama3Rope) -> torch.Tensor:
     """Llama 3's rope scaling of inverse frequencies [D / 2].
 
-    Wavelengths up to original / high_freq_factor stay, those from original / low_freq_factor on are stretched by `factor`, those
-    between are mixed linearly in original / wavelength.
+    Wavelengths up to original / high_freq_factor stay, those from original / low_freq_factor on are
+    stretched by `factor`, those between are mixed linearly in original / wavelength.
     """
     turns = rope.original_max_position * inv_freq / (2 * math.pi)
     keep = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
@@ -171,7 +180,9 @@ def scaled_frequencies(inv_freq: torch.Tensor, rope: Llama3Rope) -> torch.Tensor
 def transformer_config(
     spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig
 ) -> TransformerConfig:
-    """Megatron's configuration: the model's shape, the layout, no dropout, fusions only with Transformer Engine."""
+    """Megatron's configuration: the model's shape, the layout, no dropout, fusions only with
+    Transformer Engine.
+    """
     runtime = current_runtime()
     dtype, fused = precision.torch_dtype, runtime.has_transformer_engine
     return TransformerConfig(
@@ -201,12 +212,15 @@ def transformer_config(
         bf16=dtype == torch.bfloat16,
         fp8="hybrid" if precision.fp8 else None,
         **({"fp8_recipe": precision.fp8} if precision.fp8 else {}),
-        # Every parameter comes from a checkpoint; initialising would cost time and, on a CPU, a full copy of each matrix.
+        # Every parameter comes from a checkpoint; initialising would cost time and, on a CPU, a
+        # full copy of each matrix.
         perform_initialization=False,
         use_cpu_initialization=runtime.is_cpu,
-        # The loss carries its denominators: gradients are summed over data-parallel ranks, never averaged.
+        # The loss carries its denominators: gradients are summed over data-parallel ranks, never
+        # averaged.
         calculate_per_token_loss=True,
-        # All micro-batches of a pass are padded to one length, so stages need not exchange shapes first.
+        # All micro-batches of a pass are padded to one length, so stages need not exchange shapes
+        # first.
         variable_seq_lengths=False,
         gradient_accumulation_fusion=False,
         masked_softmax_fusion=False,

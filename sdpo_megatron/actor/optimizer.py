@@ -27,8 +27,8 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 def wrap_for_data_parallel(chunks: Sequence[Any]) -> list[Any]:
     """Megatron DDP with sharded gradients: fp32 reduction, summed (never averaged) over ranks.
 
-    The loss already carries its denominators, so gradients are sums; `calculate_per_token_loss` in the model's config is
-    what tells DDP not to average.
+    The loss already carries its denominators, so gradients are sums; `calculate_per_token_loss` in
+    the model's config is what tells DDP not to average.
     """
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
@@ -39,7 +39,9 @@ def wrap_for_data_parallel(chunks: Sequence[Any]) -> list[Any]:
 
 
 def build_optimizer(chunks: Sequence[Any], config: OptimizerConfig, dtype: torch.dtype) -> Any:
-    """Distributed AdamW over DDP-wrapped chunks; fp32 master weights whatever `dtype` the model computes in."""
+    """Distributed AdamW over DDP-wrapped chunks; fp32 master weights whatever `dtype` the model
+    computes in.
+    """
     from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
     from megatron.core.optimizer import get_megatron_optimizer
 
@@ -83,7 +85,9 @@ def adam_state(optimizer: Any, weights: ShardedWeights) -> dict[str, WeightSet]:
 def restore_adam_state(
     optimizer: Any, weights: ShardedWeights, exp_avg: WeightSet, exp_avg_sq: WeightSet, steps: int
 ) -> None:
-    """The inverse of `adam_state` after `steps` optimiser steps; torch counts them per parameter, Transformer Engine per group."""
+    """The inverse of `adam_state` after `steps` optimiser steps; torch counts them per parameter,
+    Transformer Engine per group.
+    """
     by_master = {
         id(s.master): {"exp_avg": first, "exp_avg_sq": second}
         for s, first, second in zip(weights.shards, exp_avg, exp_avg_sq, strict=True)

@@ -1,14 +1,18 @@
-"""Attempts become packed micro-batches: equal in number on every data-parallel rank, balanced by tokens.
+"""Attempts become packed micro-batches: equal in number on every data-parallel rank, balanced by
+tokens.
 
-Shape legend: T tokens of a packed micro-batch (padding included), S sequences in it, R response tokens in it.
+Shape legend: T tokens of a packed micro-batch (padding included), S sequences in it, R response
+    tokens in it.
 
-A response token at position i is predicted from the hidden state at i - 1, so a sequence enters the model without its last
-token. Student and teacher sequences of an attempt differ in their prompts only: the same partition serves both, and the response
-tokens of a micro-batch stand in the same order in both.
+A response token at position i is predicted from the hidden state at i - 1, so a sequence enters the
+model without its last token. Student and teacher sequences of an attempt differ in their prompts
+only: the same partition serves both, and the response tokens of a micro-batch stand in the same
+order in both.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,9 +32,11 @@ class PackedSequences:
     Attributes:
         tokens: [1, T] int64.
         position_ids: [1, T] int64, from 0 in each sequence.
-        cu_seqlens: [S + 1] int32, the boundaries of the sequences; the padding is a sequence of its own.
+        cu_seqlens: [S + 1] int32, the boundaries of the sequences; the padding is a sequence of its
+            own.
         max_seqlen: Length of the longest sequence.
-        predictor_index: [R] int64, where in T the hidden state stands that predicts each response token.
+        predictor_index: [R] int64, where in T the hidden state stands that predicts each response
+            token.
     """
 
     tokens: torch.Tensor
@@ -41,7 +47,9 @@ class PackedSequences:
 
 
 def prompt_of(sample: TrainSample, role: Role) -> tuple[int, ...]:
-    """The prompt under which `role` reads the attempt; an attempt without a teacher is read under its own prompt (weight 0)."""
+    """The prompt under which `role` reads the attempt; an attempt without a teacher is read under
+    its own prompt (weight 0).
+    """
     if role == "teacher":
         return sample.teacher_prompt_ids or sample.prompt_ids
     if role == "null":
@@ -64,8 +72,9 @@ def partition(
 ) -> list[list[list[int]]]:
     """Indices of samples by rank and micro-batch: ``result[rank][micro_batch] -> [index, ...]``.
 
-    Every rank gets the same number of micro-batches; one without an attempt (fewer attempts than micro-batches) is an empty list
-    and becomes pure padding. Longest first into the least loaded bin; deterministic.
+    Every rank gets the same number of micro-batches; one without an attempt (fewer attempts than
+    micro-batches) is an empty list and becomes pure padding. Longest first into the least loaded
+    bin; deterministic.
 
     Raises:
         ConfigError: An attempt alone is longer than the budget.
@@ -74,7 +83,8 @@ def partition(
     for sample, tokens in zip(samples, costs, strict=True):
         if tokens > token_budget:
             raise ConfigError(
-                f"{sample.question_id} attempt {sample.index}: {tokens} tokens do not fit batch.micro_batch_tokens="
+                f"{sample.question_id} attempt {sample.index}: {tokens} tokens do not fit "
+                "batch.micro_batch_tokens="
                 f"{token_budget}; raise it or shorten prompts and responses"
             )
     per_rank = max(1, -(-sum(costs) // (token_budget * num_ranks)))
@@ -83,7 +93,8 @@ def partition(
         if bins is not None:
             break
         per_rank += 1
-    # Heaviest with lightest: deal the bins to the ranks back and forth, so that ranks carry equal sums.
+    # Heaviest with lightest: deal the bins to the ranks back and forth, so that ranks carry equal
+    # sums.
     bins.sort(key=lambda chosen: -sum(costs[i] for i in chosen))
     ranks: list[list[list[int]]] = [[] for _ in range(num_ranks)]
     for start in range(0, len(bins), num_ranks):
@@ -108,12 +119,14 @@ def _fill(costs: Sequence[int], num_bins: int, budget: int) -> list[list[int]] |
 def padded_length(
     micro_batches: Sequence[Sequence[TrainSample]], role: Role, *, multiple_of: int
 ) -> int:
-    """One length for all micro-batches of a pass (pipeline stages exchange tensors of one shape)."""
+    """One length for all micro-batches of a pass: stages exchange tensors of one shape."""
     longest = max(sum(sequence_length(s, role) for s in samples) for samples in micro_batches)
     return -(-longest // multiple_of) * multiple_of
 
 
-def pack(samples: Sequence[TrainSample], role: Role, length: int, device: torch.device) -> PackedSequences:
+def pack(
+    samples: Sequence[TrainSample], role: Role, length: int, device: torch.device
+) -> PackedSequences:
     """Concatenate `samples` under the prompts of `role`, pad to `length` tokens."""
     tokens: list[int] = []
     positions: list[int] = []
@@ -130,7 +143,7 @@ def pack(samples: Sequence[TrainSample], role: Role, length: int, device: torch.
         tokens += [0] * padding
         positions += range(padding)
         boundaries.append(length)
-    longest = max(stop - start for start, stop in zip(boundaries, boundaries[1:], strict=False))
+    longest = max(stop - start for start, stop in itertools.pairwise(boundaries))
     return PackedSequences(
         tokens=torch.tensor([tokens], dtype=torch.int64, device=device),
         position_ids=torch.tensor([positions], dtype=torch.int64, device=device),

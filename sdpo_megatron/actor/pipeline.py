@@ -1,4 +1,6 @@
-"""Passes through Megatron's pipeline schedule: forward only for hidden states, forward and backward for the loss."""
+"""Passes through Megatron's pipeline schedule: forward only for hidden states, forward and backward
+for the loss.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,16 @@ import torch
 from sdpo_megatron.actor.packing import PackedSequences
 
 LossFunction = Callable[[int, torch.Tensor], tuple[torch.Tensor, Any]]
-"""(micro-batch number, hidden [R, H] of its response tokens) -> (0-dim loss summed over its tokens, what to report)."""
+"""(micro-batch number, hidden [R, H] of its response tokens) -> (0-dim loss summed over its tokens,
+what to report).
+"""
 
 
 class Pipeline:
     """The actor's model chunks under Megatron's schedule.
 
-    R response tokens of a micro-batch, T its tokens, H hidden size. Collective over all ranks of the model; every rank must
-    call with the same number of micro-batches of the same padded length.
+    R response tokens of a micro-batch, T its tokens, H hidden size. Collective over all ranks of
+    the model; every rank must call with the same number of micro-batches of the same padded length.
     """
 
     def __init__(self, chunks: Sequence[Any]) -> None:
@@ -29,7 +33,9 @@ class Pipeline:
 
     @torch.no_grad()
     def hidden_states(self, batches: Sequence[PackedSequences]) -> list[torch.Tensor]:
-        """Final hidden states [R, H] of each micro-batch's response tokens; an empty list before the last stage."""
+        """Final hidden states [R, H] of each micro-batch's response tokens; an empty list before
+        the last stage.
+        """
 
         def collect(hidden: torch.Tensor, batch: PackedSequences, number: int) -> Any:
             return lambda _output, non_loss_data=False: _responses(hidden, batch)
@@ -37,12 +43,15 @@ class Pipeline:
         return self._run(batches, collect, forward_only=True)
 
     def forward_backward(self, batches: Sequence[PackedSequences], loss: LossFunction) -> list[Any]:
-        """Accumulate gradients of the summed losses; returns what `loss` reports, per micro-batch (last stage only)."""
+        """Accumulate gradients of the summed losses; returns what `loss` reports, per micro-batch
+        (last stage only).
+        """
 
         def attach(hidden: torch.Tensor, batch: PackedSequences, number: int) -> Any:
             def loss_func(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
                 value, report = loss(number, _responses(output, batch))
-                # The denominators are in the loss already; the schedule's own count of tokens stays out of it.
+                # The denominators are in the loss already; the schedule's own count of tokens stays
+                # out of it.
                 return value, torch.zeros((), dtype=torch.int, device=output.device), report
 
             return loss_func

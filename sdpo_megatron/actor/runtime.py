@@ -1,8 +1,10 @@
-"""Where the trainer runs: cuda with NCCL, or cpu with gloo. The one module that asks, and the one that redirects.
+"""Where the trainer runs: cuda with NCCL, or cpu with gloo. The one module that asks, and the one
+that redirects.
 
-megatron-core names the CUDA device in many places. On a machine without one, `start_runtime` makes those calls mean the CPU,
-before megatron is imported; on a CUDA machine nothing is ever redirected. Each redirection below says what megatron-core
-0.16.1 needs it for; when the pinned version moves, try without it first.
+megatron-core names the CUDA device in many places. On a machine without one, `start_runtime` makes
+those calls mean the CPU, before megatron is imported; on a CUDA machine nothing is ever redirected.
+Each redirection below says what megatron-core 0.16.1 needs it for; when the pinned version moves,
+try without it first.
 """
 
 from __future__ import annotations
@@ -49,10 +51,12 @@ class Runtime:
         return self.device.type == "cpu"
 
     def init_process_group(self, timeout_s: float = 600.0) -> None:
-        """Join the world that torchrun describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); alone without torchrun.
+        """Join the world that torchrun describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT);
+        alone without torchrun.
 
         Args:
-            timeout_s: After this many seconds in one collective, the rank fails instead of waiting for ever.
+            timeout_s: After this many seconds in one collective, the rank fails instead of waiting
+                for ever.
         """
         timeout = timedelta(seconds=timeout_s)
         if os.environ.get("RANK"):
@@ -77,13 +81,17 @@ class Runtime:
         return pages * resource.getpagesize()
 
     def peak_memory_bytes(self) -> int:
-        """The most that `memory_bytes` has been since the process began (or, on CUDA, since the last reset)."""
+        """The most that `memory_bytes` has been since the process began (or, on CUDA, since the
+        last reset).
+        """
         if not self.is_cpu:
             return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def seed(self, seed: int) -> None:
-        """Seed Python, numpy and torch; after `init_model_parallel`, also Megatron's per-rank generators."""
+        """Seed Python, numpy and torch; after `init_model_parallel`, also Megatron's per-rank
+        generators.
+        """
         import numpy
 
         random.seed(seed)
@@ -97,7 +105,8 @@ class Runtime:
 
 
 def start_runtime(device: str = "auto") -> Runtime:
-    """Choose the device and prepare megatron for it. Call before any megatron import; further calls return the same.
+    """Choose the device and prepare megatron for it. Call before any megatron import; further calls
+    return the same.
 
     Args:
         device: auto (cuda where there is one), cuda or cpu.
@@ -107,16 +116,18 @@ def start_runtime(device: str = "auto") -> Runtime:
     """
     global _current
     wanted = _choose(device)
-    # Tensor parallelism overlaps its all-reduce with the weight gradient and relies on one order of kernel launches; megatron
-    # asks for this before CUDA starts, and warns in every rank without it.
+    # Tensor parallelism overlaps its all-reduce with the weight gradient and relies on one order of
+    # kernel launches; megatron asks for this before CUDA starts, and warns in every rank without
+    # it.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if _current is not None:
         if _current.device.type != wanted:
             raise ConfigError(
-                f"device={device}: this process runs on {_current.device.type} already; start another process"
+                f"device={device}: this process runs on {_current.device.type}; start another"
             )
         return _current
-    # torch 2.13 renamed two collectives that megatron-core calls by their old names, in every layer.
+    # torch 2.13 renamed two collectives that megatron-core calls by their old names, in every
+    # layer.
     warnings.filterwarnings("ignore", "`torch.distributed.", category=FutureWarning)
     if wanted == "cuda":
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -154,8 +165,8 @@ def _choose(device: str) -> str:
         )
     if device == "cpu" and has_cuda:
         raise ConfigError(
-            "device=cpu: this machine has a CUDA device, and calls are never redirected where there is one; "
-            "start with CUDA_VISIBLE_DEVICES='' to train on the CPU"
+            "device=cpu: this machine has a CUDA device, and calls are never redirected where there "
+            "is one; start with CUDA_VISIBLE_DEVICES='' to train on the CPU"
         )
     if device not in ("cuda", "cpu"):
         raise ConfigError(f"device={device}: expected auto, cuda or cpu")
@@ -164,18 +175,21 @@ def _choose(device: str) -> str:
 
 @contextlib.contextmanager
 def _quiet_imports() -> Iterator[None]:
-    """megatron warns at import that Apex and Transformer Engine are absent; on a CPU that is how it should be."""
+    """megatron warns at import that Apex and Transformer Engine are absent; on a CPU that is how it
+    should be.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-# --- Redirections, CPU only ------------------------------------------------------------------------------------------------
+# --- Redirections, CPU only ---------------------------------------------------------------------
 
 
 class _NoStream:
-    """Stands for a CUDA stream or event: a context manager whose every method does nothing and returns it
-    (MoE's token dispatcher keeps what `record_event` returns)."""
+    """Stands for a CUDA stream or event: a context manager whose every method does nothing and
+    returns it (MoE's token dispatcher keeps what `record_event` returns).
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -199,7 +213,8 @@ def _redirect_torch_to_cpu() -> None:
     cuda.current_device = lambda: _CPU
     for name in ("synchronize", "set_device", "empty_cache"):
         setattr(cuda, name, _no_op())
-    # Gradient buffers, pipeline exchange and the DDP hooks order their work with streams and events.
+    # Gradient buffers, pipeline exchange and the DDP hooks order their work with streams and
+    # events.
     for name in ("Stream", "Event"):
         setattr(cuda, name, type(name, (_NoStream,), {}))
     for name in ("current_stream", "default_stream", "stream"):
@@ -212,16 +227,19 @@ def _redirect_torch_to_cpu() -> None:
     tensor.cuda = lambda self, *args, **kwargs: self  # shared embeddings, optimiser state
     tensor.record_stream = _no_op()
     torch.nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment, return-value]
-    # device="cuda" by name: schedules (token counts), clip_grads, optimizer (found_inf), exchange_utils (parallel loading).
+    # device="cuda" by name: schedules (token counts), clip_grads, optimizer (found_inf),
+    # exchange_utils (parallel loading).
     for name in ("tensor", "zeros", "ones", "empty", "zeros_like", "ones_like", "empty_like"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
-    # clip_grads, optimizer and distrib_optimizer compare Tensor.type() with "torch.cuda.FloatTensor" and the like.
+    # clip_grads, optimizer and distrib_optimizer compare Tensor.type() with
+    # "torch.cuda.FloatTensor" and the like.
     tensor.type = _named_like_cuda(torch.Tensor.type)
 
 
 def _redirect_megatron_to_cpu() -> None:
-    # Functions marked @jit_fuser (MoE's glu, expert bias) would start a C++ compiler in their first call, for no gain on a
-    # CPU. The decorator is torch.compile itself and is applied while megatron.core is imported, before it can be disabled.
+    # Functions marked @jit_fuser (MoE's glu, expert bias) would start a C++ compiler in their first
+    # call, for no gain on a CPU. The decorator is torch.compile itself and is applied while
+    # megatron.core is imported, before it can be disabled.
     compiler, torch.compile = torch.compile, lambda function: function  # type: ignore[assignment]
     try:
         import megatron.core.tensor_parallel.random as rng
@@ -235,7 +253,8 @@ def _redirect_megatron_to_cpu() -> None:
     states: Any = rng  # these two go past torch.cuda to its default generators
     states._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     states._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
-    # Imported inside a `try` that fails without Transformer Engine, then compared with None in the router.
+    # Imported inside a `try` that fails without Transformer Engine, then compared with None in the
+    # router.
     moe: Any = moe_utils
     moe.te_general_gemm = None
 

@@ -1,8 +1,11 @@
-"""Several weight sets in one module: the live weights, and fp32 copies that can be swapped into the same buffers.
+"""Several weight sets in one module: the live weights, and fp32 copies that can be swapped into the
+same buffers.
 
-A set is one fp32 tensor per parameter that this rank owns in the distributed optimiser, the size of its shard: 4 bytes x
-parameters / data-parallel ranks. Swapping writes the shards into the parameter buffers and all-gathers them, as the
-optimiser does after a step; going back does the same with the live weights, bit for bit (architecture.md, decision 4).
+A set is one fp32 tensor per parameter that this rank owns in the distributed optimiser, the size of
+    its shard: 4 bytes x
+parameters / data-parallel ranks. Swapping writes the shards into the parameter buffers and
+all-gathers them, as the optimiser does after a step; going back does the same with the live
+weights, bit for bit (architecture.md, decision 4).
 Upstream: `DistributedOptimizer._copy_main_params_to_model_params`, megatron-core 0.16.1.
 """
 
@@ -25,7 +28,8 @@ class Shard:
 
     Attributes:
         param: The whole model parameter (this TP/PP rank's).
-        master: fp32 [n]: the optimiser's master weights, or, for fp32 parameters, a view of the buffer itself.
+        master: fp32 [n]: the optimiser's master weights, or, for fp32 parameters, a view of the
+            buffer itself.
         buffer: [n] view of the parameter buffer, in the parameter's dtype.
         start, stop: Where the shard lies in the flattened parameter.
     """
@@ -47,7 +51,9 @@ class ShardedWeights:
             optimizer: What `get_megatron_optimizer` returned for them (distributed optimiser).
         """
         self._chunks = chunks
-        self.shards = [shard for part in distributed_optimizers(optimizer) for shard in _shards(part)]
+        self.shards = [
+            shard for part in distributed_optimizers(optimizer) for shard in _shards(part)
+        ]
 
     def numel(self) -> int:
         """Elements that one weight set has on this rank."""
@@ -66,15 +72,19 @@ class ShardedWeights:
 
     @torch.no_grad()
     def distance_squared(self, weights: WeightSet) -> torch.Tensor:
-        """[2] float64: |theta - theta'|^2 and |theta|^2 over this rank's shards; the sum over all ranks is that of the model,
-        parameters that several ranks hold (norms under tensor parallelism, tied embeddings) counted once.
+        """[2] float64: |theta - theta'|^2 and |theta|^2 over this rank's shards; the sum over all
+        ranks is that of the model, parameters that several ranks hold (norms under tensor
+        parallelism, tied embeddings) counted once.
         """
         from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
         from megatron.core.transformer.module import param_is_not_shared
 
         out = torch.zeros(2, dtype=torch.float64, device=self.shards[0].master.device)
         for kept, shard in zip(weights, self.shards, strict=True):
-            if not (param_is_not_shared(shard.param) and param_is_not_tensor_parallel_duplicate(shard.param)):
+            if not (
+                param_is_not_shared(shard.param)
+                and param_is_not_tensor_parallel_duplicate(shard.param)
+            ):
                 continue
             live = shard.master.detach().float()
             out[0] += (live - kept).double().square().sum()
@@ -83,9 +93,12 @@ class ShardedWeights:
 
     @contextmanager
     def swapped(self, weights: WeightSet) -> Iterator[None]:
-        """While inside, the model computes with `weights`; collective over data-parallel ranks, no gradients may be pending."""
+        """While inside, the model computes with `weights`; collective over data-parallel ranks, no
+        gradients may be pending.
+        """
         with torch.no_grad():
-            # For fp32 parameters the master *is* the buffer, so what would be overwritten is set aside.
+            # For fp32 parameters the master *is* the buffer, so what would be overwritten is set
+            # aside.
             live = [s.buffer.clone() if _is_view(s) else None for s in self.shards]
             for shard, kept in zip(self.shards, weights, strict=True):
                 shard.buffer.copy_(kept)
@@ -107,8 +120,11 @@ class ShardedWeights:
         self._gather()
 
     @torch.no_grad()
-    def full_parameters(self, weights: WeightSet) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
-        """(parameter, fp32 tensor of its shape) with the set's values gathered; collective; one parameter at a time.
+    def full_parameters(
+        self, weights: WeightSet
+    ) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
+        """(parameter, fp32 tensor of its shape) with the set's values gathered; collective; one
+        parameter at a time.
 
         Walks the model's parameters in order, which is the same on all data-parallel ranks.
         """
@@ -125,8 +141,12 @@ class ShardedWeights:
 
     @torch.no_grad()
     def take_shards(self, full: dict[int, torch.Tensor]) -> WeightSet:
-        """The set of this rank out of whole parameters, `full[id(param)]` fp32; the inverse of `full_parameters`."""
-        return [full[id(s.param)].reshape(-1)[s.start : s.stop].float().clone() for s in self.shards]
+        """The set of this rank out of whole parameters, `full[id(param)]` fp32; the inverse of
+        `full_parameters`.
+        """
+        return [
+            full[id(s.param)].reshape(-1)[s.start : s.stop].float().clone() for s in self.shards
+        ]
 
     def _gather(self) -> None:
         for chunk in self._chunks:
@@ -134,7 +154,9 @@ class ShardedWeights:
 
 
 def distributed_optimizers(optimizer: Any) -> list[Any]:
-    """The distributed optimisers inside what Megatron returns (dense and expert parameters have one each)."""
+    """The distributed optimisers inside what Megatron returns (dense and expert parameters have one
+    each).
+    """
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 

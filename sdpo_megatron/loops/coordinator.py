@@ -1,4 +1,6 @@
-"""Rank 0's duties: the questions, the engines and verifiers, the teacher's prompts, and what a person sees."""
+"""Rank 0's duties: the questions, the engines and verifiers, the teacher's prompts, and what a
+person sees.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,24 @@ from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import CheckpointError
 from sdpo_megatron.loops.questions import questions_of_step
 from sdpo_megatron.loops.rollout_side import RolloutSide
-from sdpo_megatron.loops.state import TrainState
-from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, StepReport, TrainSample, Verdict
-from sdpo_megatron.observability.display import Display
+from sdpo_megatron.loops.state import TrainState, diagnostics_due
+from sdpo_megatron.nouns import (
+    Attempt,
+    Group,
+    PolicyVersion,
+    Question,
+    StepReport,
+    TrainSample,
+    Verdict,
+)
+from sdpo_megatron.objectives import build_objective
+from sdpo_megatron.objectives.health import CollapseRule, collapse_warnings
 from sdpo_megatron.observability import processes
+from sdpo_megatron.observability.display import Display
 from sdpo_megatron.observability.example import choose_example
 from sdpo_megatron.observability.exporter import Exporter, ExporterConfig
 from sdpo_megatron.observability.metrics import reconcile
 from sdpo_megatron.observability.run_folder import RunFolder
-from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.rollout.batch import BatchMaker
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.store import RolloutStore
@@ -43,6 +54,7 @@ class Coordinator:
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
         self._groups: list[Group] = []
+        self._history: list[Mapping[str, float]] = []
         self._restarts = 0
         self._step_started = time.monotonic()
 
@@ -55,7 +67,9 @@ class Coordinator:
         self.exporter = self._stack.enter_context(
             closing(
                 Exporter(
-                    ExporterConfig(enabled=config.run.metrics_port > 0, port=config.run.metrics_port or 9400),
+                    ExporterConfig(
+                        enabled=config.run.metrics_port > 0, port=config.run.metrics_port or 9400
+                    ),
                     self.display.warn,
                     run=config.run.name,
                 )
@@ -63,14 +77,26 @@ class Coordinator:
         )
         task = load_task(config.task)
         self.questions = task.questions
-        prompts = PromptBuilder(load_tokenizer(config.model.path), thinking=config.rollout.sampling.thinking)
+        prompts = PromptBuilder(
+            load_tokenizer(config.model.path), thinking=config.rollout.sampling.thinking
+        )
         self.batches = BatchMaker(
-            TeacherPromptBuilder(prompts, config.rollout.teacher_prompt), build_objective(config.objective)
+            TeacherPromptBuilder(prompts, config.rollout.teacher_prompt),
+            build_objective(config.objective),
         )
         self.rollouts = self._stack.enter_context(
-            RolloutSide(config, task, prompts, Path(config.model.path), self.folder.logs, self.display.message)
+            RolloutSide(
+                config,
+                task,
+                prompts,
+                Path(config.model.path),
+                self.folder.logs,
+                self.display.message,
+            )
         )
-        self.display.message(f"run folder {self.folder.path}; {len(self.questions)} questions of {config.task.name}")
+        self.display.message(
+            f"run folder {self.folder.path}; {len(self.questions)} questions of {config.task.name}"
+        )
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -87,7 +113,8 @@ class Coordinator:
     def sample(self, state: TrainState) -> list[Group] | None:
         """A judged group per question of this step; None when the run was asked to stop meanwhile.
 
-        A step that was sampled from the same weights before the run was killed is replayed from its record.
+        A step that was sampled from the same weights before the run was killed is replayed from its
+        record.
         """
         self._step_started = time.monotonic()
         groups = self._recorded(state)
@@ -99,13 +126,19 @@ class Coordinator:
         seconds = time.monotonic() - self._step_started
         self._groups = groups
         judging = sum(verdict.seconds for group in groups for verdict in group.verdicts)
-        self._metrics = rollout_metrics(groups, seconds) | {"time/rollout_s": seconds, "time/verify_s": judging}
+        self._metrics = rollout_metrics(groups, seconds) | {
+            "time/rollout_s": seconds,
+            "time/verify_s": judging,
+        }
         return groups
 
-    def teach(self, groups: Sequence[Group]) -> list[TrainSample]:
+    def teach(self, state: TrainState, groups: Sequence[Group]) -> list[TrainSample]:
         """Teacher prompts and weights for every attempt."""
-        samples, contexts = self.batches.make(groups)
+        due = diagnostics_due(self.config, state)
+        samples, contexts = self.batches.make(groups, null_prompts=due)
         self._metrics |= teacher_metrics(contexts)
+        if due:
+            self._metrics |= self._ask_teacher(state, groups)
         return samples
 
     def swap(self, folder: Path, version: PolicyVersion) -> None:
@@ -121,15 +154,24 @@ class Coordinator:
         memory = processes.measure()
         seconds = time.monotonic() - self._step_started
         restarts = self.rollouts.engine_restarts
-        found = self._metrics | metrics | {
-            "time/step_s": seconds,
-            "train/tokens_per_s": metrics["train/tokens"] / seconds,
-            "policy/version": float(state.version.number),
-            "engine/restarts": float(restarts - self._restarts),
-            "memory/rank0_bytes": float(self.runtime.memory_bytes()),
-            "memory/all_bytes": float(memory.all_bytes),
-        }
+        found = (
+            self._metrics
+            | metrics
+            | {
+                "time/step_s": seconds,
+                "train/tokens_per_s": metrics["train/tokens"] / seconds,
+                "policy/version": float(state.version.number),
+                "engine/restarts": float(restarts - self._restarts),
+                "memory/rank0_bytes": float(self.runtime.memory_bytes()),
+                "memory/all_bytes": float(memory.all_bytes),
+            }
+        )
         self._restarts = restarts
+        self._history.append(found)
+        signs = collapse_warnings(self._history, CollapseRule())
+        for sign in signs:
+            self.display.warn(sign)
+        found["train/collapse_warnings"] = float(len(signs))
         report = StepReport(
             step=state.step,
             policy_version=state.version.number,
@@ -137,7 +179,8 @@ class Coordinator:
         )
         if metrics["train/skipped_steps"]:
             self.display.warn(
-                f"step {state.step}: no attempt had a teacher prompt or an advantage, so no optimiser step was taken"
+                f"step {state.step}: no attempt had a teacher prompt or an advantage, so no "
+                "optimiser step was taken"
             )
         self.folder.append(report)
         self.exporter.publish(report)
@@ -147,11 +190,39 @@ class Coordinator:
         """Say where everything is."""
         how = "stopped" if self.stopping else "finished"
         self.display.message(
-            f"{how} after step {state.step}, policy version {state.version.number}; everything is in {self.folder.path}"
+            f"{how} after step {state.step}, policy version {state.version.number}; everything is "
+            f"in {self.folder.path}"
         )
 
+    def _ask_teacher(self, state: TrainState, groups: Sequence[Group]) -> dict[str, float]:
+        """Success rate of answers sampled from teacher prompts: does what the teacher is shown help
+        it at all?
+        """
+        questions = self.batches.teacher_questions(
+            groups, limit=self.config.run.diagnostics_samples
+        )
+        with self.display.phase("asking the teacher", total=len(questions)) as phase:
+            answers = self.rollouts.probe(
+                state.step, questions, state.version, lambda *_: phase.advance()
+            )
+        verdicts = [verdict for group in answers or () for verdict in group.verdicts]
+        if not verdicts:
+            return {}
+        rate = sum(verdict.success for verdict in verdicts) / len(verdicts)
+        student = self._metrics["rollout/success_rate"]
+        if rate <= student:
+            self.display.warn(
+                f"the teacher's prompt does not help: {rate:.2f} of {len(verdicts)} answers under "
+                "it succeed, the student alone "
+                f"has {student:.2f}. Distilling it may destroy the policy; prefer siblings to "
+                "feedback, or a larger model"
+            )
+        return {"teacher/prompt_success": rate}
+
     def _recorded(self, state: TrainState) -> list[Group] | None:
-        """The attempts that an earlier life of this run sampled for this step from the very same weights."""
+        """The attempts that an earlier life of this run sampled for this step from the very same
+        weights.
+        """
         if state.step + 1 not in self.store.steps():
             return None
         try:
@@ -162,12 +233,17 @@ class Coordinator:
         mine, theirs = state.version, record.version
         if (mine.number, mine.checksum) != (theirs.number, theirs.checksum):
             return None
-        self.display.message(f"step {state.step + 1}: replaying the attempts recorded before the run was interrupted")
+        self.display.message(
+            f"step {state.step + 1}: replaying the attempts recorded before the run was interrupted"
+        )
         return list(record.groups)
 
     def _sample_afresh(self, state: TrainState) -> list[Group] | None:
         chosen = questions_of_step(
-            self.questions, state.step, per_step=self.config.batch.questions, seed=self.config.run.seed
+            self.questions,
+            state.step,
+            per_step=self.config.batch.questions,
+            seed=self.config.run.seed,
         )
         total = len(chosen) * self.config.rollout.sampling.num_attempts
         with self.display.phase("sampling", total=total) as phase:

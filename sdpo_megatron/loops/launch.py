@@ -1,7 +1,9 @@
 """`sdpo train` on one machine: starts the trainer ranks, watches them, and ends them together.
 
-The environment of a rank is torchrun's (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), so on a cluster torchrun starts the
-same module: ``torchrun ... -m sdpo_megatron.loops.rank RUN_FOLDER``. Here each rank also gets a parent-death signal: however
+The environment of a rank is torchrun's (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), so
+on a cluster torchrun starts the
+same module: ``torchrun ... -m sdpo_megatron.loops.rank RUN_FOLDER``. Here each rank also gets a
+    parent-death signal: however
 this process goes, kill -9 included, no rank is left, and rank 0 takes its engines with it.
 """
 
@@ -32,12 +34,18 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
     SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave with 0.
     """
     world = config.parallel.model_ranks * config.run.data_parallel
-    ranks = [_start_rank(rank, world, config, folder, port) for port in [_free_port()] for rank in range(world)]
+    ranks = [
+        _start_rank(rank, world, config, folder, port)
+        for port in [_free_port()]
+        for rank in range(world)
+    ]
 
     def hand_down(number: int, _frame: FrameType | None) -> None:
         _signal_all(ranks, signal.SIGTERM)
 
-    previous = {number: signal.signal(number, hand_down) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        number: signal.signal(number, hand_down) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         code = _watch(ranks)
     finally:
@@ -65,8 +73,7 @@ def _start_rank(
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
     }
-    log = open(folder.logs / f"rank-{rank}.log", "ab")
-    with log:
+    with (folder.logs / f"rank-{rank}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "sdpo_megatron.loops.rank", str(folder.path)],
             env=environment,
@@ -119,7 +126,8 @@ def _failure(folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]]) -> str
     for rank, process in enumerate(ranks):
         if process.returncode not in (0, -signal.SIGTERM):
             log = folder.logs / f"rank-{rank}.log"
-            return f"sdpo: rank {rank} ended with {process.returncode}; the end of {log}:\n{_tail(log)}"
+            ended = f"sdpo: rank {rank} ended with {process.returncode}"
+            return f"{ended}; the end of {log}:\n{_tail(log)}"
     return f"sdpo: a rank failed; see {folder.logs}"
 
 

@@ -1,4 +1,6 @@
-"""What is settled before any process starts: the model is there and fits the layout, the task loads, the run folder is this run's."""
+"""What is settled before any process starts: the model is there and fits the layout, the task
+loads, the run folder is this run's.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,23 @@ from sdpo_megatron import settings
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
 
-MAY_CHANGE = ("run.", "parallel.", "rollout.engine.", "judge.", "batch.micro_batch_tokens", "batch.chunk_tokens", "rollout.sampling.concurrency")
-"""Settings that a resumed run may change: they decide where and how fast it runs, not what it computes."""
+MAY_CHANGE = (
+    "run.",
+    "parallel.",
+    "rollout.engine.",
+    "judge.",
+    "batch.micro_batch_tokens",
+    "batch.chunk_tokens",
+    "rollout.sampling.concurrency",
+)
+"""Settings that a resumed run may change: they decide where and how fast it runs, not what it
+computes.
+"""
 
 
 def prepare(config: TrainConfig, folder: Path) -> None:
-    """Check everything that can be checked without a process, and make the model folder where that is asked for.
+    """Check everything that can be checked without a process, and make the model folder where that
+    is asked for.
 
     Raises:
         ConfigError: The layout does not fit the model, or `folder` holds a run with other settings.
@@ -38,7 +51,9 @@ def prepare(config: TrainConfig, folder: Path) -> None:
 
 
 def check_same_run(config: TrainConfig, saved: TrainConfig, folder: Path) -> None:
-    """ConfigError when the run in `folder` was started with settings that would change what it computes."""
+    """ConfigError when the run in `folder` was started with settings that would change what it
+    computes.
+    """
     new, old = _flat(settings.to_plain(config)), _flat(settings.to_plain(saved))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
@@ -47,7 +62,8 @@ def check_same_run(config: TrainConfig, saved: TrainConfig, folder: Path) -> Non
     ]
     if changed:
         raise ConfigError(
-            f"{folder} holds a run with other settings ({'; '.join(changed)}). Choose another run.folder, or go on with "
+            f"{folder} holds a run with other settings ({'; '.join(changed)}). Choose another "
+            "run.folder, or go on with "
             f"its own settings: sdpo train --resume {folder}"
         )
 

@@ -1,4 +1,6 @@
-"""A policy version on disk: a Hugging Face folder that engines load, and the checksum that they must then report."""
+"""A policy version on disk: a Hugging Face folder that engines load, and the checksum that they
+must then report.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def write_version(actor: Actor, source: Path, target: Path, engine: EngineConfig
     """Write the live weights to `target` in the engine's dtype; collective.
 
     Returns:
-        On rank 0 the checksum of what the trainer holds, as an engine computes it; elsewhere "". Also "" for engines on a GPU,
+        On rank 0 the checksum of what the trainer holds, as an engine computes it; elsewhere "".
+        Also "" for engines on a GPU,
         which hash in another way: there the swap is checked among engines only.
     """
     checksum = EngineChecksum(read_config(source), dtype=engine.dtype, tp_size=engine.tp)

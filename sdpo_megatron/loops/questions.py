@@ -1,4 +1,4 @@
-"""Which questions a step asks: a function of seed and step alone, so the data position is the step."""
+"""Which questions a step asks: a function of seed and step, so the step is the data position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from sdpo_megatron.nouns import Question
 def questions_of_step(
     questions: Sequence[Question], step: int, *, per_step: int, seed: int
 ) -> list[Question]:
-    """The questions of rollout batch `step` (from 0): epochs in a seeded order each, cut into batches that may span two epochs."""
+    """The questions of rollout batch `step` (from 0): epochs in a seeded order each, cut into
+    batches that may span two epochs.
+    """
     chosen = []
     for position in range(step * per_step, (step + 1) * per_step):
         epoch, place = divmod(position, len(questions))

@@ -1,4 +1,4 @@
-"""One trainer rank: ``python -m sdpo_megatron.loops.rank RUN_FOLDER`` under torchrun's environment."""
+"""One trainer rank: ``torchrun ... -m sdpo_megatron.loops.rank RUN_FOLDER``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from sdpo_megatron.errors import SdpoError
 
 
 def main(argv: list[str]) -> int:
-    """0 when the run is complete or was stopped with a checkpoint; 2 for an error meant for the user; 1 for any other."""
+    """0 when the run is complete or was stopped with a checkpoint; 2 for an error meant for the
+    user; 1 for any other.
+    """
     from sdpo_megatron.observability.run_folder import RunFolder
 
     folder = RunFolder(Path(argv[0]))
     rank = int(os.environ.get("RANK", "0"))
     complaint = folder.logs / f"rank-{rank}.error"
     complaint.unlink(missing_ok=True)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
     logging.captureWarnings(True)
     try:
         from sdpo_megatron.config import load_saved
@@ -32,7 +36,10 @@ def main(argv: list[str]) -> int:
         return 2
     except Exception as error:
         traceback.print_exc()
-        complaint.write_text(f"rank {rank}: {type(error).__name__}: {error} (traceback in {folder.logs}/rank-{rank}.log)")
+        complaint.write_text(
+            f"rank {rank}: {type(error).__name__}: {error} (traceback in "
+            f"{folder.logs}/rank-{rank}.log)"
+        )
         return 1
     return 0
 
@@ -41,5 +48,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Interpreter shutdown with gloo threads and engines can hang; everything that matters is on disk and closed by now.
+    # Interpreter shutdown with gloo threads and engines can hang; everything that matters is on
+    # disk and closed by now.
     os._exit(code)

@@ -1,6 +1,7 @@
 """Rank 0's other half: engines, sampling and judging on an asyncio loop in a thread of its own.
 
-The training loop calls blocking methods; only rank 0 has one of these (architecture.md, decision 9).
+The training loop calls blocking methods; only rank 0 has one of these (architecture.md, decision
+9).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +27,7 @@ T = TypeVar("T")
 
 
 class RolloutSide:
-    """Engines and verifiers of a run. Use as a context manager; nothing of it outlives the block."""
+    """Engines and verifiers of a run. A context manager; nothing of it outlives the block."""
 
     def __init__(
         self,
@@ -44,13 +46,17 @@ class RolloutSide:
             config.rollout.engine, model_folder, log_folder, seed=config.run.seed, progress=progress
         )
         self._judge: Judge | None = None
-        self._sampler = Sampler(self._pool, prompts, config.rollout.sampling)
+        sampling = config.rollout.sampling
+        self._sampler = Sampler(self._pool, prompts, sampling)
+        self._prober = Sampler(self._pool, prompts, replace(sampling, num_attempts=1))
         self._starting: Future[None] | None = None
         self._collecting: Future[Any] | None = None
 
     def __enter__(self) -> RolloutSide:
         self._thread.start()
-        self._starting = self._submit(self._open())  # engines come up while the trainer loads its weights
+        self._starting = self._submit(
+            self._open()
+        )  # engines come up while the trainer loads its weights
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -73,9 +79,29 @@ class RolloutSide:
         on_attempt: Callable[[Question, Attempt, Verdict], None],
     ) -> list[Group] | None:
         """Sample and judge a group per question; None when `cancel` was called meanwhile."""
+        return self._collect(self._sampler, step, questions, version, on_attempt)
+
+    def probe(
+        self,
+        step: int,
+        questions: Sequence[Question],
+        version: PolicyVersion,
+        on_attempt: Callable[[Question, Attempt, Verdict], None],
+    ) -> list[Group] | None:
+        """As `collect`, one attempt per question."""
+        return self._collect(self._prober, step, questions, version, on_attempt)
+
+    def _collect(
+        self,
+        sampler: Sampler,
+        step: int,
+        questions: Sequence[Question],
+        version: PolicyVersion,
+        on_attempt: Callable[[Question, Attempt, Verdict], None],
+    ) -> list[Group] | None:
         assert self._judge is not None
         self._collecting = self._submit(
-            self._sampler.sample_groups(questions, self._judge, version, step, on_attempt=on_attempt)
+            sampler.sample_groups(questions, self._judge, version, step, on_attempt=on_attempt)
         )
         try:
             return self._collecting.result()
@@ -90,7 +116,9 @@ class RolloutSide:
             self._collecting.cancel()
 
     def swap(self, folder: Path, version: PolicyVersion) -> None:
-        """Hot-swap every engine to the weights in `folder`; returns when all serve `version` with its checksum."""
+        """Hot-swap every engine to the weights in `folder`; returns when all serve `version` with
+        its checksum.
+        """
         self._wait(self._pool.publish(folder, version))
 
     @property

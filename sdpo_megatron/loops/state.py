@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.nouns import PolicyVersion
 
 
@@ -15,10 +16,20 @@ class TrainState:
         step: Rollout batches done; the data position is a function of it.
         optimizer_steps: Optimiser steps taken.
         version: Of the live weights. It grows with each step that changed them.
-        skipped_steps: Steps without any teacher or policy signal, where no optimiser step was taken.
+        skipped_steps: Steps without any teacher or policy signal, where no optimiser step was
+            taken.
     """
 
     step: int = 0
     optimizer_steps: int = 0
-    version: PolicyVersion = PolicyVersion(0)
+    version: PolicyVersion = field(default_factory=lambda: PolicyVersion(0))
     skipped_steps: int = 0
+
+
+def diagnostics_due(config: TrainConfig, state: TrainState) -> bool:
+    """Whether the next step also measures teacher_prompt_success and null_teacher_kl; the first
+    step does where any does.
+    """
+    every = config.run.diagnostics_every
+    distils = config.objective.distillation is not None
+    return bool(every) and distils and state.step % every == 0

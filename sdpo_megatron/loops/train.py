@@ -1,7 +1,8 @@
-"""The training loop: sample, judge, score by the self-teacher, take the step, publish the weights; again.
+"""The training loop: sample, judge, score by the self-teacher, take the step, publish the weights;
+again.
 
-It reads like the picture in docs/a-step.md, one call per arrow. Every rank runs it; rank 0 also has a `Coordinator`, which owns the
-engines, the verifiers and what a person sees.
+It reads like the picture in docs/a-step.md, one call per arrow. Every rank runs it; rank 0 also has
+a `Coordinator`, which owns the engines, the verifiers and what a person sees.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def train(config: TrainConfig, folder: RunFolder) -> None:
         trainer.publish(coordinator)
         while trainer.state.step < config.run.steps:
             groups = coordinator.sample(trainer.state) if coordinator else None
-            samples = from_rank_0(coordinator.teach(groups) if coordinator and groups else None)
+            samples = from_rank_0(
+                coordinator.teach(trainer.state, groups) if coordinator and groups else None
+            )
             if samples is None:  # stopped while sampling: the step is abandoned
                 break
             metrics = trainer.step(samples)

@@ -1,4 +1,6 @@
-"""The trainer's side of the loop, on every rank: the actor, its checkpoints and the publishing of its weights."""
+"""The trainer's side of the loop, on every rank: the actor, its checkpoints and the publishing of
+its weights.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from sdpo_megatron.actor.agree import from_rank_0
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.loops.publish import write_version
-from sdpo_megatron.loops.state import TrainState
+from sdpo_megatron.loops.state import TrainState, diagnostics_due
 from sdpo_megatron.nouns import PolicyVersion, TrainSample
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.weights.spec import ModelSpec
@@ -26,7 +28,9 @@ class Trainer:
     """Construction and every method are collective over the trainer ranks."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, runtime: Runtime) -> None:
-        """Build the actor; go on from the newest whole checkpoint of the run folder where there is one."""
+        """Build the actor; go on from the newest whole checkpoint of the run folder where there is
+        one.
+        """
         self.config, self.folder = config, folder
         self.actor = Actor(
             ActorConfig(
@@ -50,7 +54,8 @@ class Trainer:
 
     def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
         """Train on a rollout batch; returns its metrics."""
-        metrics = self.actor.step(samples)
+        diagnosed = self._diagnose(samples)
+        metrics = self.actor.step(samples) | diagnosed
         updated = self.actor.optimizer_steps > self.state.optimizer_steps
         self.state = replace(
             self.state,
@@ -61,8 +66,15 @@ class Trainer:
         )
         return metrics
 
+    def _diagnose(self, samples: Sequence[TrainSample]) -> dict[str, float]:
+        if not diagnostics_due(self.config, self.state):
+            return {}
+        return {"teacher/null_kl": self.actor.null_teacher_kl(samples)}
+
     def publish(self, coordinator: Coordinator | None) -> dict[str, float]:
-        """Bring the live weights to the engines, if they do not have them yet; returns the seconds it took."""
+        """Bring the live weights to the engines, if they do not have them yet; returns the seconds
+        it took.
+        """
         start = time.monotonic()
         number = self.state.version.number
         if number != self._published:
@@ -77,13 +89,18 @@ class Trainer:
         return {"time/publish_s": time.monotonic() - start}
 
     def checkpoint_if_due(self, *, now: bool = False) -> dict[str, float]:
-        """Save when `run.checkpoint_every` says so (or `now`) and something is new; returns the seconds it took."""
+        """Save when `run.checkpoint_every` says so (or `now`) and something is new; returns the
+        seconds it took.
+        """
         start = time.monotonic()
         every = self.config.run.checkpoint_every
         due = now or (every and self.state.step % every == 0)
         if due and self.state.step != self._saved_step:
             self.actor.save(
-                self.folder.checkpoints, self.state.step, {"state": self.state}, keep=self.config.run.keep_checkpoints
+                self.folder.checkpoints,
+                self.state.step,
+                {"state": self.state},
+                keep=self.config.run.keep_checkpoints,
             )
             self._saved_step = self.state.step
         return {"time/checkpoint_s": time.monotonic() - start}

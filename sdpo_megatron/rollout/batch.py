@@ -1,11 +1,15 @@
-"""From judged groups to what the actor trains on: teacher prompts, advantages and loss weights, attempt by attempt."""
+"""From judged groups to what the actor trains on: teacher prompts, advantages and loss weights,
+attempt by attempt.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
 
-from sdpo_megatron.nouns import Group, TeacherContext, TrainSample
+from sdpo_megatron.nouns import Group, Question, TeacherContext, TrainSample
 from sdpo_megatron.objectives import Objective
 from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
 
@@ -17,11 +21,16 @@ class BatchMaker:
         self._teacher_prompts = teacher_prompts
         self._objective = objective
 
-    def make(self, groups: Sequence[Group]) -> tuple[list[TrainSample], list[TeacherContext | None]]:
-        """One sample and one teacher context (None: nothing to show the teacher) for each attempt with at least one token.
+    def make(
+        self, groups: Sequence[Group], *, null_prompts: bool = False
+    ) -> tuple[list[TrainSample], list[TeacherContext | None]]:
+        """One sample and one teacher context (None: nothing to show the teacher) for each attempt
+        with at least one token.
 
-        An aborted attempt has no ending and its verdict says nothing, so it is given no weight. A question that occurs twice in a
-        batch gets attempt numbers that go on, so that (question, index) names a sample.
+        An aborted attempt has no ending and its verdict says nothing, so it is given no weight. A
+        question that occurs twice in a batch gets attempt numbers that go on, so that (question,
+        index) names a sample. `null_prompts` asks for the template without content even where the
+        objective does not need it (a diagnostic).
         """
         samples: list[TrainSample] = []
         contexts: list[TeacherContext | None] = []
@@ -29,23 +38,53 @@ class BatchMaker:
         for group in groups:
             offset = seen[group.question.id]
             seen[group.question.id] += max((a.index for a in group.attempts), default=-1) + 1
-            made, shown = self._group(group, offset)
+            made, shown = self._group(group, offset, null_prompts)
             samples += made
             contexts += shown
         return samples, contexts
 
+    def teacher_questions(self, groups: Sequence[Group], *, limit: int) -> list[Question]:
+        """Teacher prompts of up to `limit` failed attempts as questions of their own, spread over
+        the groups.
+        """
+        asked = [
+            [
+                replace(
+                    group.question,
+                    id=f"{group.question.id}#teacher{attempt.index}",
+                    messages=context.messages,
+                )
+                for attempt, verdict, context in zip(
+                    group.attempts,
+                    group.verdicts,
+                    self._teacher_prompts.contexts(group),
+                    strict=True,
+                )
+                if context is not None and not verdict.success
+            ]
+            for group in groups
+        ]
+        in_turn = [
+            question for row in zip_longest(*asked) for question in row if question is not None
+        ]
+        return in_turn[:limit]
+
     def _group(
-        self, group: Group, offset: int
+        self, group: Group, offset: int, null_prompts: bool
     ) -> tuple[list[TrainSample], list[TeacherContext | None]]:
         needs_teacher = self._objective.needs_teacher
-        contexts = self._teacher_prompts.contexts(group) if needs_teacher else (None,) * len(group.attempts)
+        contexts = (
+            self._teacher_prompts.contexts(group)
+            if needs_teacher
+            else (None,) * len(group.attempts)
+        )
         weights = self._objective.weigh(
             [verdict.reward for verdict in group.verdicts],
             [verdict.success for verdict in group.verdicts],
             [context is not None for context in contexts],
         )
         null = None
-        if self._objective.needs_null_teacher:
+        if self._objective.needs_null_teacher or (null_prompts and needs_teacher):
             null = self._teacher_prompts.null_context(group.question).prompt_ids
         samples, kept = [], []
         for attempt, verdict, context, weight in zip(

@@ -8,7 +8,8 @@ from sdpo_megatron.nouns import Group, TeacherContext
 
 
 def rollout_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]:
-    """Metrics of the attempts and their verdicts; `seconds` of sampling, judging included where it overlapped."""
+    """Metrics of the attempts and their verdicts; `seconds` of sampling, judging included where it
+    overlapped."""
     attempts = [attempt for group in groups for attempt in group.attempts]
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     tokens = sum(len(attempt.response_ids) for attempt in attempts)
@@ -17,12 +18,16 @@ def rollout_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]
         "rollout/reward_mean": _mean(verdict.reward for verdict in verdicts),
         "rollout/format_ok_fraction": _mean(verdict.format_ok for verdict in verdicts),
         "rollout/response_tokens_mean": _mean(len(attempt.response_ids) for attempt in attempts),
-        "rollout/truncated_fraction": _mean(attempt.finish_reason == "length" for attempt in attempts),
+        "rollout/truncated_fraction": _mean(
+            attempt.finish_reason == "length" for attempt in attempts
+        ),
         "rollout/tokens_per_s": tokens / seconds if seconds > 0 else 0.0,
         "rollout/attempts": float(len(attempts)),
         "rollout/dropped_attempts": float(sum(group.dropped for group in groups)),
         "rollout/staleness_max": 0.0,
-        "groups/mixed_fraction": _mean(len({v.success for v in group.verdicts}) == 2 for group in groups),
+        "groups/mixed_fraction": _mean(
+            len({v.success for v in group.verdicts}) == 2 for group in groups
+        ),
     }
 
 

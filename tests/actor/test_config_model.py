@@ -40,14 +40,14 @@ MOE = ModelSpec(
         (
             SMOLLM2,
             {"tensor": 2},
-            r"parallel.tensor=2 does not divide num_attention_heads 9 and num_key_value_heads 3 and "
-            r"intermediate_size 1536; possible here: 1, 3$",
+            r"parallel.tensor=2 does not divide num_attention_heads 9 and num_key_value_heads 3 "
+            r"and intermediate_size 1536; possible here: 1, 3$",
         ),
         (
             SMOLLM2,
             {"pipeline": 4},
-            r"parallel.pipeline=4 does not divide num_hidden_layers 30; possible here: 1, 2, 3, 5, 6, "
-            r"10, 15, 30$",
+            r"parallel.pipeline=4 does not divide num_hidden_layers 30; possible here: 1, 2, 3, 5, "
+            r"6, 10, 15, 30$",
         ),
         (SMOLLM2, {"expert": 2}, "llama has no experts"),
         (MOE, {"expert": 4}, r"num_experts 6; possible here: 1, 2, 3, 6$"),

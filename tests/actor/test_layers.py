@@ -53,7 +53,9 @@ def test_values_and_gradients_equal_a_dense_mask(groups: int, lengths: tuple[int
     expected = dense(q, k, v, lengths)
     torch.testing.assert_close(got, expected)
     got_grads = torch.autograd.grad((got * weights).sum(), (q, k, v))
-    torch.testing.assert_close(got_grads, torch.autograd.grad((expected * weights).sum(), (q, k, v)))
+    torch.testing.assert_close(
+        got_grads, torch.autograd.grad((expected * weights).sum(), (q, k, v))
+    )
 
 
 def test_sequences_do_not_see_each_other() -> None:

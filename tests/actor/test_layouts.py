@@ -1,8 +1,9 @@
-"""Five training steps give the same losses and gradient norms under every parallel layout and micro-batch size."""
+"""Five training steps give the same losses and gradient norms under every parallel layout and
+micro-batch size.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from tests.distributed import run_ranks
 STEPS = 5
 
 
-def train(rank: int, world: int, folder: str, changes: dict[str, Any]) -> list[tuple[float, float, float]]:
+def train(
+    rank: int, world: int, folder: str, changes: dict[str, Any]
+) -> list[tuple[float, float, float]]:
     """(loss, gradient norm, teacher divergence) of each step."""
     from sdpo_megatron.actor.config import BatchConfig
     from sdpo_megatron.actor.config_model import ParallelConfig
@@ -25,7 +28,9 @@ def train(rank: int, world: int, folder: str, changes: dict[str, Any]) -> list[t
     found = []
     for step in range(STEPS):
         metrics = actor.step(made_up_samples(step))
-        found.append((metrics["train/loss"], metrics["train/grad_norm"], metrics["teacher/kl_mean"]))
+        found.append(
+            (metrics["train/loss"], metrics["train/grad_norm"], metrics["teacher/kl_mean"])
+        )
     return found
 
 

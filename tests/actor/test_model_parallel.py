@@ -1,7 +1,8 @@
-"""The model against transformers under every layout: logits, gradients and exported tensors, in fp32.
+"""The model against transformers under every layout: logits, gradients and exported tensors, in
+fp32.
 
-One spawn of ranks serves all cases of a world size. A case is (family, layout); each rank returns what it knows and the test
-compares in the parent.
+One spawn of ranks serves all cases of a world size. A case is (family, layout); each rank returns
+what it knows and the test compares in the parent.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ def test_gradients_equal_transformers(case: Any, families: Any, outcomes: Any) -
 
 
 def hf_gradients(model: Any) -> dict[str, np.ndarray]:
-    """By checkpoint name: transformers 5 fuses a layer's experts in memory, the files have them one by one."""
+    """By checkpoint name: transformers 5 fuses a layer's experts in memory, the files have them one
+    by one.
+    """
     found: dict[str, np.ndarray] = {}
     for name, parameter in model.named_parameters():
         grad = parameter.grad.numpy()
@@ -195,7 +198,9 @@ def run_case(folder: str, layout: Layout) -> dict[str, Any]:
 
 
 def step(model: Any) -> np.ndarray | None:
-    """One micro-batch forward and backward through Megatron's schedule; logits [32, Vp / tp] on the last stage."""
+    """One micro-batch forward and backward through Megatron's schedule; logits [32, Vp / tp] on the
+    last stage.
+    """
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.distributed import (
         DistributedDataParallel,

@@ -1,4 +1,6 @@
-"""Random tiny checkpoints of every family, made by transformers: what our own models are compared with."""
+"""Random tiny checkpoints of every family, made by transformers: what our own models are compared
+with.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tiny models and made-up attempts for tests of the actor, and the training that ranks of a layout do with them."""
+"""Tiny models and made-up attempts for tests of the actor, and the training that ranks of a layout
+do with them.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,27 @@ def tiny_model(folder: Path, *, family: str = "qwen3", tied: bool = True, seed: 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    sizes = dict(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, tie_word_embeddings=tied,
-        initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     if family == "qwen3_moe":
-        sizes |= dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes), dtype=torch.float32)
+        sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+        sizes["norm_topk_prob"] = True
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family, **sizes), dtype=torch.float32
+    )
     model.save_pretrained(folder)
     return folder
 
@@ -69,13 +84,18 @@ def make_actor(folder: str, **changes: Any) -> Any:
     from sdpo_megatron.actor.runtime import current_runtime
     from sdpo_megatron.weights.spec import ModelSpec
 
-    defaults: dict[str, Any] = dict(
-        precision=PrecisionConfig(dtype="fp32"),
-        batch=BatchConfig(micro_batch_tokens=80, chunk_tokens=16),
-        optimizer=OptimizerConfig(lr=1e-2),
-        objective=small_objective(),
+    defaults: dict[str, Any] = {
+        "precision": PrecisionConfig(dtype="fp32"),
+        "batch": BatchConfig(micro_batch_tokens=80, chunk_tokens=16),
+        "optimizer": OptimizerConfig(lr=1e-2),
+        "objective": small_objective(),
+    }
+    return Actor(
+        ActorConfig(**(defaults | changes)),
+        ModelSpec.from_folder(folder),
+        folder,
+        current_runtime(),
     )
-    return Actor(ActorConfig(**(defaults | changes)), ModelSpec.from_folder(folder), folder, current_runtime())
 
 
 def small_objective(**changes: Any) -> Any:

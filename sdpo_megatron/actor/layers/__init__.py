@@ -1,4 +1,5 @@
-"""The layers of our own that complete Megatron's local layer spec where Transformer Engine is absent.
+"""The layers of our own that complete Megatron's local layer spec where Transformer Engine is
+absent.
 
 norm.py       RMSNorm that allows sequence parallelism
 attention.py  core attention over packed sequences

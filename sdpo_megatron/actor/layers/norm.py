@@ -1,4 +1,6 @@
-"""RMSNorm for Megatron's local layer spec (megatron-core 0.16.1's own torch norm refuses sequence parallelism)."""
+"""RMSNorm for Megatron's local layer spec (megatron-core 0.16.1's own torch norm refuses sequence
+parallelism).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,12 @@ import torch
 
 
 class RMSNorm(torch.nn.Module):
-    """y = weight * x / sqrt(mean(x^2) + eps), statistics in fp32, the product in the dtype of x, as transformers does it.
+    """y = weight * x / sqrt(mean(x^2) + eps), statistics in fp32, the product in the dtype of x, as
+    transformers does it.
 
-    Under sequence parallelism each rank normalises its own tokens, so the weight's gradient is a partial sum: the attribute
-    `sequence_parallel` on the parameter makes Megatron's finalize_model_grads all-reduce it over the tensor-parallel group.
+    Under sequence parallelism each rank normalises its own tokens, so the weight's gradient is a
+    partial sum: the attribute `sequence_parallel` on the parameter makes Megatron's
+    finalize_model_grads all-reduce it over the tensor-parallel group.
     """
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-6, **_: Any) -> None:

@@ -1,4 +1,6 @@
-"""Which layers make the model: Megatron's local ones with our norm and attention, or Transformer Engine's."""
+"""Which layers make the model: Megatron's local ones with our norm and attention, or Transformer
+Engine's.
+"""
 
 from __future__ import annotations
 

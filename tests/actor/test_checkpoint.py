@@ -1,0 +1,152 @@
+"""Checkpoints: resume is exact, another layout can load them, torn ones are never chosen, a full
+disk loses nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdpo_megatron.actor.checkpoint import is_whole, whole_checkpoints
+from sdpo_megatron.errors import CheckpointError
+from tests.actor.worlds import made_up_samples, make_actor, tiny_model
+from tests.distributed import run_ranks
+
+Metrics = tuple[float, float, float]
+
+
+def _steps(actor: Any, seeds: range) -> list[Metrics]:
+    found = []
+    for seed in seeds:
+        metrics = actor.step(made_up_samples(seed))
+        found.append(
+            (metrics["train/loss"], metrics["train/grad_norm"], metrics["teacher/ema_distance"])
+        )
+    return found
+
+
+def _actor(folder: str, layout: dict[str, int]) -> Any:
+    from sdpo_megatron.actor.config_model import ParallelConfig
+
+    return make_actor(folder, parallel=ParallelConfig(**layout))
+
+
+def train_and_save(
+    rank: int, world: int, folder: str, root: str, layout: dict[str, int]
+) -> list[Metrics]:
+    """Two steps, a checkpoint, three more steps."""
+    actor = _actor(folder, layout)
+    before = _steps(actor, range(2))
+    actor.save(Path(root), 2, {"position": 17}, keep=2)
+    return before + _steps(actor, range(2, 5))
+
+
+def resume(
+    rank: int, world: int, folder: str, root: str, layout: dict[str, int]
+) -> tuple[Any, list[Metrics]]:
+    """What the three later steps give after loading."""
+    actor = _actor(folder, layout)
+    common = actor.load_newest(Path(root))
+    return common["position"], _steps(actor, range(2, 5))
+
+
+def fail_to_save(rank: int, world: int, folder: str, root: str) -> str:
+    actor = _actor(folder, {})
+    actor.step(made_up_samples(0))
+    actor.save(Path(root), 1, {}, keep=2)
+    from sdpo_megatron.actor import checkpoint
+
+    original, checkpoint._seal = checkpoint._seal, _disk_is_full
+    try:
+        actor.save(Path(root), 2, {}, keep=2)
+    except CheckpointError as error:
+        return str(error)
+    finally:
+        checkpoint._seal = original
+    return ""
+
+
+def _disk_is_full(_folder: Path) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("tiny") / "model"))
+
+
+@pytest.fixture(scope="module")
+def saved(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Metrics]]:
+    root = str(tmp_path_factory.mktemp("checkpoints"))
+    return root, run_ranks(train_and_save, 1, model, root, {})[0]
+
+
+@pytest.mark.slow
+def test_resume_gives_the_same_numbers_to_the_last_digit(
+    model: str, saved: tuple[str, list[Metrics]]
+) -> None:
+    root, unbroken = saved
+    position, resumed = run_ranks(resume, 1, model, root, {})[0]
+    assert position == 17
+    assert resumed == unbroken[2:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [{"tensor": 2}, {"pipeline": 2}, {}], ids=["TP2", "PP2", "DP2"])
+def test_another_layout_loads_it(
+    model: str, saved: tuple[str, list[Metrics]], layout: dict[str, int]
+) -> None:
+    root, unbroken = saved
+    for position, resumed in run_ranks(resume, 2, model, root, layout):
+        assert position == 17
+        for got, expected in zip(resumed, unbroken[2:], strict=True):
+            assert got == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_sharded_save_loads_on_one_rank(model: str, tmp_path: Path) -> None:
+    layout = {"tensor": 2, "pipeline": 2}
+    unbroken = run_ranks(train_and_save, 4, model, str(tmp_path), layout)[0]
+    _, resumed = run_ranks(resume, 1, model, str(tmp_path), {})[0]
+    for got, expected in zip(resumed, unbroken[2:], strict=True):
+        assert got == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_full_disk_says_what_to_do_and_keeps_the_last_good_one(
+    model: str, tmp_path: Path
+) -> None:
+    message = run_ranks(fail_to_save, 1, model, str(tmp_path))[0]
+    assert "No space left on device" in message
+    assert "Free space" in message
+    assert [step for step, _ in whole_checkpoints(tmp_path)] == [1]
+
+
+@pytest.mark.slow
+def test_a_torn_checkpoint_is_never_chosen(
+    saved: tuple[str, list[Metrics]], tmp_path: Path
+) -> None:
+    import shutil
+
+    root = Path(saved[0])
+    whole = root / "step-000002"
+    assert is_whole(whole)
+    for name, tear in {
+        "step-000003": lambda folder: (folder / "complete.json").unlink(),
+        "step-000004": lambda folder: next(folder.glob("*.distcp")).write_bytes(b"short"),
+        "step-000005": lambda folder: next(folder.glob("*.distcp")).unlink(),
+        "step-000006": lambda folder: (folder / "complete.json").write_text("{"),
+    }.items():
+        shutil.copytree(whole, tmp_path / name)
+        tear(tmp_path / name)
+    shutil.copytree(whole, tmp_path / "step-000007.tmp")
+    assert whole_checkpoints(tmp_path) == []
+    shutil.copytree(whole, tmp_path / "step-000001")
+    assert [step for step, _ in whole_checkpoints(tmp_path)] == [1]
+
+
+def test_an_empty_or_absent_folder_has_none(tmp_path: Path) -> None:
+    assert whole_checkpoints(tmp_path) == []
+    assert whole_checkpoints(tmp_path / "absent") == []
