@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from sdpo_megatron.errors import ConfigError, SdpoError
@@ -107,6 +108,21 @@ def require(item: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) ->
     if not isinstance(value, kind):
         raise BadItem(f"item key {key!r}: expected {kind}, got {type(value).__name__}")
     return value
+
+
+def library(name: str) -> ModuleType:
+    """An optional library that one verifier needs, imported when it is first used.
+
+    Raises:
+        ConfigError: It is not installed; the message says how to get it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"this verifier needs {name.partition('.')[0]}: {error}; install the extra: "
+            "pip install 'sdpo-megatron[verifier]'"
+        ) from error
 
 
 def graded(

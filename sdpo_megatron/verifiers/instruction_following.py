@@ -18,7 +18,7 @@ from typing import Any
 
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.answers import without_thinking
-from sdpo_megatron.verifiers.base import BadItem, graded, require
+from sdpo_megatron.verifiers.base import BadItem, graded, library, require
 
 MAX_RESPONSE_CHARS = 100_000  # some checkers are quadratic in the text
 
@@ -54,18 +54,17 @@ class InstructionFollowing:
 @functools.cache
 def checkers() -> Mapping[str, Any]:
     """Instruction id -> checker class, the offline stand-ins included."""
-    import langdetect
-    import punkt
-    from if_verifiable.ifeval import instructions
-    from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT
-    from nltk.tokenize.destructive import NLTKWordTokenizer
+    langdetect, punkt = library("langdetect"), library("punkt")
+    instructions: Any = library("if_verifiable.ifeval.instructions")
+    registry = library("if_verifiable.ifeval.instructions_registry")
+    tokenizers = library("nltk.tokenize.destructive")
 
     langdetect.DetectorFactory.seed = 0
     logging.getLogger("root").addFilter(
         lambda record: not str(record.msg).startswith("Unable to detect language")
     )
     sentences = punkt.tokenizer_for("english")
-    words = NLTKWordTokenizer()
+    words = tokenizers.NLTKWordTokenizer()
 
     def compare(count: int, relation: str, threshold: int) -> bool:
         return count < threshold if relation == "less than" else count >= threshold
@@ -84,7 +83,7 @@ def checkers() -> Mapping[str, Any]:
         "length_constraints:number_sentences": NumberOfSentences,
         "change_case:capital_word_frequency": CapitalWords,
     }
-    return {**INSTRUCTION_DICT, **offline}
+    return {**registry.INSTRUCTION_DICT, **offline}
 
 
 def _checks(item: Mapping[str, Any]) -> list[Any]:

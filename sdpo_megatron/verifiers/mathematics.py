@@ -19,9 +19,10 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from sdpo_megatron.errors import SdpoError
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.answers import boxed_answer, shown, tagged_answer, without_thinking
-from sdpo_megatron.verifiers.base import BadItem, graded, require, wrong_answer
+from sdpo_megatron.verifiers.base import BadItem, graded, library, require, wrong_answer
 
 MAX_ANSWER_CHARS = (
     400  # longer than any final answer of the usual sets; keeps the parser's work small
@@ -63,7 +64,7 @@ class Mathematics:
             )
         try:
             equal = equal_values(expected, answer)
-        except BadItem:
+        except SdpoError:  # an unreadable item, or math-verify is not installed
             raise
         # sympy and latex2sympy raise anything on hostile text: the answer is unreadable
         except Exception as error:
@@ -112,24 +113,23 @@ def equal_values(expected: str, answer: str) -> bool | None:
         return left == right
     if expected == answer:
         return True
-    from math_verify import verify  # imports sympy: 1 s, paid only by tasks that need it
-
     gold = _parsed(expected)
     if not gold:
         raise BadItem(f"item key 'answer': math-verify cannot read {expected!r}")
     read = _parsed(answer)
-    return verify(list(gold), list(read), timeout_seconds=None) if read else None
+    if not read:
+        return None
+    return bool(library("math_verify").verify(list(gold), list(read), timeout_seconds=None))
 
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(expression: str) -> tuple[Any, ...]:
-    from math_verify import parse
-
+    math_verify = library("math_verify")  # imports sympy: 1 s, paid only by tasks that need it
     for logger in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(logger).setLevel(
             logging.ERROR
         )  # they warn once that their time limits are off: intended
-    return tuple(parse(f"\\boxed{{{expression}}}", parsing_timeout=None))
+    return tuple(math_verify.parse(f"\\boxed{{{expression}}}", parsing_timeout=None))
 
 
 def _unreadable(error: str) -> Verdict:

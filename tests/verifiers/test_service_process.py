@@ -27,7 +27,7 @@ KILLS, SERVICE_WORKERS, CLIENT_WORKERS = 20, 4, 24
 VERDICTS_BETWEEN_KILLS = 12  # fewer than are in flight: every kill cuts work off
 ITEMS_A_ROUND = 96
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_sigterm_lets_accepted_items_finish_and_ends_with_0(tmp_path: Path) -> None:
