@@ -1,4 +1,4 @@
-"""Run a function on N ranks of a gloo world, each a spawned process: the ground of every multi-process test.
+"""Run a function on N ranks of a gloo world, each a spawned process.
 
 def work(rank, world_size, path): ...          # a module-level function
 results = run_ranks(work, 2, path)             # [result of rank 0, result of rank 1]
@@ -25,13 +25,15 @@ class RankFailed(AssertionError):
 def run_ranks(
     fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 240.0
 ) -> list[Any]:
-    """Call ``fn(rank, world_size, *args)`` on `world_size` ranks; returns what each returned, by rank.
+    """Call ``fn(rank, world_size, *args)`` on every rank; returns what each returned, by rank.
 
-    In each rank: one torch thread, the CPU runtime started, torch.distributed ready over gloo, no model-parallel layout yet.
-    `fn` must be importable (module level) and its arguments and result picklable. No rank outlives the call.
+    In each rank: one torch thread, the CPU runtime started, torch.distributed ready over gloo, no
+    model-parallel layout yet. `fn` must be importable (module level) and its arguments and result
+    picklable. No rank outlives the call.
 
     Raises:
-        RankFailed: With the traceback of every rank that failed; ranks that only waited for it are not blamed.
+        RankFailed: With the traceback of every rank that failed; ranks that only waited for it are
+            not blamed.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
@@ -66,7 +68,9 @@ def run_ranks(
 
 
 def _wait(processes: list[Any], folder: str, deadline: float) -> set[int]:
-    """Until all have ended, or one has failed (and its peers had a moment to fail too), or the deadline; ranks still running."""
+    """Until all have ended, or one has failed (and its peers had a moment to fail too), or the
+    deadline; ranks still running.
+    """
     while time.monotonic() < deadline:
         running = {rank for rank, process in enumerate(processes) if process.is_alive()}
         if not running:

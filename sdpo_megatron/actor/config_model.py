@@ -21,9 +21,7 @@ class ParallelConfig:
     """How the model is split over ranks; data parallelism is what remains of the world size."""
 
     tensor: int = 1
-    """Ranks that share each matrix; must divide the heads, the key-value heads and the feed-forward
-    width.
-    """
+    """Ranks that share each matrix; must divide heads, key-value heads and feed-forward width."""
     pipeline: int = 1
     """Pipeline stages; must divide the number of layers."""
     context: int = 1
@@ -33,12 +31,9 @@ class ParallelConfig:
     expert_tensor: int = 1
     """Ranks that share each expert's matrices."""
     sequence_parallel: bool = False
-    """Split activations between the tensor-parallel matrices along the sequence; needs tensor > 1.
-    """
+    """Split activations between the matrices along the sequence, too; needs tensor > 1."""
     recompute: str = "none"
-    """Activations computed again in the backward pass: none, selective (attention) or full (each
-    layer).
-    """
+    """Activations computed anew in the backward pass: none, selective (attention) or full."""
 
     def __post_init__(self) -> None:
         for name in ("tensor", "pipeline", "context", "expert", "expert_tensor"):
@@ -144,9 +139,7 @@ class PrecisionConfig:
     dtype: str = "bf16"
     """fp32 or bf16: parameters and activations."""
     fp8: str | None = None
-    """Recipe of Transformer Engine's FP8 matrix products (tensorwise, delayed, mxfp8, blockwise);
-    None: none. CUDA only.
-    """
+    """FP8 recipe (tensorwise, delayed, mxfp8, blockwise) or None; needs Transformer Engine."""
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Dtype):

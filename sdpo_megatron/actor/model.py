@@ -1,5 +1,4 @@
-"""The policy as Megatron model chunks that end in hidden states: the LM head belongs to the fused
-loss.
+"""The policy as Megatron model chunks that end in hidden states: the head belongs to the loss.
 
 T tokens of a packed micro-batch, H hidden size, Vp the padded vocabulary.
 """
@@ -69,8 +68,10 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
         return hidden_states
 
     def head_weight(self) -> torch.nn.Parameter:
-        """This rank's shard [Vp / tensor, H] of the LM head (the embedding where tied); last stage
-        only. Rows from the real vocabulary's end on are zero and must get no probability.
+        """This rank's shard [Vp / tensor, H] of the LM head (the embedding where tied).
+
+        On the last stage only. Rows from the vocabulary's end on are zero and must get no
+        probability.
         """
         assert self.post_process, "the head is on the last pipeline stage"
         if self.share_embeddings_and_output_weights:
@@ -81,8 +82,9 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
 def init_model_parallel(
     parallel: ParallelConfig, *, seed: int = 0, timeout_s: float = 600.0
 ) -> None:
-    """Lay the ranks out (tensor fastest, then context, expert, data; pipeline slowest) and seed
-    Megatron's generators.
+    """Lay the ranks out and seed Megatron's generators.
+
+    Neighbouring ranks differ in the tensor split first, then context, expert, data, pipeline.
 
     Needs torch.distributed; collective over all ranks.
 
@@ -106,8 +108,9 @@ def init_model_parallel(
 def build_model(
     spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig
 ) -> list[PolicyModel]:
-    """This rank's model chunks (one: pipelines are not interleaved), parameters not yet set: load
-    weights next.
+    """This rank's model chunks (one: pipelines are not interleaved).
+
+    The parameters are not set yet: load weights next.
 
     Needs `init_model_parallel`; collective over all ranks where embeddings are tied and there are
     several stages.
@@ -148,9 +151,10 @@ def build_model(
 
 
 def _mark_tensor_parallel(model: PolicyModel) -> None:
-    """Say which parameters are shards. Megatron's layers do it while initialising, which is off
-    here; without the mark the gradient norm would count the shards of the first tensor-parallel
-    rank alone.
+    """Say which parameters are shards.
+
+    Megatron's layers do it while initialising, which is off here; without the mark the gradient
+    norm would count the shards of the first tensor-parallel rank alone.
     """
     layers = tensor_parallel.layers
     axes = {
@@ -180,9 +184,7 @@ def scaled_frequencies(inv_freq: torch.Tensor, rope: Llama3Rope) -> torch.Tensor
 def transformer_config(
     spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig
 ) -> TransformerConfig:
-    """Megatron's configuration: the model's shape, the layout, no dropout, fusions only with
-    Transformer Engine.
-    """
+    """Megatron's configuration: shape, layout, no dropout, fusions with Transformer Engine only."""
     runtime = current_runtime()
     dtype, fused = precision.torch_dtype, runtime.has_transformer_engine
     return TransformerConfig(

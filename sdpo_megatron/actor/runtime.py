@@ -1,10 +1,9 @@
-"""Where the trainer runs: cuda with NCCL, or cpu with gloo. The one module that asks, and the one
-that redirects.
+"""Where the trainer runs: cuda with NCCL, or cpu with gloo.
 
-megatron-core names the CUDA device in many places. On a machine without one, `start_runtime` makes
-those calls mean the CPU, before megatron is imported; on a CUDA machine nothing is ever redirected.
-Each redirection below says what megatron-core 0.16.1 needs it for; when the pinned version moves,
-try without it first.
+The one module that asks, and the one that redirects: megatron-core names the CUDA device in many
+places. On a machine without one, `start_runtime` makes those calls mean the CPU, before megatron is
+imported; on a CUDA machine nothing is ever redirected. Each redirection below says what
+megatron-core 0.16.1 needs it for; when the pinned version moves, try without it first.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ class Runtime:
         return self.device.type == "cpu"
 
     def init_process_group(self, timeout_s: float = 600.0) -> None:
-        """Join the world that torchrun describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT);
-        alone without torchrun.
+        """Join the world of torchrun's environment variables; alone where there are none.
 
         Args:
             timeout_s: After this many seconds in one collective, the rank fails instead of waiting
@@ -81,17 +79,13 @@ class Runtime:
         return pages * resource.getpagesize()
 
     def peak_memory_bytes(self) -> int:
-        """The most that `memory_bytes` has been since the process began (or, on CUDA, since the
-        last reset).
-        """
+        """The most that `memory_bytes` has been (on CUDA, since torch's counter was reset)."""
         if not self.is_cpu:
             return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def seed(self, seed: int) -> None:
-        """Seed Python, numpy and torch; after `init_model_parallel`, also Megatron's per-rank
-        generators.
-        """
+        """Seed Python, numpy, torch and, once there is a layout, Megatron's generators."""
         import numpy
 
         random.seed(seed)
@@ -105,8 +99,9 @@ class Runtime:
 
 
 def start_runtime(device: str = "auto") -> Runtime:
-    """Choose the device and prepare megatron for it. Call before any megatron import; further calls
-    return the same.
+    """Choose the device and prepare megatron for it; before any megatron import.
+
+    Further calls return the same runtime.
 
     Args:
         device: auto (cuda where there is one), cuda or cpu.
@@ -165,7 +160,7 @@ def _choose(device: str) -> str:
         )
     if device == "cpu" and has_cuda:
         raise ConfigError(
-            "device=cpu: this machine has a CUDA device, and calls are never redirected where there "
+            "device=cpu: this machine has a CUDA device, and calls are not redirected where there "
             "is one; start with CUDA_VISIBLE_DEVICES='' to train on the CPU"
         )
     if device not in ("cuda", "cpu"):
@@ -175,9 +170,7 @@ def _choose(device: str) -> str:
 
 @contextlib.contextmanager
 def _quiet_imports() -> Iterator[None]:
-    """megatron warns at import that Apex and Transformer Engine are absent; on a CPU that is how it
-    should be.
-    """
+    """megatron says that Apex and Transformer Engine are absent: on a CPU they should be."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -187,8 +180,9 @@ def _quiet_imports() -> Iterator[None]:
 
 
 class _NoStream:
-    """Stands for a CUDA stream or event: a context manager whose every method does nothing and
-    returns it (MoE's token dispatcher keeps what `record_event` returns).
+    """Stands for a CUDA stream or event: a context manager whose methods do nothing.
+
+    They return it: MoE's token dispatcher keeps what `record_event` returns.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...

@@ -1,4 +1,4 @@
-"""Write the model as a Hugging Face checkpoint: sharded safetensors, index, config, tokenizer and generation files."""
+"""Write the model as a Hugging Face checkpoint: safetensors, config, tokenizer and the like."""
 
 from __future__ import annotations
 
@@ -52,13 +52,14 @@ def export_hf(
     progress: Progress | None = None,
     observe: Callable[[str, torch.Tensor], None] | None = None,
 ) -> None:
-    """Write the weights and what belongs to them to `out_folder`; it appears complete or not at all.
+    """Write the model to `out_folder`, which appears complete or not at all.
 
-    Collective over the world; rank 0 writes and must have room for one shard in memory. A load followed by an export in the
-    checkpoint's dtype gives the same bits, tensor by tensor.
+    Collective over the world; rank 0 writes and must have room for one shard in memory. A load
+    followed by an export in the checkpoint's dtype gives the same bits, tensor by tensor.
 
     Args:
-        source_folder: The Hugging Face folder that the model came from: config.json, tokenizer and the like are taken from it.
+        source_folder: The Hugging Face folder that the model came from: config.json, tokenizer and
+            the like are taken from it.
         dtype: Of the written tensors; None means the one config.json names.
         overwrite: Replace `out_folder` where it exists.
         observe: Called on rank 0 with every tensor as it was gathered, in `dtype` (for checksums).
@@ -68,7 +69,7 @@ def export_hf(
     """
     dtype = dtype or checkpoint_dtype(spec)
     out = Path(out_folder)
-    if not dist.get_rank() == 0:
+    if dist.get_rank() != 0:
         _raise_together(None)
         for _ in iter_hf_tensors(chunks, spec, dtype):
             pass
@@ -111,7 +112,7 @@ def _raise_together(failure: Exception | None) -> None:
 
 
 class _Writer:
-    """Rank 0's side: collects tensors into shards, writes each once it is complete, renames the folder at the end."""
+    """Rank 0's side: tensors become shards, written once complete; the folder is renamed last."""
 
     def __init__(
         self,
@@ -197,7 +198,7 @@ class _Writer:
 
 
 def _plan(shapes: dict[str, Shape], itemsize: int, max_bytes: int) -> Iterator[list[str]]:
-    """Tensors in order, cut into shards of at most `max_bytes` (a larger tensor is a shard of its own)."""
+    """Tensors in order, in shards of at most `max_bytes` (a larger tensor has its own)."""
     names: list[str] = []
     size = 0
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Reading the safetensors files of a Hugging Face folder: an index of names and shapes, and slices on demand."""
+"""The safetensors files of a Hugging Face folder: an index of tensors, and slices on demand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SINGLE_NAME = "model.safetensors"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of the checkpoint: in which file, of which shape and dtype (safetensors' name, e.g. BF16)."""
+    """One tensor of the checkpoint; `dtype` is safetensors' name, e.g. BF16."""
 
     file: Path
     shape: tuple[int, ...]
@@ -30,7 +30,8 @@ def index_folder(folder: str | Path) -> dict[str, TensorInfo]:
     """Every tensor in the folder's safetensors files, by name; reads the headers only.
 
     Raises:
-        ModelFileError: No such files, an index that names a missing file, or a file that is not intact.
+        ModelFileError: No such files, an index that names a missing file, or a file that is not
+            intact.
     """
     found: dict[str, TensorInfo] = {}
     for file in _files(Path(folder)):
@@ -44,7 +45,7 @@ def index_folder(folder: str | Path) -> dict[str, TensorInfo]:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ModelFileError(
-            f"model folder {folder} does not exist; give the path of a Hugging Face checkpoint folder"
+            f"model folder {folder} does not exist; give the path of a checkpoint folder"
         )
     index = folder / INDEX_NAME
     if index.is_file():
@@ -59,14 +60,15 @@ def _files(folder: Path) -> list[Path]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise ModelFileError(
-                f"{index} names files that are not there: {', '.join(missing)}; fetch the model again"
+                f"{index} names files that are not there: {', '.join(missing)}; "
+                "fetch the model again"
             )
         return [folder / name for name in names]
     if (folder / SINGLE_NAME).is_file():
         return [folder / SINGLE_NAME]
     raise ModelFileError(
-        f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}; only safetensors checkpoints are read "
-        "(transformers' save_pretrained writes one)"
+        f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}; only safetensors checkpoints "
+        "are read (transformers' save_pretrained writes one)"
     )
 
 
@@ -85,7 +87,7 @@ def _open(file: Path) -> Iterator[Any]:
 
 
 class SliceReader:
-    """Slices of tensors; keeps the files open (memory-mapped) between calls. Use as a context manager."""
+    """Slices of tensors. A context manager: files stay open (memory-mapped) until it ends."""
 
     def __init__(self, index: dict[str, TensorInfo]) -> None:
         self._index = index
@@ -100,7 +102,7 @@ class SliceReader:
         self._stack.close()
 
     def read(self, name: str, axis: int, start: int, stop: int) -> torch.Tensor:
-        """``tensor[start:stop]`` (axis 0) or ``tensor[:, start:stop]`` (axis 1), in the file's dtype, on the CPU."""
+        """Rows (axis 0) or columns (axis 1) [start, stop), in the file's dtype, on the CPU."""
         file = self._index[name].file
         if file not in self._open_files:
             self._open_files[file] = self._stack.enter_context(_open(file))

@@ -1,8 +1,9 @@
 """Turn the model chunks of all ranks back into Hugging Face tensors on rank 0, one layer at a time.
 
-A rank knows where every other rank stands, so both ends of a transfer know its contents from the mapping alone: each rank that
-holds the first copy of something in a bucket sends it to rank 0 as one flat tensor, and rank 0 puts the pieces in place. No rank
-holds more than one bucket besides its own parameters.
+A rank knows where every other rank stands, so both ends of a transfer know its contents from the
+mapping alone: each rank that holds the first copy of something in a bucket sends it to rank 0 as
+one flat tensor, and rank 0 puts the pieces in place. No rank holds more than one bucket besides its
+own parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sdpo_megatron.weights.spec import ModelSpec
 
 @dataclass(frozen=True)
 class _Holder:
-    """What one rank contributes: where it stands, and whether its dense and expert parameters are the first copies."""
+    """Where a rank stands, and whether its dense and expert parameters are the first copies."""
 
     position: Position
     dense: bool
@@ -41,14 +42,16 @@ def iter_hf_tensors(
 ) -> Iterator[tuple[str, torch.Tensor | None]]:
     """Every Hugging Face tensor of the model, by name, in the order of `mapping.hf_shapes`.
 
-    Collective over the world: every rank must run it to its end. Replicated tensors come from tensor-parallel rank 0.
+    Collective over the world: every rank must run it to its end. Replicated tensors come from
+    tensor-parallel rank 0.
 
     Args:
         chunks: This rank's model chunks, DDP-wrapped or not.
         dtype: Of the yielded tensors; None means the parameters' own.
 
     Yields:
-        (name, tensor) on rank 0, on the runtime's device, owned by the caller; (name, None) on the other ranks.
+        (name, tensor) on rank 0, on the runtime's device, owned by the caller; (name, None) on the
+        other ranks.
     """
     here = current_position()
     held = local_params(chunks, spec, here)
@@ -108,7 +111,7 @@ def _receive(
     sizes = [_numel(param.shape) for param in expected]
     flat = torch.empty(sum(sizes), dtype=dtype, device=device)
     dist.recv(flat, src=source)
-    for param, values in zip(expected, flat.split(sizes), strict=True):
+    for param, values in zip(expected, torch.split(flat, sizes), strict=True):
         _place(param, values.view(param.shape), whole)
 
 

@@ -30,7 +30,7 @@ def current_position() -> Position:
 
 
 def holds_first_copy() -> tuple[bool, bool]:
-    """Whether this rank is the first data-parallel copy of (its dense parameters, its expert parameters)."""
+    """Whether (dense parameters, expert parameters) of this rank are the first copies."""
     from megatron.core import parallel_state as ps
 
     return (
@@ -45,7 +45,8 @@ def local_params(
     """This rank's parameters paired with the mapping, in bucket order.
 
     Raises:
-        AssertionError: The model and the mapping disagree in names or shapes (a bug, never the user's files).
+        AssertionError: The model and the mapping disagree in names or shapes (a bug, never the
+            user's files).
     """
     assert len(chunks) == 1, "interleaved pipelines are not mapped"
     held = {local_name(name): tensor for name, tensor in chunks[0].named_parameters()}

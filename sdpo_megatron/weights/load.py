@@ -1,4 +1,4 @@
-"""Load a Hugging Face checkpoint into Megatron model chunks: each rank reads just its own slices."""
+"""Load a Hugging Face checkpoint into Megatron model chunks: each rank reads its own slices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from sdpo_megatron.weights.spec import ModelSpec
 
 MAX_NAMED = 36  # tensors named in one error message
 _FLOAT_DTYPES = {"F32", "BF16", "F16"}
-# Frequencies that old versions of transformers saved with Llama; computed from the configuration everywhere now.
+# Frequencies that old versions of transformers saved with Llama; computed from the configuration
+# everywhere now.
 _DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
@@ -23,10 +24,12 @@ def check_tensors(spec: ModelSpec, index: dict[str, TensorInfo], folder: str | P
     """Compare the files' tensors with what the model needs, before anything is loaded.
 
     Raises:
-        ModelFileError: Names every missing, surplus, mis-shaped or non-float tensor (the first dozens of each).
+        ModelFileError: Names every missing, surplus, mis-shaped or non-float tensor (the first
+            dozens of each).
     """
     needed = hf_shapes(spec)
-    # Some tied checkpoints carry the head as well (Qwen3-0.6B); `load_hf_weights` checks that it is the same.
+    # Some tied checkpoints carry the head as well (Qwen3-0.6B); `load_hf_weights` checks that it is
+    # the same.
     optional = {HEAD} if spec.tied else set()
     missing = [name for name in needed if name not in index]
     surplus = [
@@ -51,8 +54,8 @@ def check_tensors(spec: ModelSpec, index: dict[str, TensorInfo], folder: str | P
     parts = [_listing(problem, names) for problem, names in found.items() if names]
     if parts:
         raise ModelFileError(
-            f"{folder}: the tensors do not fit config.json ({spec.model_type}, {spec.num_layers} layers); nothing was "
-            f"loaded.\n  "
+            f"{folder}: the tensors do not fit config.json ({spec.model_type}, {spec.num_layers} "
+            f"layers); nothing was loaded.\n  "
             + "\n  ".join(parts)
             + "\n  Use the config.json that belongs to these files, or fetch both again."
         )
@@ -66,16 +69,18 @@ def _listing(problem: str, names: list[str]) -> str:
 
 @torch.no_grad()
 def load_hf_weights(chunks: Chunks, spec: ModelSpec, folder: str | Path) -> None:
-    """Fill every parameter of this rank from the checkpoint in `folder`, in the parameters' own dtype.
+    """Fill every parameter of this rank from the checkpoint in `folder`.
 
-    Rows of a padded vocabulary become zero. Not a collective: ranks read on their own (file pages are shared on one host).
+    Values are cast to the parameters' dtype; rows of a padded vocabulary become zero. Not a
+    collective: ranks read on their own (file pages are shared on one host).
 
     Args:
-        chunks: Model chunks as `actor.model.build_model` returns them, before or after DDP wraps them. After the optimiser was
-            built, its master weights must be reloaded by the caller.
+        chunks: Model chunks as `actor.model.build_model` returns them, before or after DDP wraps
+            them. After the optimiser was built, its master weights must be reloaded by the caller.
 
     Raises:
-        ModelFileError: The folder is missing, a file is corrupt, or the tensors do not fit; nothing was changed then.
+        ModelFileError: The folder is missing, a file is corrupt, or the tensors do not fit; nothing
+            was changed then.
     """
     index = index_folder(folder)
     check_tensors(spec, index, folder)
@@ -96,6 +101,7 @@ def _check_same_head(
         stop = min(start + rows, spec.vocab)
         if not torch.equal(reader.read(HEAD, 0, start, stop), reader.read(EMBED, 0, start, stop)):
             raise ModelFileError(
-                f"{folder}: tie_word_embeddings is true but {HEAD} differs from {EMBED}; if the head is its own matrix, set "
-                "tie_word_embeddings to false in config.json, else remove it from the files"
+                f"{folder}: tie_word_embeddings is true but {HEAD} differs from {EMBED}; if the "
+                "head is its own matrix, set tie_word_embeddings to false in config.json, else "
+                "remove it from the files"
             )

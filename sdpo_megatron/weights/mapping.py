@@ -1,13 +1,17 @@
-"""The one mapping between Hugging Face and Megatron tensors, as data: load, gather, export, hot swap and tests read it.
+"""The one mapping between Hugging Face and Megatron tensors, as data.
 
-A Megatron parameter on one rank is a patchwork of slices of Hugging Face tensors, all cut along one axis:
+Load, gather, export, hot swap and tests read it. A Megatron parameter on one rank is a patchwork of
+slices of Hugging Face tensors, all cut along one axis:
 
-    Piece(hf, axis, hf_start, hf_stop, start)    local[start : start + n] <-> hf[hf_start : hf_stop],  n = hf_stop - hf_start
+    Piece(hf, axis, hf_start, hf_stop, start)
+    local[start : start + n]  <->  hf[hf_start : hf_stop],  n = hf_stop - hf_start
 
-That covers everything: replicated tensors (one piece), tensor-parallel rows and columns, gate above up in fc1, q, k and v
-interleaved group by group, and padded vocabularies (rows that no piece covers are zero).
+That covers everything: replicated tensors (one piece), tensor-parallel rows and columns, gate above
+up in fc1, q, k and v interleaved group by group, and padded vocabularies (rows that no piece covers
+are zero).
 
-Megatron's names here are those of its local layers; `local_name` translates the names that Transformer Engine uses.
+Megatron's names here are those of its local layers; `local_name` translates the names that
+Transformer Engine uses.
 """
 
 from __future__ import annotations
@@ -61,7 +65,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows (axis 0) or columns (axis 1) [hf_start, hf_stop) of tensor `hf` lie at `start` of the local parameter."""
+    """Rows (axis 0) or columns (axis 1) [hf_start, hf_stop) of `hf`, at `start` locally."""
 
     hf: str
     axis: int
@@ -82,10 +86,11 @@ class Param:
         name: Megatron's name in the local layer spec, layer numbers local to the stage.
         shape: Its shape on this rank.
         pieces: Where its values stand in Hugging Face tensors.
-        bucket: Number of the bucket it travels in: 0 embedding, 1 + layer, 1 + num_layers for final norm and head.
+        bucket: Number of the bucket it travels in: 0 embedding, 1 + layer, 1 + num_layers for final
+            norm and head.
         is_expert: Split by expert parallelism instead of tensor parallelism.
-        is_copy: Held elsewhere too (the head of tied embeddings on the last stage; whole tensors on tensor-parallel ranks
-            after the first): loaded, never gathered.
+        is_copy: Held elsewhere too (the head of tied embeddings on the last stage; whole tensors on
+            tensor-parallel ranks after the first): loaded, never gathered.
     """
 
     name: str
@@ -97,7 +102,7 @@ class Param:
 
 
 def hf_shapes(spec: ModelSpec) -> dict[str, Shape]:
-    """Every tensor of the Hugging Face checkpoint with its shape, in the order in which buckets carry them."""
+    """Every tensor of the Hugging Face checkpoint and its shape, in the order of the buckets."""
     shapes: dict[str, Shape] = {EMBED: (spec.vocab, spec.hidden)}
     for layer in range(spec.num_layers):
         shapes.update(_layer_shapes(spec, f"model.layers.{layer}."))
@@ -253,7 +258,7 @@ def _whole(at: Position, name: str, hf: str, shape: Shape, bucket: int) -> Param
     return Param(name, shape, (Piece(hf, 0, 0, shape[0], 0),), bucket, is_copy=at.tp > 0)
 
 
-# --- Names of Transformer Engine's fused layers, as they differ from those of the local spec -----------------------------
+# --- Names of Transformer Engine's fused layers, as they differ from those of the local spec ------
 
 _TE_NAMES = (
     (re.compile(r"self_attention\.linear_qkv\.layer_norm_weight$"), "input_layernorm.weight"),
@@ -266,7 +271,7 @@ _TE_NAMES = (
 
 
 def local_name(name: str) -> str:
-    """A parameter's name in the local layer spec, from the name it has in either spec (DDP's ``module.`` stripped)."""
+    """A parameter's name in the local layer spec, from its name in either (DDP-wrapped or not)."""
     name = name.removeprefix("module.")
     for pattern, replacement in _TE_NAMES:
         name = pattern.sub(replacement, name)

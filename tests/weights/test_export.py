@@ -1,4 +1,4 @@
-"""Load, then export: the same bits, tensor by tensor, in a folder that transformers loads; complete or not there at all."""
+"""Load, then export: the same bits, tensor by tensor, in a folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ def export_failures(rank: int, world_size: int, folder: str, out: str) -> list[s
 
     for name, progress in (("there", None), ("full", fails)):
         with pytest.raises(CheckpointError) as error:
-            export_hf(chunks, spec, folder, f"{out}/{name}", max_shard_bytes=50_000, progress=progress)
+            export_hf(
+                chunks, spec, folder, f"{out}/{name}", max_shard_bytes=50_000, progress=progress
+            )
         messages.append(str(error.value))
     if rank == 0:
         (Path(out) / "replaced").mkdir()

@@ -111,7 +111,7 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
 
 
 def test_an_index_that_names_a_missing_file(folder: Path) -> None:
-    weight_map = {name: "model.safetensors" for name in read(folder)}
+    weight_map = dict.fromkeys(read(folder), "model.safetensors")
     weight_map["lm_head.weight"] = "model-00002-of-00002.safetensors"
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))

@@ -1,4 +1,4 @@
-"""The mapping is a partition: every element of every checkpoint tensor lies at exactly one place of a layout."""
+"""The mapping is a partition: every element of every tensor has exactly one place in a layout."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def positions(tp: int, pp: int, ep: int = 1, etp: int = 1) -> list[Position]:
 
 
 def travelling(spec: ModelSpec, at: Position) -> list[Param]:
-    """Parameters whose first copy is at this position, as if each (tp) and each (ep, etp) were a rank of its own."""
+    """Parameters whose first copy is at this position, as if each (tp) and each (ep, etp) were a
+    rank of its own.
+    """
     return [
         p
         for p in params(spec, at)
@@ -77,7 +79,9 @@ def cut(array: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
 def test_qkv_is_interleaved_group_by_group() -> None:
     """8 query heads of width 2 in 4 groups, the second of two ranks: groups 2 and 3."""
     at = Position(tp=1, tp_size=2)
-    qkv = next(p for p in params(DENSE, at) if p.name.endswith("layers.0.self_attention.linear_qkv.weight"))
+    qkv = next(
+        p for p in params(DENSE, at) if p.name.endswith("layers.0.self_attention.linear_qkv.weight")
+    )
     prefix = "model.layers.0.self_attn."
     assert qkv.shape == (16, 8)
     assert qkv.pieces == (
@@ -101,7 +105,9 @@ def test_gate_lies_above_up_in_each_rank() -> None:
 
 def test_layers_are_numbered_by_stage() -> None:
     names = {p.name: p.pieces[0].hf for p in params(DENSE, Position(pp=1, pp_size=2))}
-    assert names["decoder.layers.0.input_layernorm.weight"] == "model.layers.2.input_layernorm.weight"
+    assert (
+        names["decoder.layers.0.input_layernorm.weight"] == "model.layers.2.input_layernorm.weight"
+    )
     assert "embedding.word_embeddings.weight" not in names
     assert names["output_layer.weight"] == "lm_head.weight"
 

@@ -192,7 +192,9 @@ def test_a_field_that_we_would_ignore_is_an_error_naming_it(
 
 def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(ModelFileError, match=r"hidden_act.*mlp_bias.*logit_scale"):
-        ModelSpec.from_config({**QWEN3_8B, "hidden_act": "gelu", "mlp_bias": True, "logit_scale": 2})
+        ModelSpec.from_config(
+            {**QWEN3_8B, "hidden_act": "gelu", "mlp_bias": True, "logit_scale": 2}
+        )
 
 
 @pytest.mark.parametrize(

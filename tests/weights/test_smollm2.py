@@ -1,4 +1,4 @@
-"""SmolLM2 from the package's GGUF file: the weights against transformers' own reader, the tokenizer by its splits."""
+"""SmolLM2 from the package's GGUF file, against transformers' own reader of it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_logits_equal_those_of_transformers_reading_the_gguf(folder: Path) -> No
 
     file = smollm2.gguf_path()
     theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
-    # We store bfloat16; theirs are dequantised in float32. Parameters only: rotary frequencies stay.
+    # We store bfloat16; theirs are dequantised in float32. Parameters only: rotary frequencies
+    # stay.
     for parameter in theirs.parameters():
         parameter.data = parameter.data.to(torch.bfloat16).float()
     ours = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -117,6 +118,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 @needs_package
+@pytest.mark.slow
 def test_a_torn_folder_is_made_again(folder: Path, tmp_path: Path) -> None:
     """Without its stamp a folder is nothing: preparing writes elsewhere and renames."""
     torn = tmp_path / "smollm2"

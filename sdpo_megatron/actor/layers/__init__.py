@@ -1,5 +1,4 @@
-"""The layers of our own that complete Megatron's local layer spec where Transformer Engine is
-absent.
+"""Layers of our own that complete Megatron's local layer spec where Transformer Engine is absent.
 
 norm.py       RMSNorm that allows sequence parallelism
 attention.py  core attention over packed sequences

@@ -1,8 +1,6 @@
-"""Causal attention over packed sequences for Megatron's local layer spec: torch SDPA, one call a
-sequence.
+"""Causal attention over packed sequences for Megatron's local layer spec.
 
-T tokens, N query heads, G key-value heads, D head width; N and G are those of this tensor-parallel
-rank.
+T tokens; N query heads and G key-value heads of this tensor-parallel rank; D head width.
 """
 
 from __future__ import annotations
@@ -14,8 +12,10 @@ import torch.nn.functional as F
 
 
 class PackedAttention(torch.nn.Module):
-    """Takes the same packed ("thd") inputs as Transformer Engine's attention, so a CPU and a GPU
-    share one data path.
+    """torch SDPA, one call a sequence.
+
+    Takes the packed ("thd") inputs of Transformer Engine's attention: a CPU and a GPU share one
+    data path.
     """
 
     def __init__(self, config: Any, softmax_scale: float | None = None, **_: Any) -> None:
@@ -40,9 +40,9 @@ class PackedAttention(torch.nn.Module):
         attention_bias: torch.Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> torch.Tensor:
-        """query [T, N, D], key and value [T, G, D] -> [T, N * D]; each token sees its own sequence
-        up to itself.
+        """query [T, N, D], key and value [T, G, D] -> [T, N * D].
 
+        Each token sees its own sequence up to itself.
         The sequences are those of `packed_seq_params.cu_seqlens_q`; they must cover all T tokens,
         padding included.
         """

@@ -1,5 +1,6 @@
-"""RMSNorm for Megatron's local layer spec (megatron-core 0.16.1's own torch norm refuses sequence
-parallelism).
+"""RMSNorm for Megatron's local layer spec.
+
+The torch norm of megatron-core 0.16.1 refuses sequence parallelism.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import torch
 
 
 class RMSNorm(torch.nn.Module):
-    """y = weight * x / sqrt(mean(x^2) + eps), statistics in fp32, the product in the dtype of x, as
-    transformers does it.
+    """y = weight * x / sqrt(mean(x^2) + eps).
+
+    Statistics in fp32, the product with the weight in the dtype of x, as transformers does it.
 
     Under sequence parallelism each rank normalises its own tokens, so the weight's gradient is a
     partial sum: the attribute `sequence_parallel` on the parameter makes Megatron's

@@ -1,6 +1,4 @@
-"""Which layers make the model: Megatron's local ones with our norm and attention, or Transformer
-Engine's.
-"""
+"""Which layers make the model: Megatron's local ones and ours, or Transformer Engine's."""
 
 from __future__ import annotations
 
