@@ -1,0 +1,95 @@
+"""A run killed with SIGKILL at any moment resumes to the losses of a run that was not, to the last
+digit.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.loops import runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    output = runs.finish(runs.start(runs.overrides(tiny_llama, folder)))
+    assert "finished after step 4" in output
+    return folder
+
+
+def test_the_undisturbed_run_learns_from_real_attempts(unbroken: Path) -> None:
+    found = runs.numbers(unbroken)
+    assert [row["step"] for row in found] == [1, 2, 3, 4]
+    assert [row["policy_version"] for row in found] == [1, 2, 3, 4]
+    assert all(row["train/grad_norm"] > 0 for row in found)
+    assert len({row["train/loss"] for row in found}) == 4
+
+
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "while-sampling": lambda run: (
+        (run / "rollouts/step-000002.jsonl.zst").exists()
+        and (run / "checkpoints/step-000002/complete.json").exists()
+    ),
+    "while-training": lambda run: (run / "rollouts/step-000003.jsonl.zst").exists(),
+    "while-publishing": lambda run: (
+        any(run.glob("weights/.v000003*")) or (run / "weights/v000003").exists()
+    ),
+    "while-writing-a-checkpoint": lambda run: (run / "checkpoints/step-000003.tmp").exists(),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_equals_undisturbed(
+    moment: str, unbroken: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    arguments = runs.overrides(tiny_llama, folder)
+    process = runs.start(arguments)
+    runs.wait_until(lambda: MOMENTS[moment](folder), process)
+    runs.kill(process)
+    output = runs.finish(runs.start(["--resume", str(folder)]))
+    assert "resumed after step" in output
+    assert runs.numbers(folder) == runs.numbers(unbroken)
+
+
+def test_sigterm_checkpoints_and_exits_0(unbroken: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = runs.overrides(tiny_llama, folder, "run.checkpoint_every=0")
+    process = runs.start(arguments)
+    runs.wait_until(lambda: (folder / "rollouts/step-000002.jsonl.zst").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    output = runs.finish(process)
+    assert "stopped after step" in output
+    runs.finish(runs.start(["--resume", str(folder)]))
+    assert runs.numbers(folder) == runs.numbers(unbroken)
+
+
+def test_an_engine_killed_while_sampling_comes_back(
+    unbroken: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = runs.start(runs.overrides(tiny_llama, folder))
+    runs.wait_until(lambda: (folder / "checkpoints/step-000001/complete.json").exists(), process)
+    time.sleep(0.2)
+    scheduler = [p for p in runs.family(process) if "scheduler" in _title(p)]
+    assert scheduler, [_title(p) for p in runs.family(process)]
+    scheduler[0].kill()
+    output = runs.finish(process)
+    assert "is back, serving policy version" in output
+    assert runs.numbers(folder) == runs.numbers(unbroken)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.Error:
+        return ""
