@@ -1,11 +1,15 @@
 """Verifiers: from a task item and a response to a Verdict, and everything that makes that hold at
 scale.
 
-    base, answers       the protocol, the registry, and how answers are found in text
-    code*, multiple_choice, mathematics, tool_use, instruction_following    one verifier a file
-    pool, worker        bounded child processes in which verifiers run
-    local, judge        what the training loop calls
-    wire, service, client, batch    the same over HTTP, and offline over files
+    base, answers, wire     the protocol, the registry, finding answers in text, verdicts as JSON
+    code*, multiple_choice, mathematics, tool_use (tool_calls), instruction_following
+    pool, worker, retry     bounded child processes in which verifiers run
+    local, judge            what the training loop calls
+    service*, schema, guard, dispatcher, idempotency, metrics       the same over HTTP
+    client, endpoints       and its caller
+    batch*, parts           the same over files
+    cli                     sdpo verify serve | batch
 
-May import: sandbox, nouns, errors. Is imported by: loops, tasks.
+May import: sandbox, nouns, errors; judge, client, batch and cli also tasks. A verifier knows no
+task. Is imported by: loops, tasks.
 """

@@ -201,7 +201,10 @@ async def _exchange(child: Process, job: bytes) -> dict[str, Any] | None:
 
 def _judged(verifier: str, reply: Mapping[str, Any]) -> Verdict:
     if "verdict" in reply:
-        return verdict_from_json(reply["verdict"])
+        try:
+            return verdict_from_json(reply["verdict"])
+        except ValueError as error:
+            raise VerifierBroken(f"verifier {verifier}: {error}") from error
     message = f"verifier {verifier}: {reply['message']}"
     match reply["error"]:
         case "memory":

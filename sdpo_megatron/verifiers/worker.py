@@ -36,24 +36,26 @@ def main() -> None:
 
 def _serve(job: dict[str, Any], cpu_limit_s: int, replies: TextIO) -> None:
     try:
-        verifier = load_verifier(
-            job["verifier"]
-        )  # outside the limit: imports are not the answer's fault
+        # outside the limit: imports are no answer's fault
+        verifier = load_verifier(job["verifier"])
         _limit_cpu(cpu_limit_s)
-        reply: dict[str, Any] = {
-            "verdict": verdict_to_json(verifier.verify(job["item"], job["response"]))
-        }
+        verdict = verifier.verify(job["item"], job["response"])
+        line = json.dumps({"verdict": verdict_to_json(verdict)}, allow_nan=False)
     except BadItem as error:
-        reply = {"error": "bad_item", "message": str(error)}
+        line = _error("bad_item", str(error))
     except SdpoError as error:
-        reply = {"error": "config", "message": str(error)}
+        line = _error("config", str(error))
     except MemoryError:
-        reply = {"error": "memory", "message": "out of memory"}
+        line = _error("memory", "out of memory")
     except Exception as error:  # a broken verifier, not a broken answer: the caller must hear of it
-        reply = {"error": "raised", "message": f"{type(error).__name__}: {error}"[:500]}
+        line = _error("raised", f"{type(error).__name__}: {error}"[:500])
     _limit_cpu(None)
-    replies.write(json.dumps(reply, ensure_ascii=True) + "\n")
+    replies.write(line + "\n")
     replies.flush()
+
+
+def _error(kind: str, message: str) -> str:
+    return json.dumps({"error": kind, "message": message})
 
 
 def _limit_cpu(seconds: int | None) -> None:

@@ -34,6 +34,12 @@ class Obeys:
                     os.kill(os.getpid(), signal.SIGKILL)
             case ["raise"]:
                 raise RuntimeError("no such luck")
+            case ["reward", number]:
+                return graded(False, reward=float(number))
+            case ["details"]:
+                return graded(False, unfit=object())
+            case ["nothing"]:
+                return None  # type: ignore[return-value]
             case ["print"]:
                 print("this must not reach the pipe of the replies")
         return graded(response == item.get("answer", response), pid=os.getpid())

@@ -87,6 +87,18 @@ def test_a_verifier_that_raises_is_named_and_the_child_lives_on() -> None:
     assert first.details["pid"] == second.details["pid"]
 
 
+@pytest.mark.parametrize("what", ["reward 2", "reward nan", "details", "nothing"])
+def test_what_is_no_verdict_is_the_verifiers_mistake_and_the_child_lives_on(what: str) -> None:
+    async def use(pool: VerifierPool) -> tuple[Verdict, Verdict]:
+        first = await pool.verify(OBEYS, {}, "fine")
+        with pytest.raises(VerifierBroken, match="own_verifiers:Obeys"):
+            await pool.verify(OBEYS, {}, what)
+        return first, await pool.verify(OBEYS, {}, "fine")
+
+    first, second = in_pool(use)
+    assert first.details["pid"] == second.details["pid"]
+
+
 def test_a_bad_item_and_an_unknown_verifier_are_the_callers_mistakes() -> None:
     async def use(pool: VerifierPool) -> None:
         with pytest.raises(BadItem, match="no key 'answer'"):
