@@ -53,8 +53,9 @@ def engine_command(config: EngineConfig, model_dir: Path, port: int, seed: int) 
         }
     if config.attention_backend:
         flags["--attention-backend"] = config.attention_backend
-    if config.mem_fraction or cpu:  # without it a CPU engine takes 20 GB for its cache
-        flags["--mem-fraction-static"] = str(config.mem_fraction or 0.1)
+    mem_fraction = config.mem_fraction or (_cpu_mem_fraction(config) if cpu else 0.0)
+    if mem_fraction:
+        flags["--mem-fraction-static"] = str(mem_fraction)
     if config.max_total_tokens:
         flags["--max-total-tokens"] = str(config.max_total_tokens)
     if config.max_running_requests:
@@ -81,6 +82,13 @@ def engine_environment(config: EngineConfig) -> dict[str, str]:
         environment |= _cpu_environment(config)
     environment |= dict(pair.split("=", 1) for pair in config.extra_env)
     return environment
+
+
+def _cpu_mem_fraction(config: EngineConfig) -> float:
+    """SGLang counts what any process took since the engine started against this fraction of the
+    memory that was free then, and gives up when it is used up. So it is generous where
+    `max_total_tokens` bounds the cache anyway, and small where nothing else does."""
+    return 0.8 if config.max_total_tokens else 0.1
 
 
 def _cpu_environment(config: EngineConfig) -> Mapping[str, str]:

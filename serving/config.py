@@ -46,8 +46,8 @@ class EngineConfig:
     decides from the free memory."""
 
     mem_fraction: float = 0.0
-    """Fraction of memory for weights and KV cache (--mem-fraction-static). 0: 0.1 on a CPU,
-    SGLang's default on a GPU."""
+    """Fraction of the free memory for weights and KV cache (--mem-fraction-static). 0: SGLang's
+    default on a GPU; on a CPU 0.8 where `max_total_tokens` bounds the cache, else 0.1."""
 
     max_running_requests: int = 0
     """Requests decoded at once. 0: SGLang decides."""
