@@ -234,6 +234,16 @@ def _check_together(config: TrainConfig) -> None:
             f"rollout.sampling.num_attempts={sampling.num_attempts}: a group advantage needs at "
             "least 2 attempts"
         )
+    distillation = config.objective.distillation
+    if (
+        config.parallel.context > 1
+        and distillation is not None
+        and distillation.level == "sequence"
+    ):
+        raise ConfigError(
+            "objective.distillation.level=sequence needs whole attempts on one rank: set "
+            "parallel.context=1"
+        )
     several = bool(batch.questions_per_step) and batch.questions_per_step < batch.questions
     if several != config.objective.off_policy:
         raise ConfigError(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sdpo_megatron.actor import checkpoint
+from sdpo_megatron.actor import checkpoint, context_parallel
 from sdpo_megatron.actor.agree import first_problem, sum_over_data_parallel
 from sdpo_megatron.actor.batch_loss import BatchLoss, HeadLayout, StepCounts
 from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig, TeacherConfig
@@ -148,15 +148,7 @@ class Actor:
         batch = _Batch(self, taught)
         targets = self.teacher.score_null(batch.packed({"null"})["null"])
         states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
-        loss = BatchLoss(
-            self.objective,
-            head_weight(self.chunks),
-            self._layout,
-            batch.mine,
-            counts,
-            targets,
-            None,
-        )
+        loss = self._loss(batch, counts, targets)
         with torch.no_grad():
             reports = [loss(number, hidden)[1] for number, hidden in enumerate(states)]
         self._fail_together(loss.fault, batch)
@@ -192,10 +184,21 @@ class Actor:
         }
 
     def _loss(
-        self, batch: _Batch, counts: StepCounts, targets: Sequence[Targets], old: OldLogProbs | None
+        self,
+        batch: _Batch,
+        counts: StepCounts,
+        targets: Sequence[Targets],
+        old: OldLogProbs | None = None,
     ) -> BatchLoss:
         return BatchLoss(
-            self.objective, head_weight(self.chunks), self._layout, batch.mine, counts, targets, old
+            self.objective,
+            head_weight(self.chunks),
+            self._layout,
+            batch.mine,
+            batch.packed({"student"})["student"],
+            counts,
+            targets,
+            old,
         )
 
     def _update(self, batch: _Batch) -> tuple[float, float]:
@@ -231,9 +234,7 @@ class Actor:
         )
 
     def _old_log_probs(self, samples: Sequence[TrainSample]) -> OldLogProbs:
-        """log pi_old of every attempt on this data-parallel rank's... and all others, before the
-        first optimiser step.
-        """
+        """log pi_old of every attempt, before the first optimiser step on the batch."""
         from megatron.core import parallel_state
 
         batch = _Batch(self, samples)
@@ -329,16 +330,31 @@ class _Batch:
         self.mine = [
             [samples[i] for i in chosen] for chosen in plan[parallel_state.get_data_parallel_rank()]
         ]
-        self._multiple = actor.config.parallel.sequence_multiple
+        parallel = actor.config.parallel
+        self._multiple = parallel.sequence_multiple
+        self._cut = 2 * parallel.context if parallel.context > 1 else 1
         self._device = actor.runtime.device
         self._packed: dict[Role, list[PackedSequences]] = {}
 
     def packed(self, roles: set[Role]) -> dict[Role, list[PackedSequences]]:
         """The micro-batches under the prompts of each role, all padded to one length per role."""
         for role in sorted(roles - self._packed.keys()):
-            length = padded_length(self._all, role, multiple_of=self._multiple)
-            self._packed[role] = [pack(chosen, role, length, self._device) for chosen in self.mine]
+            length = padded_length(
+                self._all, role, multiple_of=self._multiple, sequence_multiple=self._cut
+            )
+            self._packed[role] = [
+                self._share(pack(chosen, role, length, self._device, sequence_multiple=self._cut))
+                for chosen in self.mine
+            ]
         return {role: self._packed[role] for role in roles}
+
+    def _share(self, packed: PackedSequences) -> PackedSequences:
+        """This context-parallel rank's part."""
+        from megatron.core import parallel_state
+
+        size = parallel_state.get_context_parallel_world_size()
+        rank = parallel_state.get_context_parallel_rank()
+        return context_parallel.shard(packed, rank, size) if size > 1 else packed
 
 
 class _Clock:

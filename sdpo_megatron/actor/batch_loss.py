@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sdpo_megatron.actor.context_parallel import select
+from sdpo_megatron.actor.packing import PackedSequences
 from sdpo_megatron.actor.teacher import Targets
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample
@@ -126,20 +128,17 @@ class BatchLoss:
         weight: torch.Tensor | None,
         layout: HeadLayout,
         samples: Sequence[Sequence[TrainSample]],
+        packed: Sequence[PackedSequences],
         counts: StepCounts,
         targets: Sequence[Targets],
         old_log_probs: Mapping[tuple[str, int], torch.Tensor] | None,
     ) -> None:
-        """`samples` and `targets` by micro-batch of this rank; `targets` is empty where the
-        objective needs none.
+        """`samples`, the student's `packed` and `targets` by micro-batch of this rank; `targets` is
+        empty where the objective needs none.
         """
         self._objective, self._weight, self._layout = objective, weight, layout
-        self._samples, self._counts, self._targets, self._old = (
-            samples,
-            counts,
-            targets,
-            old_log_probs,
-        )
+        self._samples, self._packed, self._counts = samples, packed, counts
+        self._targets, self._old = targets, old_log_probs
         self.fault: str | None = None
 
     def __call__(
@@ -148,15 +147,17 @@ class BatchLoss:
         assert self._weight is not None
         samples = self._samples[number]
         against = self._targets[number] if self._targets else Targets()
+        tokens = token_targets(samples, self._counts, self._objective, hidden.device, self._old)
+        mine = self._packed[number].response_index
         layout = self._layout
         try:
             result = head_loss(
                 hidden,
                 self._weight,
-                token_targets(samples, self._counts, self._objective, hidden.device, self._old),
+                tokens if mine is None else select(tokens, mine),
                 self._objective,
-                _on(against.teacher, hidden.device),
-                reference=_on(against.reference, hidden.device),
+                _local(against.teacher, hidden.device, mine),
+                reference=_local(against.reference, hidden.device, mine),
                 temperature=layout.temperature,
                 chunk_tokens=layout.chunk_tokens,
                 tp_group=layout.tp_group,
@@ -190,11 +191,16 @@ def _folded(
     return [getattr(s, weight) * share for s, share in zip(samples, per_token, strict=True)]
 
 
-def _on(target: TeacherTarget | None, device: torch.device) -> TeacherTarget | None:
-    """The target with its hidden states back from the host, where they were kept there."""
-    if target is None or all(head.hidden.device == device for head in target.heads):
-        return target
-    heads = [
-        replace(head, hidden=head.hidden.to(device, non_blocking=True)) for head in target.heads
-    ]
+def _local(
+    target: TeacherTarget | None, device: torch.device, rows: torch.Tensor | None
+) -> TeacherTarget | None:
+    """The target on the device (its hidden states may be kept on the host), cut to the response
+    tokens that this context-parallel rank holds.
+    """
+    if target is None:
+        return None
+    heads = []
+    for head in target.heads:
+        hidden = head.hidden.to(device, non_blocking=True)
+        heads.append(replace(head, hidden=hidden if rows is None else hidden[rows]))
     return replace(target, heads=heads)

@@ -37,6 +37,9 @@ class PackedSequences:
         max_seqlen: Length of the longest sequence.
         predictor_index: [R] int64, where in T the hidden state stands that predicts each response
             token.
+        num_responses: Response tokens of the micro-batch, on all context-parallel ranks together.
+        response_index: [R] int64, which of the micro-batch's response tokens these are; None for
+            all of them (no context parallelism).
     """
 
     tokens: torch.Tensor
@@ -44,6 +47,8 @@ class PackedSequences:
     cu_seqlens: torch.Tensor
     max_seqlen: int
     predictor_index: torch.Tensor
+    num_responses: int
+    response_index: torch.Tensor | None = None
 
 
 def prompt_of(sample: TrainSample, role: Role) -> tuple[int, ...]:
@@ -57,9 +62,10 @@ def prompt_of(sample: TrainSample, role: Role) -> tuple[int, ...]:
     return sample.prompt_ids
 
 
-def sequence_length(sample: TrainSample, role: Role) -> int:
-    """Tokens that enter the model for this attempt."""
-    return len(prompt_of(sample, role)) + len(sample.response_ids) - 1
+def sequence_length(sample: TrainSample, role: Role, *, multiple_of: int = 1) -> int:
+    """Tokens that enter the model for this attempt, rounded up."""
+    length = len(prompt_of(sample, role)) + len(sample.response_ids) - 1
+    return -(-length // multiple_of) * multiple_of
 
 
 def cost(sample: TrainSample) -> int:
@@ -117,17 +123,33 @@ def _fill(costs: Sequence[int], num_bins: int, budget: int) -> list[list[int]] |
 
 
 def padded_length(
-    micro_batches: Sequence[Sequence[TrainSample]], role: Role, *, multiple_of: int
+    micro_batches: Sequence[Sequence[TrainSample]],
+    role: Role,
+    *,
+    multiple_of: int,
+    sequence_multiple: int = 1,
 ) -> int:
     """One length for all micro-batches of a pass: stages exchange tensors of one shape."""
-    longest = max(sum(sequence_length(s, role) for s in samples) for samples in micro_batches)
+    longest = max(
+        sum(sequence_length(s, role, multiple_of=sequence_multiple) for s in samples)
+        for samples in micro_batches
+    )
     return -(-longest // multiple_of) * multiple_of
 
 
 def pack(
-    samples: Sequence[TrainSample], role: Role, length: int, device: torch.device
+    samples: Sequence[TrainSample],
+    role: Role,
+    length: int,
+    device: torch.device,
+    *,
+    sequence_multiple: int = 1,
 ) -> PackedSequences:
-    """Concatenate `samples` under the prompts of `role`, pad to `length` tokens."""
+    """Concatenate `samples` under the prompts of `role`, pad to `length` tokens.
+
+    Each sequence is itself padded at its end to a multiple of `sequence_multiple` (context
+    parallelism cuts every sequence); attention is causal, so no real token sees that padding.
+    """
     tokens: list[int] = []
     positions: list[int] = []
     boundaries = [0]
@@ -136,9 +158,11 @@ def pack(
         prompt = prompt_of(sample, role)
         start = len(tokens)
         tokens += [*prompt, *sample.response_ids][:-1]
-        positions += range(len(tokens) - start)
         predictors += range(start + len(prompt) - 1, len(tokens))
-        boundaries.append(len(tokens))
+        end = start + sequence_length(sample, role, multiple_of=sequence_multiple)
+        tokens += [0] * (end - len(tokens))
+        positions += range(end - start)
+        boundaries.append(end)
     if (padding := length - len(tokens)) > 0:
         tokens += [0] * padding
         positions += range(padding)
@@ -150,4 +174,5 @@ def pack(
         cu_seqlens=torch.tensor(boundaries, dtype=torch.int32, device=device),
         max_seqlen=longest,
         predictor_index=torch.tensor(predictors, dtype=torch.int64, device=device),
+        num_responses=len(predictors),
     )

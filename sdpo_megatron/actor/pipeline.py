@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sdpo_megatron.actor.context_parallel import gather_responses
 from sdpo_megatron.actor.packing import PackedSequences
 
 LossFunction = Callable[[int, torch.Tensor], tuple[torch.Tensor, Any]]
@@ -33,12 +34,12 @@ class Pipeline:
 
     @torch.no_grad()
     def hidden_states(self, batches: Sequence[PackedSequences]) -> list[torch.Tensor]:
-        """Final hidden states [R, H] of each micro-batch's response tokens; an empty list before
-        the last stage.
+        """Final hidden states [R, H] of each micro-batch's response tokens, whole on every
+        context-parallel rank; an empty list before the last stage.
         """
 
         def collect(hidden: torch.Tensor, batch: PackedSequences, number: int) -> Any:
-            return lambda _output, non_loss_data=False: _responses(hidden, batch)
+            return lambda _output, non_loss_data=False: _whole(_responses(hidden, batch), batch)
 
         return self._run(batches, collect, forward_only=True)
 
@@ -95,6 +96,14 @@ class Pipeline:
                 collect_non_loss_data=forward_only,
             )
         )
+
+
+def _whole(local: torch.Tensor, batch: PackedSequences) -> torch.Tensor:
+    if batch.response_index is None:
+        return local
+    from megatron.core import parallel_state
+
+    return gather_responses(local, batch, parallel_state.get_context_parallel_group())
 
 
 def _responses(hidden: torch.Tensor, batch: PackedSequences) -> torch.Tensor:

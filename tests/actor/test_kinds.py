@@ -93,7 +93,7 @@ class Reference:
             return student.detach() + self.beta * (content - null)
 
     def _attempt(self, sample: Any) -> torch.Tensor:
-        """Jensen-Shannon, a = 0.5, on the student's top 20 and the tail, summed over masked tokens."""
+        """Jensen-Shannon, a = 0.5, on the top 20 and the tail, summed over masked tokens."""
         student = self._logits(self.student, sample.prompt_ids, sample)
         log_s = torch.log_softmax(student, -1)
         log_t = torch.log_softmax(self._teacher(sample, student), -1)
