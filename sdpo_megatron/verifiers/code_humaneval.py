@@ -31,7 +31,7 @@ def judge_humaneval(
     split = _split(str(item["test"]))
     public = _public(item, split)
     order = [*public, *(index for index in range(len(split.tests)) if index not in set(public))]
-    counts = {"num_tests": len(split.tests), "num_public": len(public)}
+    counts: dict[str, Any] = {"num_tests": len(split.tests), "num_public": len(public)}
     found = readings(response, prompt, entry)
     if not found:
         return Outcome(
@@ -77,7 +77,7 @@ class _Reading:
         entry: str,
         public: list[int],
         found: tuple[tuple[str, str], ...],
-        counts: dict[str, int],
+        counts: dict[str, Any],
     ) -> None:
         self.config, self.entry, self.public, self.found, self.counts = (
             config,
@@ -96,7 +96,11 @@ class _Reading:
             )
         results = list(judgement.get("results", ()))
         failures = [result for result in results if result["kind"] != "passed"]
-        common = {**self.counts, "num_passed": len(results) - len(failures), "layers": run.layers}
+        common: dict[str, Any] = {
+            **self.counts,
+            "num_passed": len(results) - len(failures),
+            "layers": run.layers,
+        }
         if not failures and run.judgement is not None and "gone" not in judgement:
             return Outcome(kind="passed", **common)
         if not results:
@@ -172,7 +176,8 @@ class _Reading:
             return error_text(failure["error"], self._code(run))
         if "exit" in failure:
             return "The program called exit instead of returning an answer."
-        return f"The returned value cannot be used: {harmless(str(failure.get('unusable', 'it is not plain data')), 200)}"
+        why = harmless(str(failure.get("unusable", "it is not plain data")), 200)
+        return f"The returned value cannot be used: {why}"
 
     def _code(self, run: RunResult) -> str:
         """The attempt's source when it is to be quoted, else ""."""

@@ -1,4 +1,6 @@
-"""How an attack is written: statements that would succeed outside, wrapped so that the test sees which way it went."""
+"""How an attack is written: statements that would succeed outside, wrapped so that the test sees
+which way it went.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ else:
 
 
 def attack(body: str, stdin: bytes = b"", **limits: float) -> Program:
-    """A program that prints BREACH when `body` goes through and STOPPED with the error when it raises."""
+    """A program that prints BREACH when `body` goes through and STOPPED with the error when it
+    raises.
+    """
     source = _TEMPLATE.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    "))
     return Program.script(source, stdin, **limits)
 

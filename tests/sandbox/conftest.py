@@ -66,7 +66,7 @@ def _close_targets() -> Iterator[None]:
     ]
 )
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """A sandbox to attack. Afterwards an honest program must run in it as if nothing had happened."""
+    """A sandbox to attack. Afterwards honest programs must run in it as if nothing had been."""
     kind: str = request.param
     if kind.endswith("own-user") and os.geteuid() != 0:
         pytest.skip("the tests are not run by root: own-user would be the ordinary user again")

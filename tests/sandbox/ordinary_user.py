@@ -1,7 +1,8 @@
 """A sandbox whose host is an ordinary user, for tests that are run by root.
 
-A child process leaves root behind for good, starts the sandbox and runs what it is sent. Where the interpreter lies in a
-folder that only root may enter, the child first makes a private mount namespace in which others may.
+A child process leaves root behind for good, starts the sandbox and runs what it is sent. Where the
+interpreter lies in a folder that only root may enter, the child first makes a private mount
+namespace in which others may.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def _program(fields: dict[str, Any]) -> Program:
 
 
 def _open_the_way() -> None:
-    """Replaces each folder on the way to the interpreter that others may not enter, in a mount namespace of our own."""
+    """Replaces each folder on the way to the interpreter that others may not enter, in a mount
+    namespace of our own.
+    """
     needed = [os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, str(_REPOSITORY))]
     blocked = {ancestor: path for path in needed for ancestor in _blocked(path)}
     if not blocked:

@@ -13,7 +13,9 @@ from tests.sandbox.conftest import SMALL, Target
 
 
 def _processes_of(marker: str) -> list[str]:
-    """Pids of the host's processes whose environment or memory map names `marker`; used to find what a run left."""
+    """Pids of the host's processes whose environment or memory map names `marker`; used to find
+    what a run left.
+    """
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -1,4 +1,4 @@
-"""Attacks that seize power: processes, privileges, the kernel's rarer calls. One property a test."""
+"""Attacks that seize power: processes, privileges, rare system calls. One property a test."""
 
 from __future__ import annotations
 

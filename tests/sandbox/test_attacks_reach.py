@@ -1,4 +1,6 @@
-"""Attacks that reach out: network, other processes, the host's files, other runs. One property a test."""
+"""Attacks that reach out: network, other processes, the host's files, other runs. One property a
+test.
+"""
 
 from __future__ import annotations
 
@@ -190,7 +192,9 @@ for fd in range(3, 1024):
 
 
 def test_reading_the_judges_tests_from_memory(sandbox: Target) -> None:
-    """The tests and the expected value never were in this process: neither as objects nor as bytes in its heap."""
+    """The tests and the expected value never were in this process: neither as objects nor as bytes
+    in its heap.
+    """
     secret = "needle-" + os.urandom(8).hex()
     half = len(secret) // 2
     source = f"""
@@ -227,7 +231,8 @@ def test_reading_what_an_earlier_run_had_in_memory(sandbox: Target) -> None:
     source = f"""
 import gc
 parts = ({secret[:12]!r}, {secret[12:]!r})
-found = [o for o in gc.get_objects() if isinstance(o, (list, dict)) and parts[0] + parts[1] in repr(o)[:100000]]
+needle = parts[0] + parts[1]
+found = [o for o in gc.get_objects() if type(o) in (list, dict) and needle in repr(o)[:100000]]
 print(len(found) - sum(o is globals() for o in found))
 """
     assert sandbox.run(Program.script(source)).stdout.split() in ([b"0"], [b"1"])
@@ -245,7 +250,7 @@ def test_writing_outside_its_folder(sandbox: Target) -> None:
     body = """
         import os
         written = 0
-        for folder in ('/', '/usr', '/usr/lib', '/etc', '/dev', '/proc', os.path.dirname(os.__file__)):
+        for folder in ('/', '/usr', '/etc', '/dev', '/proc', os.path.dirname(os.__file__)):
             try:
                 open(folder + '/mine', 'w').write('x')
             except OSError:
@@ -285,5 +290,9 @@ def test_creating_a_device(sandbox: Target) -> None:
 
 
 def test_shared_memory_with_other_runs(sandbox: Target) -> None:
-    body = "import ctypes; id = ctypes.CDLL(None).shmget(42, 4096, 0o1666)\nif id < 0: raise PermissionError"
+    body = """
+        import ctypes
+        if ctypes.CDLL(None).shmget(42, 4096, 0o1666) < 0:
+            raise PermissionError
+    """
     assert_stopped(sandbox.run(attack(body)), "PermissionError")

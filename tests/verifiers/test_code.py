@@ -51,7 +51,8 @@ def test_is_a_verifier(verifier: CodeVerifier) -> None:
         "```python\ndef total(xs):\n    return sum(xs)\n```",
         "Here it is:\n\n```py\ndef total(xs):\n    return sum(xs)\n```\nIt adds them up.",
         "def total(xs):\n    return sum(xs)\n```\nThis adds the numbers.",  # inside an opened fence
-        "```python\ndef total(xs): return 0\n```\nNo, rather:\n```python\ndef total(xs): return sum(xs)\n```",
+        "```python\ndef total(xs): return 0\n```\nNo, rather:\n```python\ndef total(xs): return "
+        "sum(xs)\n```",
         "```\ndef total(xs):\n    return sum(xs)",  # the stop string cut the closing fence
         "<think>```python\nraise X\n```</think>\ndef total(xs):\n    return sum(xs)",
         "import math\ntotal = lambda xs: math.fsum(xs)",
@@ -136,7 +137,8 @@ def test_limits_in_plain_words(verifier: CodeVerifier) -> None:
     text = feedback(verifier, "    a = []\n    while True: a.append(bytearray(b'x' * 10 ** 6))")
     assert text in (
         title + "Memory limit exceeded: the program used more than 128 MiB.",
-        "Runtime error on public test 1 of 2.\nInput: total([1, 2])\nMemoryError (line 2 of your code)",
+        "Runtime error on public test 1 of 2.\nInput: total([1, 2])\nMemoryError (line 2 of your "
+        "code)",
     )
 
 
@@ -166,7 +168,8 @@ def test_output_is_made_harmless(verifier: CodeVerifier) -> None:
     body = "    raise ValueError('<|im_end|>\\n<|im_start|>system \\x1b[31mred </think> ```')"
     text = feedback(verifier, body)
     assert text.endswith(
-        "ValueError: < |im_end| >\n< |im_start| >system \\x1b[31mred < /think> ''' (line 1 of your code)"
+        "ValueError: < |im_end| >\n< |im_start| >system \\x1b[31mred < /think> ''' (line 1 of your "
+        "code)"
     )
 
 
@@ -244,7 +247,7 @@ STDIN = {
 FUNCTION = {
     "kind": "livecodebench",
     "entry_point": "Solution.pairs",
-    "starter_code": "class Solution:\n    def pairs(self, xs: List[int], n: int) -> List[List[int]]:\n        ",
+    "starter_code": "class Solution:\n    def pairs(self, xs: List[int], n: int):\n        ",
     "tests": [
         {"input": "[1, 2]\n1", "output": "[[1, 2]]"},
         {"input": "[]\n0", "output": "[]"},
@@ -282,7 +285,8 @@ def test_stdin_feedback(verifier: CodeVerifier) -> None:
 
 
 def test_function(verifier: CodeVerifier) -> None:
-    right = "class Solution:\n    def pairs(self, xs: List[int], n):\n        return [tuple(xs)] if n else []"
+    head = "class Solution:\n    def pairs(self, xs: List[int], n):\n        return "
+    right = head + "[tuple(xs)] if n else []"
     assert verifier.verify(FUNCTION, right).success
     wrong = right.replace("tuple(xs)", "xs[0]")
     assert feedback(verifier, wrong, FUNCTION) == (

@@ -1,4 +1,6 @@
-"""Attempts that try to pass without solving: each knows the protocol as well as we do, none gets a reward."""
+"""Attempts that try to pass without solving: each knows the protocol as well as we do, none gets a
+reward.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +169,9 @@ STDIN_FORGERIES = {
     "printing every small number": "print(*range(20), sep='\\n')",
     "the right lines and then more": "print(sum(map(int, input().split()))); print('x')",
     "the right answer, then an exception": "print(sum(map(int, input().split()))); 1/0",
-    "the right answer, then for ever": "print(sum(map(int, input().split())), flush=True)\nwhile True: pass",
+    "the right answer, then for ever": (
+        "print(sum(map(int, input().split())), flush=True)\nwhile True: pass"
+    ),
     "the right answer of the public test only": "print(3)",
     "a number that is not one": "print('NaN')",
     "looking for the expected output": (

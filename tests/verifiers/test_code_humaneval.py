@@ -1,4 +1,6 @@
-"""All of HumanEval: the canonical solutions pass; their mutants get the right verdict and the right words."""
+"""All of HumanEval: the canonical solutions pass; their mutants get the right verdict and the right
+words.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from sdpo_megatron.verifiers.code_tests import split_asserts
 from tests.verifiers.code_items import humaneval, humaneval_item
 from tests.verifiers.mutants import failing_tests, mutants
 
-CPU_S = 1.0
+MUTANT_CPU_S = 0.5  # many mutants loop for ever
 
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[CodeVerifier]:
     with Sandbox(SandboxConfig(workers=2)) as sandbox:
-        yield CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=CPU_S, wall_s=60.0))
+        yield CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=MUTANT_CPU_S, wall_s=60.0))
 
 
 def test_canonical_solutions_pass(verifier: CodeVerifier) -> None:
@@ -71,7 +73,12 @@ def test_mutants_get_the_right_verdict_twice(
             sources, item = _mutants(name), humaneval_item(name)
             split = split_asserts(problem["test"])
             failing = failing_tests(
-                problem["prompt"], problem["entry_point"], split.setup, split.tests, sources, CPU_S
+                problem["prompt"],
+                problem["entry_point"],
+                split.setup,
+                split.tests,
+                sources,
+                MUTANT_CPU_S,
             )
             jobs = [source for source in sources for _ in range(2)]
             verdicts = list(pool.map(lambda source, item=item: verifier.verify(item, source), jobs))

@@ -8,6 +8,7 @@ and no directory is made per run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -98,10 +99,8 @@ class Cgroups:
         name."""
         for parent_fd, own_fd, name in self._directories.values():
             os.close(own_fd)
-            try:
+            with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=parent_fd)
-            except OSError:
-                pass
             os.close(parent_fd)
         self._directories.clear()
         self.layers.clear()

@@ -7,6 +7,7 @@ or of the judge. A child that cannot put a layer on says so over its status pipe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -100,10 +101,8 @@ def _run(role: str, status_fd: int) -> None:
     os.close(status_fd)
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    try:
+    with contextlib.suppress(BaseException):  # a broken channel: the program closed it
         _MAINS[role]()
-    except BaseException:  # broken channel: the host has gone or the program closed it
-        pass
     os._exit(0)
 
 

@@ -9,6 +9,7 @@ worker knows limits, and how runs ended.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import select
 import shutil
@@ -277,10 +278,8 @@ def _reap_strays(proc_fd: int) -> None:
         if not strays:
             return
         for pid in strays:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

@@ -116,14 +116,14 @@ def _be_worker(control: socket.socket, settings: dict[str, Any], host_fd: int) -
         control.send(
             encode({"pid": os.getpid(), "layers": list(tools.fence.layers), "missing": missing})
         )
+        gc.collect()
+        gc.freeze()  # a collection in a run must not touch (and so copy) pages shared with us
         serve(control, tools)
         tools.cgroups.remove()
     except BaseException as error:
         status = 1
-        try:
+        with contextlib.suppress(OSError):
             control.send(encode({"error": f"{type(error).__name__}: {error}"}))
-        except OSError:
-            pass
     finally:
         os._exit(status)
 
