@@ -26,6 +26,9 @@ class Obeys:
                 return graded(bool(bytearray(2**36)))
             case ["sleep", seconds]:
                 time.sleep(float(seconds))
+            case ["wait-for", path]:
+                while not Path(path).exists():
+                    time.sleep(0.01)
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["die-once", path]:

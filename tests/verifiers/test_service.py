@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,17 +173,19 @@ def test_a_failure_that_may_pass_is_not_kept(service: TestClient, tmp_path: Path
     assert key_is_free.json()["results"][0]["verdict"]["success"] is True
 
 
-def test_a_full_queue_says_when_to_come_again_and_recovers() -> None:
+def test_a_full_queue_says_when_to_come_again_and_recovers(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, queue_size=2, max_batch=2)
+    waiting = obey(f"wait-for {tmp_path / 'go'}")
     with TestClient(create_app(config, SandboxConfig(), None)) as client:
         replies: list[Any] = []
-        slow = threading.Thread(target=lambda: replies.append(post(client, *[obey("sleep 1")] * 2)))
+        slow = threading.Thread(target=lambda: replies.append(post(client, waiting, waiting)))
         slow.start()
         while client.get("/readyz").status_code == 200:
-            pass
+            time.sleep(0.01)
         refused = post(client, obey("fine"))
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        (tmp_path / "go").touch()
         slow.join()
         assert replies[0].status_code == 200
         assert post(client, obey("fine")).status_code == 200

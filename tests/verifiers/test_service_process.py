@@ -30,11 +30,17 @@ ITEMS_A_ROUND = 96
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 def test_sigterm_lets_accepted_items_finish_and_ends_with_0(tmp_path: Path) -> None:
     with running_service(tmp_path / "log", "--verifier", OBEYS, "--workers", "1") as service:
-        items = [
-            {"id": str(n), "verifier": OBEYS, "item": {}, "response": "sleep 0.7"} for n in range(2)
-        ]
+        wait = f"wait-for {tmp_path / 'go'}"
+        items = [{"id": str(n), "verifier": OBEYS, "item": {}, "response": wait} for n in range(2)]
         replies: list[httpx.Response] = []
 
         def ask() -> None:
@@ -48,7 +54,11 @@ def test_sigterm_lets_accepted_items_finish_and_ends_with_0(tmp_path: Path) -> N
             time.sleep(0.02)
         assert service.process is not None
         service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(30) == 0
+        while ready(service.url):
+            time.sleep(0.02)
+        assert service.process.poll() is None  # it takes no more, and still has work
+        (tmp_path / "go").touch()
+        assert service.process.wait(60) == 0
         asking.join()
         assert [r["verdict"]["success"] for r in replies[0].json()["results"]] == [True, True]
         with pytest.raises(httpx.ConnectError):

@@ -8,13 +8,15 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpo_megatron.verifiers.base import BadItem
 from sdpo_megatron.verifiers.tool_calls import ToolCall, UnreadableCalls, read_calls
 from sdpo_megatron.verifiers.tool_use import ToolUse, matches, same_value
 
+# A busy machine must not fail a property.
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 VERIFY = ToolUse().verify
 FORECAST = {
     "name": "getForecast",
@@ -93,6 +95,7 @@ VALUES = st.recursive(
 )
 
 
+@CALM
 @given(VALUES, VALUES)
 def test_equality_is_that_of_json_texts(left: Any, right: Any) -> None:
     same_text = json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
@@ -119,6 +122,7 @@ CALLS = st.lists(
 )
 
 
+@CALM
 @given(WANTED, CALLS, st.booleans())
 def test_matching_equals_trying_every_assignment(
     wanted: list[dict[str, Any]], calls: list[ToolCall], ordered: bool
