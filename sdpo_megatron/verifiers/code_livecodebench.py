@@ -58,7 +58,7 @@ def judge_livecodebench(
     public = sorted({int(index) for index in item["public"]})
     if not tests or (public and not 0 <= public[0] <= public[-1] < len(tests)):
         raise ValueError(f"public tests {public} of an item with {len(tests)} tests")
-    counts = {"num_tests": len(tests), "num_public": len(public)}
+    counts: dict[str, Any] = {"num_tests": len(tests), "num_public": len(public)}
     found = readings(response, str(item.get("starter_code", "")) if entry else "", entry)
     if not found:
         return Outcome(
