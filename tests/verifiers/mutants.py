@@ -100,7 +100,7 @@ signal.signal(signal.SIGVTALRM, ring)
 sys.stdout, out = sys.stderr, sys.stdout
 for source in job["sources"]:
     failed = []
-    for index, test in enumerate(job["tests"]):
+    for index in job["order"]:
         names = {}
         helpers = {}
         try:
@@ -111,30 +111,35 @@ for source in job["sources"]:
             exec(source, names)
             helpers["candidate"] = names[job["entry"]]
             random.seed(20260101)
-            exec(test, helpers)
+            exec(job["tests"][index], helpers)
         except BaseException:
             failed.append(index)
+            break
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     out.write(json.dumps(failed) + "\\n")
 """
 
 
-def failing_tests(
+def first_failing_test(
     prompt: str,
     entry: str,
     setup: tuple[str, ...],
     tests: tuple[str, ...],
+    order: list[int],
     sources: list[str],
     seconds: float,
-) -> list[list[int]]:
-    """For each source, the indices of all tests that it fails, each test in fresh namespaces with
-    `seconds` of CPU."""
+) -> list[int | None]:
+    """For each source, the first test in `order` that it fails, or None.
+
+    Each test runs in fresh namespaces with `seconds` of CPU time.
+    """
     job = {
         "prompt": prompt,
         "entry": entry,
         "setup": setup,
         "tests": tests,
+        "order": order,
         "sources": sources,
         "seconds": seconds,
     }
@@ -146,4 +151,5 @@ def failing_tests(
         check=True,
         timeout=600,
     )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return [failed[0] if failed else None for failed in found]

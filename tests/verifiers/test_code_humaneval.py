@@ -15,7 +15,7 @@ from sdpo_megatron.sandbox import Sandbox, SandboxConfig
 from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
 from sdpo_megatron.verifiers.code_tests import split_asserts
 from tests.verifiers.code_items import humaneval, humaneval_item
-from tests.verifiers.mutants import failing_tests, mutants
+from tests.verifiers.mutants import first_failing_test, mutants
 
 MUTANT_CPU_S = 0.5  # many mutants loop for ever
 
@@ -42,23 +42,21 @@ def _mutants(name: str) -> list[str]:
     return list(mutants(problem["prompt"] + problem["canonical_solution"], problem["entry_point"]))
 
 
-def _check(name: str, source: str, failing: list[int], verdict: Verdict) -> str:
+def _check(name: str, source: str, failing: int | None, verdict: Verdict) -> str:
     """Compares one verdict with the oracle's; returns "killed", "hidden" or "survived"."""
-    item: dict[str, Any] = humaneval_item(name)
-    public = list(item["public"])
-    where = f"{name}: {failing} of public {public}\n{source}\n{verdict}"
-    if not failing:
+    public = list(humaneval_item(name)["public"])
+    where = f"{name}: test {failing} fails, public {public}\n{source}\n{verdict}"
+    if failing is None:
         assert verdict.success, where
         assert verdict.feedback == "", where
         return "survived"
     assert verdict.reward == 0.0, where
-    failing_public = [index for index in public if index in failing]
-    if not failing_public:
+    if failing not in public:
         assert verdict.feedback == "All public tests pass, but a hidden test fails.", where
         return "hidden"
-    number = public.index(failing_public[0]) + 1
-    assert verdict.details["failed_test"] == failing_public[0], where
-    assert f"public test {number} of {len(public)}." in verdict.feedback.split("\n")[0], where
+    assert verdict.details["failed_test"] == failing, where
+    at = f"public test {public.index(failing) + 1} of {len(public)}."
+    assert at in verdict.feedback.split("\n")[0], where
     return "killed"
 
 
@@ -72,11 +70,12 @@ def test_mutants_get_the_right_verdict_twice(
         for name, problem in humaneval().items():
             sources, item = _mutants(name), humaneval_item(name)
             split = split_asserts(problem["test"])
-            failing = failing_tests(
+            failing = first_failing_test(
                 problem["prompt"],
                 problem["entry_point"],
                 split.setup,
                 split.tests,
+                _order(item, split.tests),
                 sources,
                 MUTANT_CPU_S,
             )
@@ -93,6 +92,12 @@ def test_mutants_get_the_right_verdict_twice(
         print(f"\n{total} mutants: {counts}; {share:.1%} survive all tests")
     assert total > 1500
     assert counts["hidden"] > 10
+
+
+def _order(item: dict[str, Any], tests: tuple[str, ...]) -> list[int]:
+    """Public tests first: the order in which the verifier promises to judge."""
+    public = list(item["public"])
+    return [*public, *(index for index in range(len(tests)) if index not in public)]
 
 
 def _assert_nothing_hidden(item: dict[str, Any], tests: tuple[str, ...], feedback: str) -> None:
