@@ -4,7 +4,7 @@ same layout.
 Item, for the code verifier:
     kind: ``humaneval``.
     id: The question's id, for messages.
-    prompt: The code the model was given (imports, helpers, signature, docstring).
+    prompt: The code the model was given (imports, helpers, signature, docstring), parseable.
     entry_point: Name of the function to write.
     test: Source that defines ``check(candidate)``, a row of asserts.
     public: Indices of the asserts that feedback may quote.
@@ -30,13 +30,9 @@ FENCE_OPEN, FENCE_CLOSE, NEWLINE = "```python\n", "```", "\n"
 def question(line: Line, config: TaskConfig) -> Question:
     """The prompt shows the function in a fence; the assistant's turn opens with one and ends at its
     close."""
-    identifier, prompt, entry_point = (
-        line.text("task_id"),
-        line.text("prompt"),
-        line.text("entry_point"),
-    )
-    signature = _signature(line, prompt, entry_point)
-    test = line.text("test")
+    identifier, prompt, test = line.text("task_id"), line.text("prompt"), line.text("test")
+    entry_point, code = line.text("entry_point"), _complete(line, prompt)
+    signature = _signature(line, code, entry_point)
     prefill = {"none": "", "fence": FENCE_OPEN, "signature": FENCE_OPEN + signature}[config.prefill]
     fenced = f"{FENCE_OPEN}{prompt.strip(NEWLINE)}\n{FENCE_CLOSE}"
     return Question(
@@ -48,7 +44,7 @@ def question(line: Line, config: TaskConfig) -> Question:
         item={
             "kind": "humaneval",
             "id": identifier,
-            "prompt": prompt,
+            "prompt": code,
             "entry_point": entry_point,
             "test": test,
             "public": _public(line, test, identifier, config),
@@ -65,20 +61,33 @@ def _public(line: Line, test: str, identifier: str, config: TaskConfig) -> list[
     return public_indices(len(tests), identifier, config)
 
 
-def _signature(line: Line, prompt: str, entry_point: str) -> str:
-    """The prompt up to and including the colon of the entry point's signature, without the line
-    break after it."""
+def _complete(line: Line, prompt: str) -> str:
+    """The prompt as Python that stands alone; one without a docstring gets a body of `pass`."""
+    if _is_python(prompt):
+        return prompt
+    with_body = f"{prompt.rstrip()}\n    pass\n"
+    if not _is_python(with_body):
+        line.fail("key 'prompt' is not Python, neither alone nor with a body after it")
+    return with_body
+
+
+def _is_python(code: str) -> bool:
     try:
-        body = ast.parse(prompt).body
-    except (SyntaxError, ValueError) as error:
-        line.fail(f"key 'prompt' is not Python: {error}")
-    functions = [
-        node for node in body if isinstance(node, ast.FunctionDef) and node.name == entry_point
-    ]
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _signature(line: Line, code: str, entry_point: str) -> str:
+    """The code up to and including the colon of the entry point's signature, without the line break
+    after it."""
+    body = ast.parse(code).body
+    functions = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == entry_point]
     if not functions:
         line.fail(f"key 'prompt' does not define the entry point {entry_point!r}")
     first = functions[-1].body[0]
-    lines = prompt.encode().splitlines(keepends=True)  # ast columns count UTF-8 bytes
+    lines = code.encode().splitlines(keepends=True)  # ast columns count UTF-8 bytes
     before = b"".join(lines[: first.lineno - 1]) + lines[first.lineno - 1][: first.col_offset]
     return before.decode().rstrip()
 

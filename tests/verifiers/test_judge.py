@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def test_programs_are_judged_in_the_sandbox_with_public_feedback_only() -> None:
     assert (wrong.success, wrong.reward, wrong.format_ok) == (False, 0.0, True)
     assert "Wrong answer on public test" in wrong.feedback
     assert {"pid", "net", "seccomp"} <= set(wrong.layers)
+
+
+def test_a_prompt_without_a_docstring_is_no_trap(tmp_path: Path) -> None:
+    line = {
+        "task_id": "Own/0",
+        "prompt": "def add(x, y):\n",
+        "entry_point": "add",
+        "test": "def check(candidate):\n    assert candidate(2, 3) == 5\n",
+    }
+    (tmp_path / "own.jsonl").write_text(json.dumps(line))
+    config = TaskConfig(path=str(tmp_path / "own.jsonl"), prefill="signature")
+    task = load_task(config)
+    assert task.questions[0].prefill == "```python\ndef add(x, y):"
+    texts = ["\n    return x + y", "def add(x, y):\n    return x + y", "\n    return x * y"]
+    verdicts = [judge_all(task, [text])[0] for text in texts]
+    assert [v.success for v in verdicts] == [True, True, False]
 
 
 def test_the_packaged_livecodebench_questions_are_judged() -> None:
