@@ -1,1 +1,4 @@
-"""Hydra configuration groups. Every key is a field of a dataclass beside its component; `train.yaml` is where composing starts."""
+"""Hydra configuration groups: every key is a field of a dataclass beside its component.
+
+`train.yaml` is where composing starts.
+"""
