@@ -162,7 +162,8 @@ class Actor:
         counts = StepCounts.of(samples)
         if counts.trained_tokens == 0:
             return {}
-        batch = _Batch(self, samples)
+        # What has no weight in any term would cost two passes and change nothing.
+        batch = _Batch(self, [s for s in samples if s.distill_weight or s.policy_weight])
         clock = _Clock(self.runtime)
         targets = self.teacher.score(batch.packed(self.teacher.roles))
         clock.lap("teacher")

@@ -35,6 +35,8 @@ def prepare(config: TrainConfig, folder: Path) -> None:
         TaskFileError: The task's file is malformed.
     """
     from sdpo_megatron.tasks import load_task
+    from sdpo_megatron.weights.files import index_folder
+    from sdpo_megatron.weights.load import check_tensors
     from sdpo_megatron.weights.spec import ModelSpec
 
     if (folder / "config.yaml").is_file():
@@ -47,6 +49,7 @@ def prepare(config: TrainConfig, folder: Path) -> None:
         prepare_smollm2(model)
     spec = ModelSpec.from_folder(model)
     config.parallel.check_model(spec)
+    check_tensors(spec, index_folder(model), model)
     load_task(config.task)
 
 

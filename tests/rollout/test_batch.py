@@ -1,0 +1,132 @@
+"""Groups become samples: who is taught by what, and how much each attempt counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sdpo_megatron.nouns import Attempt, Group, Question, TrainSample, Verdict, VersionSpan
+from sdpo_megatron.objectives import (
+    DistillationConfig,
+    ObjectiveConfig,
+    PolicyGradientConfig,
+    WeightingConfig,
+    build_objective,
+)
+from sdpo_megatron.rollout.batch import BatchMaker
+from sdpo_megatron.rollout.prompts import PromptBuilder
+from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder, TeacherPromptConfig
+
+SDPO = ObjectiveConfig(distillation=DistillationConfig(top_k=10))
+GRPO = ObjectiveConfig(
+    weighting=WeightingConfig(kind="grpo"),
+    distillation=None,
+    policy_gradient=PolicyGradientConfig(),
+)
+
+
+def group(rewards: list[float], *, question: str = "q", finish: str = "stop") -> Group:
+    attempts, verdicts = [], []
+    for index, reward in enumerate(rewards):
+        ids = (50 + index, 60 + index)
+        attempts.append(
+            Attempt(
+                question_id=question,
+                index=index,
+                prompt_ids=(1, 2, 3),
+                response_ids=ids,
+                log_probs=(-0.5, -0.25),
+                loss_mask=(True, True),
+                versions=(VersionSpan(0, 2, 0),),
+                finish_reason=finish,  # type: ignore[arg-type]
+                text=f"attempt {index}",
+            )
+        )
+        feedback = "" if reward == 1.0 else "wrong"
+        verdicts.append(
+            Verdict(reward=reward, success=reward == 1.0, format_ok=True, feedback=feedback)
+        )
+    asked = Question(id=question, task="t", messages=({"role": "user", "content": "Do it."},))
+    return Group(question=asked, attempts=tuple(attempts), verdicts=tuple(verdicts))
+
+
+@pytest.fixture
+def make(tokenizer: Any) -> Any:
+    def build(objective: ObjectiveConfig, feedback_when: str = "never") -> BatchMaker:
+        config = TeacherPromptConfig(feedback_when=feedback_when)
+        prompts = TeacherPromptBuilder(PromptBuilder(tokenizer), config)
+        return BatchMaker(prompts, build_objective(objective))
+
+    return build
+
+
+def weights(samples: list[TrainSample]) -> list[tuple[float, float]]:
+    return [(s.distill_weight, s.policy_weight) for s in samples]
+
+
+def test_siblings_teach_the_failed_and_each_other(make: Any) -> None:
+    samples, contexts = make(SDPO).make([group([0.0, 1.0, 0.0])])
+    # The only success has no sibling to learn from: its own attempt is excluded.
+    assert weights(samples) == [(1.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
+    assert [c is not None and c.has_solution for c in contexts] == [True, False, True]
+    assert samples[0].teacher_prompt_ids == contexts[0].prompt_ids
+    assert samples[1].teacher_prompt_ids is None
+    assert [s.success for s in samples] == [False, True, False]
+
+
+def test_without_success_or_feedback_nobody_is_taught(make: Any) -> None:
+    samples, contexts = make(SDPO).make([group([0.0, 0.0])])
+    assert weights(samples) == [(0.0, 0.0)] * 2
+    assert contexts == [None, None]
+
+
+def test_feedback_teaches_where_no_sibling_can(make: Any) -> None:
+    samples, contexts = make(SDPO, "no_solution").make([group([0.0, 0.0])])
+    assert weights(samples) == [(1.0, 0.0)] * 2
+    assert all(c is not None and c.has_feedback and not c.has_solution for c in contexts)
+
+
+def test_grpo_has_group_advantages_and_no_teacher(make: Any) -> None:
+    samples, contexts = make(GRPO).make([group([1.0, 0.0, 0.0, 1.0])])
+    assert [s.advantage for s in samples] == [0.5, -0.5, -0.5, 0.5]
+    assert weights(samples) == [(0.0, 1.0)] * 4
+    assert contexts == [None] * 4
+
+
+def test_srpo_routes_by_outcome(make: Any) -> None:
+    srpo = ObjectiveConfig(
+        weighting=WeightingConfig(kind="srpo"),
+        distillation=DistillationConfig(top_k=10),
+        policy_gradient=PolicyGradientConfig(),
+    )
+    samples, _ = make(srpo).make([group([0.0, 1.0, 1.0])])
+    assert weights(samples) == [(1.0, 0.0), (0.0, 1.0), (0.0, 1.0)]
+
+
+def test_an_aborted_attempt_has_no_weight(make: Any) -> None:
+    samples, _ = make(GRPO).make([group([1.0, 0.0], finish="abort")])
+    assert weights(samples) == [(0.0, 0.0)] * 2
+
+
+def test_a_question_that_comes_twice_keeps_its_attempts_apart(make: Any) -> None:
+    samples, _ = make(GRPO).make([group([1.0, 0.0]), group([0.0, 1.0])])
+    assert [(s.question_id, s.index) for s in samples] == [("q", i) for i in range(4)]
+
+
+def test_null_prompts_are_the_template_without_content(make: Any) -> None:
+    maker = make(SDPO)
+    assert all(s.null_prompt_ids is None for s in maker.make([group([0.0, 1.0])])[0])
+    samples, _ = maker.make([group([0.0, 1.0])], null_prompts=True)
+    assert samples[0].null_prompt_ids is not None
+    assert samples[0].teacher_prompt_ids is not None
+    assert len(samples[0].null_prompt_ids) < len(samples[0].teacher_prompt_ids)
+    assert samples[1].null_prompt_ids is None  # it has no teacher
+
+
+def test_teacher_questions_take_turns_over_the_groups(make: Any) -> None:
+    groups = [group([0.0, 0.0, 1.0], question="a"), group([0.0, 1.0], question="b")]
+    asked = make(SDPO).teacher_questions(groups, limit=2)
+    assert [q.id for q in asked] == ["a#teacher0", "b#teacher0"]
+    assert "attempt 2" in asked[0].messages[-1]["content"]  # the sibling's solution
+    assert "attempt 1" in asked[1].messages[-1]["content"]
