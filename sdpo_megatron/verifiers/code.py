@@ -51,7 +51,7 @@ class CodeVerifierConfig:
     """
 
     cpu_s: float = 6.0
-    wall_s: float = 30.0
+    wall_s: float = 60.0
     memory_mb: int = 512
     output_kb: int = 1024
     processes: int = 16

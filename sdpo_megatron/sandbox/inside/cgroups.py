@@ -53,6 +53,7 @@ class Cgroups:
             parent = f"{root}{found.group(1) if found else ''}"
             with open(f"{parent}/cgroup.subtree_control", "w", encoding="ascii") as file:
                 file.write(f"+{controller}")
+        _remove_stale(parent)
         os.makedirs(f"{parent}/{name}", exist_ok=True)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         parent_fd, own_fd = os.open(parent, flags), os.open(f"{parent}/{name}", flags)
@@ -118,3 +119,12 @@ class Cgroups:
             os.write(fd, value.encode())
         finally:
             os.close(fd)
+
+
+def _remove_stale(parent: str) -> None:
+    """Removes what a host that was killed together with its zygote has left here."""
+    for entry in os.scandir(parent):
+        found = re.fullmatch(r"sdpo-(\d+)-\d+", entry.name)
+        if found and not os.path.exists(f"/proc/{found.group(1)}"):
+            with contextlib.suppress(OSError):
+                os.rmdir(entry.path)
