@@ -117,7 +117,7 @@ def engine_checksums(
 def tensor_checksum(tensor: torch.Tensor) -> str:
     """16 hexadecimal digits: the first 8 bytes of SHA-256 over the tensor's bytes in row order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(flat.numpy())).hexdigest()[:16]
+    return hashlib.sha256(flat.numpy().data).hexdigest()[:16]
 
 
 def rank_checksum(checksums: Mapping[str, str]) -> str:

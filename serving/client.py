@@ -58,11 +58,10 @@ class EngineClient:
         answer = await self._call("POST", "/generate", body, self.config.request_timeout_s)
         return parse_completion(answer, self.url)
 
-    async def healthy(self, timeout_s: float = 20.0) -> bool:
-        """Whether scheduler and detokenizer are alive: SGLang generates one token for this (it
-        takes 1 s or more)."""
+    async def healthy(self) -> bool:
+        """Whether tokens come out: SGLang makes one for this, unless others do (1 s or more)."""
         try:
-            await self._call("GET", "/health_generate", None, timeout_s)
+            await self._call("GET", "/health_generate", None, self.config.health_timeout_s)
         except EngineError:
             return False
         return True

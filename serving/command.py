@@ -99,8 +99,8 @@ def _cpu_environment(config: EngineConfig) -> Mapping[str, str]:
         "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",  # else a crash hangs for 60 s
         "TORCHDYNAMO_DISABLE": "1",
         "OMP_NUM_THREADS": str(config.threads),
-        # OpenMP threads wait for each other by spinning, for milliseconds. Beside anything else that
-        # computes that made generation 10 to 20 times slower; let them sleep after microseconds.
+        # OpenMP threads wait for each other by spinning, for milliseconds. Beside other work that
+        # made matrix products 10 to 20 times slower; let them sleep after microseconds.
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
         "CUDA_VISIBLE_DEVICES": "",
     }

@@ -66,8 +66,9 @@ class EngineConfig:
     log_level: str = "info"
     """SGLang's log level; "info" is what the start-up progress is read from."""
 
-    start_timeout_s: float = 180.0
-    """Longest start-up, from launch to ready, seconds."""
+    start_timeout_s: float = 600.0
+    """Longest start-up, from launch to ready, seconds. 15 s on two free cores; on busy ones the
+    imports alone can take minutes. An engine that fails is noticed at once, whatever this is."""
 
     stop_timeout_s: float = 5.0
     """Seconds between SIGTERM and SIGKILL when an engine is stopped."""
@@ -80,6 +81,13 @@ class EngineConfig:
 
     connect_timeout_s: float = 5.0
     """Longest wait for a TCP connection, seconds."""
+
+    health_interval_s: float = 60.0
+    """Seconds between checks that an engine with requests in flight still generates; it is
+    restarted when three in a row fail. 0: no checks."""
+
+    health_timeout_s: float = 20.0
+    """Longest answer to one such check, seconds."""
 
     max_restarts: int = 3
     """Restarts of one engine within a run before its death is an error."""
@@ -104,7 +112,13 @@ class EngineConfig:
                 raise ConfigError(
                     f"rollout engine: {name} is {getattr(self, name)}; it must be at least 1"
                 )
-        for name in ("port", "max_total_tokens", "max_running_requests", "max_restarts"):
+        for name in (
+            "port",
+            "max_total_tokens",
+            "max_running_requests",
+            "max_restarts",
+            "health_interval_s",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     f"rollout engine: {name} is {getattr(self, name)}; it must be 0 or more"
@@ -119,7 +133,7 @@ class EngineConfig:
             raise ConfigError(
                 f"rollout engine: mem_fraction is {self.mem_fraction}; it must be in [0, 1)"
             )
-        for name in ("start", "stop", "request", "control", "connect"):
+        for name in ("start", "stop", "request", "control", "connect", "health"):
             if getattr(self, f"{name}_timeout_s") <= 0:
                 raise ConfigError(f"rollout engine: {name}_timeout_s must be above 0 s")
         for url in self.urls:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ Progress = Callable[[str], None]
 GUARDIAN = Path(__file__).with_name("guardian.py")
 _POLL_S = 0.1
 _LOG_TAIL_LINES = 25
+_LOG_LINE_LENGTH = 300  # SGLang prints all its settings in one line of 20,000
 _PHASES = (  # a line of SGLang's log that holds the left text means the engine is at the right one
     ("Load weight begin", "loading weights"),
     ("Load weight end", "reserving the KV cache"),
@@ -56,6 +58,8 @@ class EngineProcess:
         self.port = config.port + index if config.port else 0
         self.log_file = Path(log_dir) / f"engine-{index}.log"
         self._guardian: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        self._launching = threading.Lock()
         self._log_start = 0
 
     @property
@@ -95,7 +99,9 @@ class EngineProcess:
         guard = [sys.executable, "-I", "-S", str(GUARDIAN), "--parent", str(os.getpid())]
         guard += ["--grace", str(self.config.stop_timeout_s), "--"]
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
+        with self._launching, self.log_file.open("ab") as log:
+            if self._closed:
+                raise EngineStartError(f"engine {self.index} is closed")
             self._log_start = log.tell()
             self._guardian = subprocess.Popen(
                 guard + command,
@@ -153,6 +159,12 @@ class EngineProcess:
             self._guardian.kill()  # the kernel then kills the engine: PR_SET_PDEATHSIG
             self._guardian.wait()
 
+    def close(self) -> None:
+        """Stop it for good: a restart that another thread has under way fails."""
+        with self._launching:
+            self._closed = True
+        self.stop()
+
     def restart(self, progress: Progress | None = None) -> None:
         """Stop what is left of it and start it again, on the same port where that was
         configured."""
@@ -162,7 +174,7 @@ class EngineProcess:
         self.start(progress)
 
     def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
-        """The last lines that it wrote since its last start."""
+        """The last lines that it wrote since its last start, each cut to a readable length."""
         try:
             with self.log_file.open("rb") as log:
                 log.seek(0, os.SEEK_END)
@@ -170,7 +182,8 @@ class EngineProcess:
                 text = log.read().decode(errors="replace")
         except OSError:
             return "(no log)"
-        return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+        tail = [line[:_LOG_LINE_LENGTH] for line in text.splitlines()[-lines:]]
+        return "\n".join(tail) or "(the log is empty)"
 
     def _status(self) -> int | None:
         return None if self._guardian is None else self._guardian.poll()

@@ -28,6 +28,7 @@ from serving.launch import EngineProcess
 log = logging.getLogger(__name__)
 
 _URL_RETRY_S = 5.0
+_HEALTH_FAILURES = 3
 
 
 @dataclass(eq=False)
@@ -41,6 +42,7 @@ class Engine:
     restarts: int = 0
     why: str = ""
     recovery: asyncio.Task[None] | None = field(default=None, repr=False)
+    watch: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -118,7 +120,7 @@ class EnginePool:
         """Stop the engines that we started. Callable from any thread, more than once."""
         for engine in self.engines:
             if engine.process is not None:
-                engine.process.stop()
+                engine.process.close()
 
     async def __aenter__(self) -> EnginePool:
         return self
@@ -129,8 +131,11 @@ class EnginePool:
     async def disconnect(self) -> None:
         """End recoveries and close connections; call in the event loop, before `close`."""
         for engine in self.engines:
-            if engine.recovery is not None:
-                engine.recovery.cancel()
+            for task in (engine.watch, engine.recovery):
+                if task is not None:
+                    task.cancel()
+            if engine.state == "out" and engine.process is not None:
+                await asyncio.to_thread(engine.process.close)  # or its restart would go on
             await engine.client.close()
 
     async def generate(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Completion:
@@ -144,6 +149,7 @@ class EnginePool:
         while True:
             engine = await self._next_ready()
             engine.in_flight += 1
+            self._watch(engine)
             try:
                 return await engine.client.generate(prompt_ids, sampling)
             except EngineDiedError as error:
@@ -180,6 +186,26 @@ class EnginePool:
                 return
             if engines and not any(failure.died for failure in failures.values()):
                 raise next(iter(failures.values())).error
+
+    def _watch(self, engine: Engine) -> None:
+        """Check on the engine for as long as it has requests in flight."""
+        if self.config.health_interval_s and (engine.watch is None or engine.watch.done()):
+            engine.watch = asyncio.create_task(self._check_health(engine))
+
+    async def _check_health(self, engine: Engine) -> None:
+        """Take an engine out that is up but generates nothing (a scheduler that hangs, say).
+
+        Its requests break when the recovery ends the process, or closes our connections to it.
+        """
+        failures = 0
+        while engine.in_flight and engine.state == "ready" and failures < _HEALTH_FAILURES:
+            await asyncio.sleep(self.config.health_interval_s)
+            if (
+                engine.in_flight and not self._swapping.locked()
+            ):  # a paused engine generates nothing
+                failures = 0 if await engine.client.healthy() else failures + 1
+        if failures == _HEALTH_FAILURES:
+            self._take_out(engine, f"it is up but generates nothing ({failures} checks in a row)")
 
     async def _next_ready(self) -> Engine:
         await self._wait_for_any()
@@ -233,6 +259,7 @@ class EnginePool:
             await engine.client.close()
             engine.client.url = engine.process.url
             return
+        await engine.client.close()  # breaks what hangs on it
         await asyncio.sleep(_URL_RETRY_S)  # somebody else restarts it
         await engine.client.model_info()
         await engine.client.resume()  # a swap that failed left it paused

@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sdpo_megatron.errors import EngineDiedError
-from sdpo_megatron.nouns import PolicyVersion, VersionSpan
+from sdpo_megatron.nouns import PolicyVersion
 from serving.completion import SamplingParams
 from serving.config import EngineConfig
 from serving.pool import EnginePool
@@ -29,37 +30,57 @@ def test_unreachable_url_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_engine_killed_in_a_rollout_comes_back_at_the_current_version(
+def test_engine_that_dies_or_hangs_in_a_rollout_comes_back_at_the_current_version(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
+    """First the whole engine is killed, then its scheduler is frozen; no request notices."""
     tag = f"pool-test-{uuid.uuid4()}"
     config = EngineConfig(
-        device="cpu", dtype="float32", threads=1, max_total_tokens=8192, extra_env=(f"TAG={tag}",)
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        max_total_tokens=8192,
+        health_interval_s=1.0,
+        health_timeout_s=10.0,
+        extra_env=(f"TAG={tag}",),
     )
     heard: list[str] = []
     pool = EnginePool(config, tiny_llama, tmp_path, progress=heard.append)
 
-    async def rollout() -> list[tuple[VersionSpan, ...]]:
-        await pool.publish(tiny_llama, PolicyVersion(3))
+    async def rollout_with(disturb: Callable[[], None]) -> None:
         sampling = SamplingParams(max_new_tokens=300)
         requests = [asyncio.create_task(pool.generate(PROMPT, sampling)) for _ in range(4)]
         while pool.engines[0].in_flight < 4:
             await asyncio.sleep(0.01)
+        disturb()
+        completions = await asyncio.gather(*requests)
+        assert all([s.version for s in completion.versions] == [3] for completion in completions)
+
+    def kill_engine() -> None:
         for pid in running_with(tag):
             if pid != pool.engines[0].process.pid:  # type: ignore[union-attr]
                 os.kill(pid, signal.SIGKILL)
-        completions = await asyncio.gather(*requests)
-        await pool.disconnect()
-        return [completion.versions for completion in completions]
+
+    def freeze_scheduler() -> None:
+        for pid in running_with(tag):
+            if b"scheduler" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGSTOP)
+
+    async def main() -> None:
+        async with pool:
+            await pool.publish(tiny_llama, PolicyVersion(3))
+            await rollout_with(kill_engine)
+            assert pool.num_restarts == 1
+            await rollout_with(freeze_scheduler)
+            assert pool.num_restarts == 2
 
     try:
         pool.start()
-        versions = asyncio.run(rollout())
+        asyncio.run(main())
     finally:
         pool.close()
-    assert all([span.version for span in spans] == [3] for spans in versions)
-    assert pool.num_restarts == 1
     assert "leaves the pool" in "".join(heard)
+    assert "it is up but generates nothing" in "".join(heard)
     assert "serving policy version 3" in heard[-1]
     assert running_with(tag) == []
 
