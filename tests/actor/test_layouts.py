@@ -1,72 +1,113 @@
-"""Five training steps give the same losses and gradient norms under every parallel layout and
-micro-batch size.
-"""
+"""Five training steps give the same losses and gradient norms under every layout."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.actor.worlds import made_up_samples, make_actor, tiny_model
+from tests.actor.worlds import made_up_samples, make_actor, small_objective, tiny_model
 from tests.distributed import run_ranks
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 5
+Row = tuple[float, float, float]
+
+# name: (ranks, what differs from one rank with small micro-batches, the case it must equal)
+CASES: dict[str, tuple[int, dict[str, Any], str]] = {
+    "one": (1, {}, "one"),
+    "smaller micro-batches": (1, {"tokens": 40}, "one"),
+    "one micro-batch": (1, {"tokens": 4096}, "one"),
+    "TP2": (2, {"tensor": 2}, "one"),
+    "PP2": (2, {"pipeline": 2}, "one"),
+    "DP2": (2, {}, "one"),
+    "TP2 and sequence parallel": (2, {"tensor": 2, "sequence_parallel": True}, "one"),
+    "TP2 x PP2": (4, {"tensor": 2, "pipeline": 2}, "one"),
+    "TP2 x DP2": (4, {"tensor": 2}, "one"),
+    "GRPO, two steps a batch": (1, {"grpo": True}, "GRPO, two steps a batch"),
+    "GRPO, TP2": (2, {"grpo": True, "tensor": 2}, "GRPO, two steps a batch"),
+    "GRPO, PP2": (2, {"grpo": True, "pipeline": 2}, "GRPO, two steps a batch"),
+    "GRPO, DP2": (2, {"grpo": True}, "GRPO, two steps a batch"),
+    "experts": (1, {"moe": True}, "experts"),
+    "experts, EP2": (2, {"moe": True, "expert": 2}, "experts"),
+    "experts, DP2": (2, {"moe": True}, "experts"),
+}
 
 
-def train(
-    rank: int, world: int, folder: str, changes: dict[str, Any]
-) -> list[tuple[float, float, float]]:
-    """(loss, gradient norm, teacher divergence) of each step."""
-    from sdpo_megatron.actor.config import BatchConfig
+def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
+    """(loss, gradient norm, weight of training against rollout engine) of each step."""
+    from megatron.core import parallel_state
+
+    from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig
     from sdpo_megatron.actor.config_model import ParallelConfig
+    from sdpo_megatron.objectives import (
+        ObjectiveConfig,
+        PolicyGradientConfig,
+        WeightingConfig,
+    )
 
     changes = dict(changes)
-    layout = ParallelConfig(**changes.pop("layout", {}))
-    batch = BatchConfig(micro_batch_tokens=changes.pop("tokens", 80), chunk_tokens=16)
-    actor = make_actor(folder, parallel=layout, batch=batch)
+    folder = folders["moe" if changes.pop("moe", False) else "dense"]
+    grpo = changes.pop("grpo", False)
+    tokens = changes.pop("tokens", 80)
+    off_policy_grpo = ObjectiveConfig(
+        weighting=WeightingConfig(kind="grpo"),
+        distillation=None,
+        policy_gradient=PolicyGradientConfig(),
+        off_policy=True,
+    )
+    questions = 2 if grpo else 0
+    actor = make_actor(
+        folder,
+        parallel=ParallelConfig(**changes),
+        batch=BatchConfig(
+            questions=4, questions_per_step=questions, micro_batch_tokens=tokens, chunk_tokens=16
+        ),
+        optimizer=OptimizerConfig(lr=3e-3),
+        objective=off_policy_grpo if grpo else small_objective(),
+    )
     found = []
     for step in range(STEPS):
-        metrics = actor.step(made_up_samples(step))
+        metrics = actor.step(made_up_samples(step, questions=4))
         found.append(
-            (metrics["train/loss"], metrics["train/grad_norm"], metrics["teacher/kl_mean"])
+            (metrics["train/loss"], metrics["train/grad_norm"], metrics["importance/weight_mean"])
         )
+    parallel_state.destroy_model_parallel()
     return found
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_model(tmp_path_factory.mktemp("tiny") / "model"))
+def train_all(rank: int, world: int, folders: dict[str, str], names: list[str]) -> dict[str, Any]:
+    """Several layouts one after the other in the same processes: starting them costs the most."""
+    return {name: train(folders, CASES[name][1]) for name in names}
 
 
 @pytest.fixture(scope="module")
-def alone(model: str) -> list[tuple[float, float, float]]:
-    """One rank."""
-    return run_ranks(train, 1, model, {})[0]
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[Row]]]:
+    """By case, the rows that each rank reports."""
+    root: Path = tmp_path_factory.mktemp("tiny")
+    folders = {
+        "dense": str(tiny_model(root / "dense")),
+        "moe": str(tiny_model(root / "moe", family="qwen3_moe", tied=False)),
+    }
+    found: dict[str, list[list[Row]]] = {}
+    for world in (1, 2, 4):
+        names = [name for name, case in CASES.items() if case[0] == world]
+        ranks = run_ranks(train_all, world, folders, names, timeout_s=300)
+        found |= {name: [rank[name] for rank in ranks] for name in names}
+    return found
 
 
-def test_the_loss_changes_from_step_to_step(alone: list[tuple[float, float, float]]) -> None:
-    losses = [loss for loss, _, _ in alone]
-    assert len(set(losses)) == STEPS
-    assert all(norm > 0.01 for _, norm, _ in alone)
+@pytest.mark.parametrize("name", ["one", "GRPO, two steps a batch", "experts"])
+def test_something_is_learnt(name: str, rows: dict[str, list[list[Row]]]) -> None:
+    (steps,) = rows[name]
+    assert len({loss for loss, _, _ in steps}) == STEPS
+    assert all(norm > 0.01 for _, norm, _ in steps)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("world", "changes"),
-    [
-        pytest.param(2, {"layout": {"tensor": 2}}, id="TP2"),
-        pytest.param(2, {"layout": {"pipeline": 2}}, id="PP2"),
-        pytest.param(2, {}, id="DP2"),
-        pytest.param(4, {"layout": {"tensor": 2, "pipeline": 2}}, id="TP2xPP2"),
-        pytest.param(2, {"layout": {"tensor": 2, "sequence_parallel": True}}, id="TP2+SP"),
-        pytest.param(1, {"tokens": 40}, id="small-micro-batches"),
-        pytest.param(1, {"tokens": 4096}, id="one-micro-batch"),
-    ],
-)
-def test_five_steps_equal_those_of_one_rank(
-    model: str, alone: list[tuple[float, float, float]], world: int, changes: dict[str, Any]
-) -> None:
-    for steps in run_ranks(train, world, model, changes):
-        for step, (expected, got) in enumerate(zip(alone, steps, strict=True)):
-            assert got == pytest.approx(expected, rel=1e-4), f"step {step}"
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case[2] != n])
+def test_five_steps_equal_those_of_one_rank(name: str, rows: dict[str, list[list[Row]]]) -> None:
+    (expected,) = rows[CASES[name][2]]
+    for steps in rows[name]:
+        for step, (want, got) in enumerate(zip(expected, steps, strict=True)):
+            assert got == pytest.approx(want, rel=1e-4, abs=1e-7), f"step {step}"

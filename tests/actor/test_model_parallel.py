@@ -28,6 +28,8 @@ DENSE_LAYOUTS: list[Layout] = [
     {"pipeline": 2},
     {"tensor": 2, "pipeline": 2},
     {"tensor": 2, "pipeline": 2, "sequence_parallel": True},
+    {"recompute": "selective"},
+    {"tensor": 2, "sequence_parallel": True, "recompute": "full"},
 ]
 MOE_LAYOUTS: list[Layout] = [
     {},
@@ -47,7 +49,7 @@ def ranks_of(layout: Layout) -> int:
 
 def label(family: str, layout: Layout) -> str:
     short = {"tensor": "tp", "pipeline": "pp", "expert": "ep", "expert_tensor": "etp"}
-    parts = [f"{short[k]}{v}" if k in short else "sp" for k, v in layout.items()]
+    parts = [f"{short[k]}{v}" if k in short else k[:3] for k, v in layout.items()]
     return "-".join([family, *(parts or ["one"])])
 
 
@@ -135,9 +137,7 @@ def test_gradients_equal_transformers(case: Any, families: Any, outcomes: Any) -
 
 
 def hf_gradients(model: Any) -> dict[str, np.ndarray]:
-    """By checkpoint name: transformers 5 fuses a layer's experts in memory, the files have them one
-    by one.
-    """
+    """By checkpoint name; transformers 5 fuses a layer's experts in memory, not in the files."""
     found: dict[str, np.ndarray] = {}
     for name, parameter in model.named_parameters():
         grad = parameter.grad.numpy()
@@ -197,9 +197,7 @@ def run_case(folder: str, layout: Layout) -> dict[str, Any]:
 
 
 def step(model: Any) -> np.ndarray | None:
-    """One micro-batch forward and backward through Megatron's schedule; logits [32, Vp / tp] on the
-    last stage.
-    """
+    """One micro-batch through Megatron's schedule; logits [32, Vp / tp] on the last stage."""
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.distributed import (
         DistributedDataParallel,
