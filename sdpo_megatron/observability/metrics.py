@@ -127,7 +127,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("policy/version", "policy_version", "version", "Policy version that the engines serve after the step"),
     # Where the time goes.
     _phase("rollout", "Sampling the attempts"),
-    _phase("verify", "Judging them, as far as it did not overlap with sampling"),
+    _phase("verify", "Judging them, summed over the attempts; it overlaps with sampling"),
     _phase("teacher", "Teacher pass, weight swap included", "maybe"),
     _phase("student", "Student forward and backward"),
     _phase("optimizer", "Gradient reduction, clipping and the optimiser's step"),
