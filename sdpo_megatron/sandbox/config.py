@@ -36,8 +36,8 @@ class SandboxConfig:
             new interpreter.
         workers: How many runs at once; each is a small process. 0 means one per CPU that this
             process may use.
-        wall_s: Wall time of one run, seconds. Generous: on a busy machine only CPU time is a fair
-            measure.
+        wall_s: Wall time of one run, seconds; ends sleepers. Time in which the run was ready but
+            the machine busy does not count (up to 5 times the limit).
         cpu_s: CPU time of all processes of one run together, seconds.
         memory_mb: Memory of all processes of one run together, MiB.
         output_kb: stdout and stderr, KiB each; a program that writes more is stopped.

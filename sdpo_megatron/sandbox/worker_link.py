@@ -16,6 +16,7 @@ from sdpo_megatron.errors import VerifierUnavailable
 
 from .config import SandboxConfig
 from .inside.plain_data import decode, encode
+from .inside.worker import JUDGE_GRACE_S, MAX_STRETCH
 from .program import Program, RunResult
 from .streams import Stream, frame_bytes
 
@@ -44,13 +45,12 @@ class WorkerLink:
         output_limit = int(program.limits.get("output_kb", self._config.output_kb)) << 10
         self._runs += 1
         nonce = secrets.token_hex(16)
-        exchange = _Exchange(program, limits, nonce, output_limit)
+        exchange = _Exchange(program, nonce, output_limit)
         try:
-            grace = 1.0 if program.judge else 0.0  # the judge's own clock rings first
             request = {"run": self._runs, "judged": program.judge is not None, "limits": limits}
-            request["limits"] = {**limits, "wall_s": limits["wall_s"] + grace}
             exchange.hand_over(self._control, request)
-            answer = self._pump(exchange, time.monotonic() + limits["wall_s"] + _GRACE_S)
+            patience = MAX_STRETCH * limits["wall_s"] + JUDGE_GRACE_S + _GRACE_S
+            answer = self._pump(exchange, time.monotonic() + patience)
         finally:
             exchange.close()
         if answer.get("run") != self._runs or answer.get("error"):
@@ -117,9 +117,7 @@ class WorkerLink:
 class _Exchange:
     """All descriptors of one run, both ends, until the child ends are handed over."""
 
-    def __init__(
-        self, program: Program, limits: dict[str, float], nonce: str, output_limit: int
-    ) -> None:
+    def __init__(self, program: Program, nonce: str, output_limit: int) -> None:
         self.nonce = nonce
         self._judged = program.judge is not None
         self._child_ends: list[int] = []
@@ -132,7 +130,7 @@ class _Exchange:
         if program.judge is not None:
             rpc = socket.socketpair()
             self._child_ends += [end.detach() for end in rpc]
-            self.judge = self._channel(frame_bytes(_judge_job(program, limits, nonce)))
+            self.judge = self._channel(frame_bytes(_judge_job(program, nonce)))
             self._child_ends.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
     def _output(self, limit: int) -> Stream:
@@ -216,7 +214,7 @@ def _attempt_job(program: Program) -> dict[str, Any]:
     }
 
 
-def _judge_job(program: Program, limits: dict[str, float], nonce: str) -> dict[str, Any]:
+def _judge_job(program: Program, nonce: str) -> dict[str, Any]:
     judge = program.judge
     assert judge is not None
     return {
@@ -224,7 +222,6 @@ def _judge_job(program: Program, limits: dict[str, float], nonce: str) -> dict[s
         "setup": list(judge.setup),
         "tests": [list(test) for test in judge.tests],
         "entry": program.entry,
-        "wall_s": float(limits["wall_s"]),
         "frame_limit": _FRAME_LIMIT,
         "stop_at_failure": judge.stop_at_failure,
     }

@@ -145,7 +145,7 @@ class _Reading:
     def _kind(self, kind: str, run: RunResult) -> str:
         if kind == "died":
             return run.cause or "crashed"
-        return {"timeout": "wall_time", "garbage": "crashed"}.get(kind, kind)
+        return "crashed" if kind == "garbage" else kind
 
     def _case(self, failure: Mapping[str, Any], kind: str, run: RunResult) -> str:
         at = f"public test {self.public.index(failure['test']) + 1} of {len(self.public)}"

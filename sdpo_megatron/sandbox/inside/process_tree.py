@@ -17,12 +17,14 @@ _MAX_VISITED = 4096
 
 @dataclass
 class Usage:
-    """Sums over a tree: CPU seconds (reaped children included), private memory in bytes, number of
-    processes."""
+    """Over a tree: CPU seconds (reaped children included), private memory in bytes, number of
+    processes; and the longest time that one of them was ready to run but had to wait, in seconds.
+    """
 
     cpu_s: float = 0.0
     memory: int = 0
     processes: int = 0
+    waited_s: float = 0.0
 
 
 def usage(proc_fd: int, root: int) -> Usage:
@@ -36,11 +38,19 @@ def usage(proc_fd: int, root: int) -> Usage:
         except OSError:
             continue
         total.processes += 1
+        total.waited_s = max(total.waited_s, _waited(proc_fd, pid))
         total.cpu_s += sum(map(int, fields[11:15])) / _TICK  # utime, stime, cutime, cstime
         total.memory += (
             int(memory[1]) - int(memory[2])
         ) * _PAGE  # resident minus file-backed and shared
     return total
+
+
+def _waited(proc_fd: int, pid: int) -> float:
+    try:
+        return int(_read(proc_fd, f"{pid}/schedstat").split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):  # a kernel without scheduler statistics
+        return 0.0
 
 
 def descendants(proc_fd: int, root: int) -> list[int]:

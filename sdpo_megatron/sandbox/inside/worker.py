@@ -27,6 +27,8 @@ from .plain_data import decode, encode
 
 _FIRST_SAMPLE_S, _SAMPLE_S = 0.02, 0.05
 _MAX_FDS = 8
+MAX_STRETCH = 5.0  # how many times its wall limit a run may last on a machine that is too busy
+JUDGE_GRACE_S = 20.0  # for the judge, to report after its attempt was ended
 
 
 @dataclass
@@ -130,15 +132,13 @@ class _Run:
     def _start(self, role: str, fds: list[int]) -> Child:
         tools = self.tools
         uid = 0
-        if (
-            tools.fence.host_uid
-        ):  # a uid of its own: 64 in turn per worker, the judge's apart from the attempt's
+        if tools.fence.host_uid:
+            # A uid of its own: 64 in turn per worker, the judge's apart from the attempt's.
             slot = (self.number % 32) * 2 + (role == "judge")
             uid = tools.fence.host_uid + tools.worker_index * 64 + slot
         limits = self.limits
-        if (
-            role == "attempt" and tools.tmp != "/tmp"
-        ):  # no mount namespace: a plain folder, removed after the run
+        if role == "attempt" and tools.tmp != "/tmp":
+            # No mount namespace: a plain folder, removed after the run.
             self.tmp = f"{tools.tmp}/{tools.worker_index}-{self.number}"
             os.mkdir(self.tmp, 0o700)
             os.chown(self.tmp, uid or -1, uid or -1)
@@ -159,8 +159,7 @@ class _Run:
             poller.register(fd, select.POLLIN)
         next_sample, deadline = start + _FIRST_SAMPLE_S, start + self.limits.wall_s
         while True:
-            now = time.monotonic()
-            wait = max(0.0, min(next_sample, deadline) - now)
+            wait = max(0.0, min(next_sample, deadline) - time.monotonic())
             ready = {fd for fd, _ in poller.poll(int(wait * 1000) + 1)}
             if self.tools.host_fd in ready:
                 raise _HostGone
@@ -173,21 +172,34 @@ class _Run:
             if primary.pidfd in ready:
                 return
             now = time.monotonic()
-            if now >= deadline:
-                self.cause = "wall_time"
-                return
-            if now >= next_sample:
-                next_sample = now + _SAMPLE_S
+            if now < min(next_sample, deadline):
+                continue
+            next_sample = now + _SAMPLE_S
+            if not self.cause:
                 self._sample()
-                if self.cause and primary is self.children["attempt"]:
-                    return
-                if self.cause:  # let the judge notice and report what it has
+                deadline = start + self._patience()
+                if now >= deadline:
+                    self.cause = self.cause or "wall_time"
+                if self.cause:  # a judge notices that the attempt has gone, and reports what it has
                     linux.pidfd_kill(self.children["attempt"].pidfd)
+                    deadline = now + JUDGE_GRACE_S
+            elif now >= deadline:
+                return
+            if self.cause and primary is self.children["attempt"]:
+                return
+
+    def _patience(self) -> float:
+        """The wall limit, extended by the time that the run was ready but the machine was busy."""
+        waited = self.peak.waited_s
+        if "judge" in self.children:
+            waited += process_tree.usage(self.tools.proc_fd, self.children["judge"].pid).waited_s
+        return min(self.limits.wall_s + waited, MAX_STRETCH * self.limits.wall_s)
 
     def _sample(self) -> None:
         used = process_tree.usage(self.tools.proc_fd, self.children["attempt"].pid)
         self.peak.memory = max(self.peak.memory, used.memory)
         self.peak.cpu_s = max(self.peak.cpu_s, used.cpu_s)
+        self.peak.waited_s = max(self.peak.waited_s, used.waited_s)
         if self.cause or "accounting" not in self.tools.fence.layers:
             return
         if used.cpu_s > self.limits.cpu_s:
