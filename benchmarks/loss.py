@@ -178,7 +178,8 @@ def trl_loss(folder: str) -> Callable[..., Tensor]:
         raise SystemExit(f"--trl {folder}: no {path}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.compute_topk_self_distillation_loss
+    loss: Callable[..., Tensor] = module.compute_topk_self_distillation_loss
+    return loss
 
 
 def finish(problem: Problem, loss: Tensor) -> Tensor:
@@ -351,7 +352,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default=None, help="float32 (default on a CPU) or bfloat16")
     parser.add_argument("--hidden", type=int, default=None, help="H; 576 on a CPU, 4096 on a GPU")
-    parser.add_argument("--chunk", type=int, default=None, help="C; 128 on a CPU, 512 on a GPU")
+    parser.add_argument("--chunk", type=int, default=None, help="C; T / 8 on a CPU, 512 on a GPU")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
     parser.add_argument(
@@ -366,7 +367,7 @@ def main() -> None:
     gpu = args.device == "cuda"
     common = {
         "hidden": args.hidden or (4096 if gpu else 576),
-        "chunk": args.chunk or (512 if gpu else 128),
+        "chunk": args.chunk or (512 if gpu else 0),
         "dtype": args.dtype or ("bfloat16" if gpu else "float32"),
         "device": args.device,
         "repeats": args.repeats,
@@ -381,12 +382,15 @@ def main() -> None:
     if args.quick:
         sizes = [(49_152, 512, 100)]
     print(
-        f"H {common['hidden']}, C {common['chunk']}, {common['dtype']} on {args.device},", end=" "
+        f"H {common['hidden']}, C {common['chunk'] or 'T / 8'}, {common['dtype']} on "
+        f"{args.device},",
+        end=" ",
     )
     print(f"{args.threads} thread(s), torch {torch.__version__}")
     print(HEADER)
     for vocab, tokens, top_k in sizes:
-        entry = compare(Case(tokens=tokens, vocab=vocab, top_k=top_k, **common))
+        sized = {**common, "chunk": common["chunk"] or max(1, tokens // 8)}
+        entry = compare(Case(tokens=tokens, vocab=vocab, top_k=top_k, **sized))
         print_row(entry)
         if not args.quick:
             keep(entry)

@@ -79,5 +79,9 @@ class AnchorTerm:
         assert view.reference is not None
         s, r = view.student.support, view.reference.support
         return view.total(
-            reverse_kl(s, r) if view.complete else reverse_kl(with_tail(s), with_tail(r))
+            reverse_kl(s, r)
+            if view.complete
+            else reverse_kl(
+                with_tail(s, view.student.log_rest), with_tail(r, view.reference.log_rest)
+            )
         )

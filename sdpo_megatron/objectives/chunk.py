@@ -6,12 +6,13 @@ or V when the support is complete).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sdpo_megatron.objectives.logits import (
+    Keep,
     compute_dtype,
     global_topk,
     maximum_of,
@@ -107,7 +108,7 @@ class ChunkScorer:
         size = len(targets)
         logits = self.student_logits[:size]
         project(logits, hidden, self.weight, factor=self.factor, add=False)
-        values, ids, maximum = self._support(logits)
+        ids, maximum = self._support(logits)
         query = torch.cat([ids, targets.token_ids[:, None]], dim=1)
         sums: dict[str, Tensor] = {}
         finite: dict[str, Tensor] = {}
@@ -117,10 +118,8 @@ class ChunkScorer:
             reference, entropy = self._target(self.reference, start, query, logits, None)
             finite["reference"] = entropy
         if teacher_scored is not None:
-            teacher, entropy = (
-                Distribution(values[:, :0], teacher_scored.log_probs),
-                teacher_scored.entropy,
-            )
+            scored, entropy = teacher_scored.log_probs, teacher_scored.entropy
+            teacher = Distribution(scored.new_empty((size, 0)), scored, torch.zeros_like(scored))
         elif self.teacher is not None:
             overlap = sums if self.objective.config.diagnostics and ids.shape[1] else None
             teacher, entropy = self._target(self.teacher, start, query, logits, overlap, targets)
@@ -128,38 +127,37 @@ class ChunkScorer:
             finite["teacher"] = entropy
             sums["teacher_entropy"] = (_distilled(targets) * entropy).sum()
 
-        normaliser, sampled = normalise(
-            self.shard,
-            logits,
-            maximum,
-            targets.token_ids[:, None],
-            exponentiate=differentiate and not self.complete,
-        )
+        keep: Keep = "logits" if self.complete else "powers" if differentiate else "nothing"
+        normaliser, picked = normalise(self.shard, logits, maximum, query, ids.shape[1], keep=keep)
         finite["student"] = normaliser.entropy
         sums["student_entropy"] = (targets.loss_mask * normaliser.entropy).sum()
-        log_z = normaliser.log_z
-        if self.complete:
-            values = logits.sub_(log_z[:, None])
-        else:
-            values = values - log_z[:, None]
-        student = Distribution(values.detach(), (sampled[:, 0] - log_z).detach())
+        student = self._distribution(normaliser, picked, logits)
         result, grads = self._terms(
             student, teacher, reference, targets, sequence_gap, differentiate
         )
         result = TermResult(result.loss, {**result.sums, **sums}, result.kl)
         logit_grad = (
-            self._logit_grad(logits, normaliser, query, *grads) if grads is not None else None
+            None if grads is None else self._logit_grad(logits, normaliser, query, student, grads)
         )
         return ChunkResult(result, student.sampled, finite, logit_grad)
 
-    def _support(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(values [C, K], global ids [C, K], this rank's maximum [C]); K is 0 when the support is
-        complete or not needed.
+    def _support(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(global ids [C, K], this rank's maximum [C]); K is 0 when the support is complete or not
+        needed.
         """
         if self.objective.top_k:
             return global_topk(self.shard, logits, self.objective.top_k)
-        none = logits.new_empty((logits.shape[0], 0))
-        return none, none.to(torch.int64), maximum_of(logits)
+        none = torch.empty((logits.shape[0], 0), dtype=torch.int64, device=logits.device)
+        return none, maximum_of(logits)
+
+    def _distribution(self, normaliser: Normaliser, picked: Tensor, logits: Tensor) -> Distribution:
+        """log-probs from picked logits [C, K + 1], or from all of them when the support is
+        complete.
+        """
+        log_z = normaliser.log_z[:, None]
+        at_ids = picked - log_z
+        support = logits.sub_(log_z) if self.complete else at_ids[:, :-1]
+        return Distribution(support.detach(), at_ids[:, -1], normaliser.log_rest)
 
     def _target(
         self,
@@ -176,17 +174,20 @@ class ChunkScorer:
         logits = logits[: query.shape[0]]
         target_into(logits, target, start, self.shard.rows, self.factor, student_logits)
         if overlap is not None and targets is not None:
-            _, own, maximum = global_topk(self.shard, logits, query.shape[1] - 1)
+            own, maximum = global_topk(self.shard, logits, query.shape[1] - 1)
             shared = overlap_fraction(query[:, :-1], own).to(logits.dtype)
             overlap["topk_overlap"] = (_distilled(targets) * shared).sum()
         else:
             maximum = maximum_of(logits)
-        normaliser, picked = normalise(self.shard, logits, maximum, query, exponentiate=False)
-        picked = picked - normaliser.log_z[:, None]
-        support = logits.sub_(normaliser.log_z[:, None]) if self.complete else picked[:, :-1]
+        keep: Keep = "logits" if self.complete else "nothing"
+        normaliser, picked = normalise(
+            self.shard, logits, maximum, query, query.shape[1] - 1, keep=keep
+        )
+        found = self._distribution(normaliser, picked, logits)
         if self.complete and self.teacher is not None and target is self.reference:
-            support = support.clone()  # the teacher's logits come into the same buffer next
-        return Distribution(support, picked[:, -1]), normaliser.entropy
+            # The teacher's logits come into the same buffer next.
+            found = replace(found, support=found.support.clone())
+        return found, normaliser.entropy
 
     def _terms(
         self,
@@ -196,29 +197,30 @@ class ChunkScorer:
         targets: TokenTargets,
         sequence_gap: Tensor | None,
         differentiate: bool,
-    ) -> tuple[TermResult, tuple[Tensor | None, Tensor | None] | None]:
+    ) -> tuple[TermResult, Distribution | None]:
         """The objective on the chunk, and the gradients of its summed loss with respect to the
         student's log-probs.
         """
         with torch.set_grad_enabled(differentiate):
-            support, sampled = student.support, student.sampled
             if differentiate:
-                support, sampled = support.requires_grad_(), sampled.clone().requires_grad_()
+                student = Distribution(
+                    student.support.requires_grad_(),
+                    student.sampled.clone().requires_grad_(),
+                    student.log_rest.clone().requires_grad_(),
+                )
             total = self._total_over_ranks if self.complete else _row_sum
             view = TokenView(
-                Distribution(support, sampled),
-                teacher,
-                reference,
-                targets,
-                self.complete,
-                total,
-                sequence_gap,
+                student, teacher, reference, targets, self.complete, total, sequence_gap
             )
             result = self.objective(view)
             if not differentiate:
                 return result, None
-            grads = torch.autograd.grad(result.loss.sum(), [support, sampled], allow_unused=True)
-        return TermResult(result.loss.detach(), result.sums, result.kl), (grads[0], grads[1])
+            leaves = (student.support, student.sampled, student.log_rest)
+            grads = torch.autograd.grad(result.loss.sum(), leaves, allow_unused=True)
+        found = Distribution(
+            *(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True))
+        )
+        return TermResult(result.loss.detach(), result.sums, result.kl), found
 
     def _total_over_ranks(self, entries: Tensor) -> Tensor:
         """[C, V] -> [C] summed over all ranks; the gradient reaches this rank's entries only, as it
@@ -232,36 +234,40 @@ class ChunkScorer:
         logits: Tensor,
         normaliser: Normaliser,
         query: Tensor,
-        support_grad: Tensor | None,
-        sampled_grad: Tensor | None,
+        student: Distribution,
+        grads: Distribution,
     ) -> Tensor:
-        """The student's buffer becomes G = scatter(g) - (sum g) softmax, over the temperature."""
-        ids, grads = [], []
-        total = logits.new_zeros(logits.shape[0])
-        if support_grad is not None:
-            total = total + (
-                self.shard.sum(support_grad.sum(-1)) if self.complete else support_grad.sum(-1)
-            )
-            if not self.complete:
-                ids.append(query[:, :-1])
-                grads.append(support_grad)
-        if sampled_grad is not None:
-            total = total + sampled_grad
-            ids.append(query[:, -1:])
-            grads.append(sampled_grad[:, None])
-        with torch.no_grad():
-            logits = logits.detach()
-            if self.complete:  # the buffer holds log-probs
-                logits.exp_().mul_(-self.factor * total[:, None])
-                if support_grad is not None:
-                    logits.add_(support_grad, alpha=self.factor)
-            else:  # the buffer holds exp(logit - maximum)
-                logits.mul_(-self.factor * (total * normaliser.local_scale)[:, None])
-            if ids and self.shard.rows:
-                local, here = self.shard.locate(torch.cat(ids, 1))
-                logits.scatter_add_(
-                    1, local, (self.factor * torch.cat(grads, 1)).masked_fill(~here, 0.0)
-                )
+        """The student's buffer becomes the gradient of the loss with respect to the raw products.
+
+        With g the gradients with respect to log-probs, G their sum and m the mass outside the
+        support, the gradient with respect to a logit is
+
+            g_i - G p_i                   at an id of the support
+            (g_rest / m - G) p_v          outside, since d log m / d logit_v = p_v / m - p_v
+
+        plus g of the sampled token at its id; all over the temperature. Written like this, no two
+        large numbers cancel where m is small.
+        """
+        if self.factor != 1.0:
+            scaled = (grads.support, grads.sampled, grads.log_rest)
+            grads = Distribution(*(grad * self.factor for grad in scaled))
+        total = grads.support.sum(-1)
+        if self.complete:
+            total = self.shard.sum(total)
+        total = total + grads.sampled + grads.log_rest
+        logits = logits.detach()
+        if self.complete:  # the buffer holds log-probs
+            logits.exp_().mul_(-total[:, None]).add_(grads.support)
+            at_ids = grads.sampled[:, None]
+            query = query[:, -1:]
+        else:  # the buffer holds exp(logit - maximum), 0 at the support
+            share = torch.where(grads.log_rest != 0, grads.log_rest / student.log_rest.exp(), 0.0)
+            logits.mul_(((share - total) * normaliser.local_scale)[:, None])
+            at_support = grads.support - total[:, None] * student.support.exp()
+            at_ids = torch.cat([at_support, grads.sampled[:, None]], dim=1)
+        if self.shard.rows:
+            local, here = self.shard.locate(query)
+            logits.scatter_add_(1, local, at_ids.masked_fill(~here, 0.0))
         return logits
 
 

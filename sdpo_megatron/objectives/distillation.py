@@ -126,7 +126,9 @@ class DistillationTerm:
         """
         if complete:
             return dist.support
-        return with_tail(dist.support) if self.config.tail else renormalised(dist.support)
+        if self.config.tail:
+            return with_tail(dist.support, dist.log_rest)
+        return renormalised(dist.support)
 
     def _divergence(self, view: TokenView) -> tuple[Tensor, Tensor]:
         """([C] divergence, [C] number of clipped entries)."""

@@ -6,6 +6,8 @@ Shapes: C tokens of a chunk, H hidden, V the rows of this rank.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ SLICE_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 25}
 # rows of a bf16 head turned to float32 at a time on a CPU, which has no bf16 x bf16 -> float32
 # product
 UPCAST_ROWS = 4096
+FAR_BELOW = -1e30  # added to a logit, takes it out of every sum; finite, so that 0 times it is 0
+Keep = Literal["logits", "powers", "nothing"]
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
@@ -29,8 +33,10 @@ def project(out: Tensor, hidden: Tensor, weight: Tensor, *, factor: float, add: 
     """out [C, V] = (out if add else 0) + factor * hidden [C, H] @ weight [V, H].T."""
     beta = 1.0 if add else 0.0
     hidden = hidden.to(weight.dtype)
-    if weight.dtype == out.dtype and not add and factor == 1.0:
+    if weight.dtype == out.dtype and not add:
         torch.mm(hidden, weight.t(), out=out)
+        if factor != 1.0:  # not inside the product: equal logits must stay equal
+            out.mul_(factor)
     elif weight.dtype == out.dtype:
         torch.addmm(out, hidden, weight.t(), beta=beta, alpha=factor, out=out)
     elif weight.is_cuda and not add and factor == 1.0:
@@ -55,31 +61,50 @@ def slices(logits: Tensor) -> range:
 
 
 def normalise(
-    shard: VocabShard, logits: Tensor, maximum: Tensor, ids: Tensor, *, exponentiate: bool
+    shard: VocabShard,
+    logits: Tensor,
+    maximum: Tensor,
+    ids: Tensor,
+    num_support: int,
+    *,
+    keep: Keep,
 ) -> tuple[Normaliser, Tensor]:
-    """log Z and entropy of each row of `logits` [C, V] over all ranks, and its logits at `ids`.
+    """log Z, entropy and mass outside the support of each row of `logits` [C, V] over all ranks,
+    and its logits at `ids`.
 
     Args:
         shard: Where this rank stands.
         logits: [C, V], this rank's.
         maximum: [C], the maximum of each row of `logits`.
         ids: [C, S], global ids.
-        exponentiate: Replace the logits by exp(logit - maximum): what the gradient needs, without
-            another buffer.
+        num_support: The first so many columns of `ids` are the support (no id twice).
+        keep: What `logits` holds afterwards: "logits" (num_support must be 0), "powers", which is
+            exp(logit - maximum) and 0 at the support, or "nothing" of use.
 
     Returns:
         The normaliser, and the logits [C, S] at the ids.
     """
-    total, weighted = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    assert keep != "logits" or num_support == 0
     picked = shard.pick(logits, ids)
+    rest, weighted = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    local, here = shard.locate(ids[:, :num_support])
+    if num_support and shard.rows:
+        # Out of the sums: exp gives 0 there, and 0 times a finite number is 0.
+        logits.scatter_add_(1, local, here.to(logits.dtype) * FAR_BELOW)
     steps = slices(logits)
     for start in steps if shard.rows else ():
         rows = slice(start, start + steps.step)
         shifted = logits[rows] - maximum[rows, None]
-        powers = torch.exp(shifted, out=logits[rows]) if exponentiate else shifted.exp()
-        total[rows] = powers.sum(-1)
+        powers = torch.exp(shifted, out=logits[rows]) if keep == "powers" else shifted.exp()
+        rest[rows] = powers.sum(-1)
         weighted[rows] = torch.linalg.vecdot(powers, shifted)
-    return combine(shard, maximum, total, weighted, picked)
+    total = rest
+    if num_support and shard.rows:
+        shifted = picked[:, :num_support] - maximum[:, None]
+        powers = shifted.exp().masked_fill_(~here, 0.0)
+        total = rest + powers.sum(-1)
+        weighted = weighted + (powers * shifted).sum(-1)
+    return combine(shard, maximum, rest, total, weighted, picked)
 
 
 def maximum_of(logits: Tensor) -> Tensor:
@@ -89,17 +114,16 @@ def maximum_of(logits: Tensor) -> Tensor:
     return logits.amax(-1)
 
 
-def global_topk(shard: VocabShard, logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest logits of each row over all ranks: (values [C, k], global ids [C, k], this
-    rank's maximum [C]).
+def global_topk(shard: VocabShard, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Global ids [C, k] of the k largest logits of each row over all ranks, and this rank's maximum
+    [C] of each row.
     """
     if shard.rows == 0:
         none = logits.new_empty((logits.shape[0], 0))
-        values, ids = none, none.to(torch.int64)
-        return *shard.merge_topk(values, ids, k), maximum_of(logits)
+        return shard.merge_topk(none, none.to(torch.int64), k), maximum_of(logits)
     maxima = block_maxima(logits)
     values, ids = blocked_topk_first(logits, maxima, min(k, shard.rows))
-    return *shard.merge_topk(values, ids + shard.start, k), maxima.amax(-1)
+    return shard.merge_topk(values, ids + shard.start, k), maxima.amax(-1)
 
 
 def hidden_grad(out: Tensor, logit_grad: Tensor, weight: Tensor) -> None:

@@ -59,7 +59,7 @@ def score_target(
         ids = token_ids[start : start + chunk_tokens, None]
         logits = buffer[: ids.shape[0]]
         target_into(logits, target, start, shard.rows, 1.0 / temperature, student_logits=None)
-        normaliser, picked = normalise(shard, logits, maximum_of(logits), ids, exponentiate=False)
+        normaliser, picked = normalise(shard, logits, maximum_of(logits), ids, 0, keep="logits")
         log_probs.append(picked[:, 0] - normaliser.log_z)
         entropies.append(normaliser.entropy)
     return Scored(torch.cat(log_probs), torch.cat(entropies))

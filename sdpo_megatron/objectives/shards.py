@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sdpo_megatron.objectives.topk import key_ids, key_values, order_keys, topk_first
+from sdpo_megatron.objectives.topk import key_ids, order_keys, topk_first
 
 
 @dataclass(frozen=True)
@@ -87,27 +87,25 @@ class VocabShard:
         local, here = self.locate(ids)
         return logits.gather(-1, local).masked_fill(~here, 0.0)
 
-    def merge_topk(self, values: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Best k of every rank's candidates: values [C, <= k] and global ids, in the order of
-        `topk_first` -> the same, [C, k].
+    def merge_topk(self, values: Tensor, ids: Tensor, k: int) -> Tensor:
+        """The k best of every rank's candidates: values [C, <= k] and their global ids -> ids [C,
+        k].
 
-        Candidates are laid out rank after rank, and ids grow with rank, so the lower id still wins
-        a tie.
+        The same rule as `topk_first`: among equal values the lower id wins.
         """
         if self.group is None:
-            return values, ids
+            return ids
         missing = k - values.shape[-1]
         if missing:  # fewer rows than k here: -inf never beats a real logit
             values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
             ids = torch.nn.functional.pad(ids, (0, missing), value=self.size)
         if values.dtype == torch.float32:  # value and id in one number, so one collective
             keys = self.gather(order_keys(values, ids)).movedim(0, 1).flatten(1)
-            best = keys.topk(k, dim=-1).values
-            return key_values(best), key_ids(best)
+            return key_ids(keys.topk(k, dim=-1).values)
+        # float64: candidates lie rank after rank, and ids grow with rank, so position breaks ties.
         values = self.gather(values).movedim(0, 1).flatten(1)
         ids = self.gather(ids).movedim(0, 1).flatten(1)
-        top, position = topk_first(values, k)
-        return top, ids.gather(-1, position)
+        return ids.gather(-1, topk_first(values, k)[1])
 
 
 @dataclass(frozen=True)
@@ -117,24 +115,32 @@ class Normaliser:
 
     Attributes:
         log_z: logsumexp of the logits.
+        log_rest: log of the mass outside the support; -inf for none.
         entropy: Entropy of the distribution, in nats.
         local_scale: Factor that turns this rank's exp(logit - local maximum) into probabilities.
     """
 
     log_z: Tensor
+    log_rest: Tensor
     entropy: Tensor
     local_scale: Tensor
 
 
 def combine(
-    shard: VocabShard, maximum: Tensor, total: Tensor, weighted: Tensor, picked: Tensor
+    shard: VocabShard,
+    maximum: Tensor,
+    rest: Tensor,
+    total: Tensor,
+    weighted: Tensor,
+    picked: Tensor,
 ) -> tuple[Normaliser, Tensor]:
     """Join the ranks' partial results, in one collective.
 
     Args:
         shard: Where this rank stands.
         maximum: [C], m = max of this rank's logits (the lowest finite float for no rows).
-        total: [C], sum exp(x - m).
+        rest: [C], sum exp(x - m) over this rank's ids outside the support.
+        total: [C], sum exp(x - m) over all of this rank's ids.
         weighted: [C], sum exp(x - m) (x - m).
         picked: [C, S], logits of ids that this rank holds, 0 where it does not (`VocabShard.pick`).
 
@@ -143,15 +149,23 @@ def combine(
     """
     if shard.group is None:
         log_sum = total.log()
-        return Normaliser(maximum + log_sum, log_sum - weighted / total, 1.0 / total), picked
-    own = torch.cat([torch.stack([maximum, total, weighted], dim=1), picked], dim=1)
-    parts = shard.gather(own)  # [world, C, 3 + S]
-    maxima, totals, weights = parts[:, :, :3].unbind(-1)
+        own = Normaliser(
+            maximum + log_sum, rest.log() - log_sum, log_sum - weighted / total, 1 / total
+        )
+        return own, picked
+    partial = torch.cat([torch.stack([maximum, rest, total, weighted], dim=1), picked], dim=1)
+    parts = shard.gather(partial)  # [world, C, 4 + S]
+    maxima, rests, totals, weights = parts[:, :, :4].unbind(-1)
     top = maxima.amax(0)
     shift = maxima - top
     scale = shift.exp()
     z = (scale * totals).sum(0)
-    mean = (scale * (weights + torch.where(totals > 0, shift * totals, 0.0))).sum(0) / z
     log_sum = z.log()
-    local_scale = (maximum - top).exp() / z
-    return Normaliser(top + log_sum, log_sum - mean, local_scale), parts[:, :, 3:].sum(0)
+    moved = weights + torch.where(totals > 0, shift * totals, 0.0)
+    joined = Normaliser(
+        log_z=top + log_sum,
+        log_rest=(scale * rests).sum(0).log() - log_sum,
+        entropy=log_sum - (scale * moved).sum(0) / z,
+        local_scale=(maximum - top).exp() / z,
+    )
+    return joined, parts[:, :, 4:].sum(0)

@@ -52,12 +52,6 @@ def key_ids(keys: Tensor) -> Tensor:
     return _LOW - (keys & _LOW)
 
 
-def key_values(keys: Tensor) -> Tensor:
-    """The float32 values that `order_keys` was given."""
-    bits = keys >> 32
-    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int32).view(torch.float32)
-
-
 def _blocks(values: Tensor, whole: int) -> Tensor:
     """[C, N] -> [C, whole / BLOCK, BLOCK], a view."""
     row, column = values.stride()

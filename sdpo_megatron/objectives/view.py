@@ -22,10 +22,12 @@ class Distribution:
     Attributes:
         support: [C, S] at the entries of the support; S may be 0 when no term asks for it.
         sampled: [C] at the sampled token.
+        log_rest: [C], log of the mass of all ids outside the support; -inf for none.
     """
 
     support: Tensor
     sampled: Tensor
+    log_rest: Tensor
 
 
 @dataclass(frozen=True)

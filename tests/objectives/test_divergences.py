@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.objectives.bins import MAX_LOG_MASS, renormalised, with_tail
+from sdpo_megatron.objectives.bins import MIN_LOG_TAIL, renormalised, with_tail
 from sdpo_megatron.objectives.divergences import divergence
 
 S = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
@@ -66,24 +66,20 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 
 def test_the_tail_is_what_the_support_leaves() -> None:
     log_probs = torch.tensor([[0.5, 0.25]], dtype=torch.float64).log()
+    rest = torch.tensor([0.25], dtype=torch.float64).log()
     torch.testing.assert_close(
-        with_tail(log_probs).exp(), torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
+        with_tail(log_probs, rest).exp(), torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
     )
     third = torch.tensor([[2 / 3, 1 / 3]], dtype=torch.float64)
     torch.testing.assert_close(renormalised(log_probs).exp(), third)
 
 
 def test_a_support_that_holds_everything_leaves_1e_7_and_no_gradient_through_the_tail() -> None:
-    logits = torch.tensor([[0.3, 0.1]], dtype=torch.float64, requires_grad=True)
-    bins = with_tail(logits.log_softmax(-1))
-    assert float(bins[0, -1].detach().exp()) == pytest.approx(1e-7, rel=1e-6)
-    assert MAX_LOG_MASS == -1e-7
-    (grad,) = torch.autograd.grad(bins[0, -1], logits)
-    assert not grad.any()
-
-
-def test_the_gradient_of_the_tail_moves_mass_into_the_support() -> None:
-    """d log tail / d log p_i = -p_i / tail."""
-    log_probs = torch.tensor([[0.5, 0.25]], dtype=torch.float64).log().requires_grad_()
-    (grad,) = torch.autograd.grad(with_tail(log_probs)[0, -1], log_probs)
-    torch.testing.assert_close(grad, torch.tensor([[-2.0, -1.0]], dtype=torch.float64))
+    log_probs = torch.tensor([[0.6, 0.4]], dtype=torch.float64).log()
+    for value, slope in ((-torch.inf, 0.0), (math.log(0.9e-7), 0.0), (math.log(1.1e-7), 1.0)):
+        rest = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+        tail = with_tail(log_probs, rest)[0, -1]
+        assert float(tail.detach().exp()) == pytest.approx(max(math.exp(value), 1e-7), rel=1e-6)
+        (grad,) = torch.autograd.grad(tail, rest)
+        assert grad.tolist() == [slope]
+    assert pytest.approx(math.log(-math.expm1(-1e-7))) == MIN_LOG_TAIL
