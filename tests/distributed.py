@@ -6,9 +6,11 @@ results = run_ranks(work, 2, path)             # [result of rank 0, result of ra
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import tempfile
 import time
@@ -68,16 +70,14 @@ def run_ranks(
 
 
 def _wait(processes: list[Any], folder: str, deadline: float) -> set[int]:
-    """Until all have ended, or one has failed (and its peers had a moment to fail too), or the
-    deadline; ranks still running.
-    """
+    """Until all have ended, one has failed, or the deadline; returns the ranks still running."""
     while time.monotonic() < deadline:
         running = {rank for rank, process in enumerate(processes) if process.is_alive()}
         if not running:
             return set()
         ended = set(range(len(processes))) - running
         if any(_read_failure(folder, rank) or processes[rank].exitcode for rank in ended):
-            time.sleep(0.5)
+            time.sleep(0.5)  # its peers may be failing too: all tracebacks are wanted
             return running
         processes[min(running)].join(0.05)
     return {rank for rank, process in enumerate(processes) if process.is_alive()}
@@ -91,6 +91,7 @@ def _rank_main(
     folder: str,
     timeout_s: float,
 ) -> None:
+    _die_with_parent()
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1"
     )
@@ -117,6 +118,11 @@ def _rank_main(
     except BaseException:
         (Path(folder) / f"failure-{rank}").write_text(traceback.format_exc())
         sys.exit(1)
+
+
+def _die_with_parent() -> None:
+    """A pytest that is killed leaves no ranks waiting for one another."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _result_file(folder: str, rank: int) -> Path:
