@@ -92,13 +92,11 @@ def export_hf(
 
 
 def _attempt(action: Callable[[], None]) -> Exception | None:
+    from safetensors import SafetensorError  # how a full disk is reported while it writes
+
     try:
         action()
-    except (
-        OSError,
-        SdpoError,
-        RuntimeError,
-    ) as error:  # safetensors reports a full disk as a RuntimeError subclass
+    except (OSError, SdpoError, SafetensorError) as error:
         return error
     return None
 

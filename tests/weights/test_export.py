@@ -132,6 +132,8 @@ def export_all(rank: int, world_size: int, folder: str, out: str, layout: dict[s
 
 
 def export_failures(rank: int, world_size: int, folder: str, out: str) -> list[str]:
+    from safetensors import SafetensorError
+
     from sdpo_megatron.errors import CheckpointError
     from sdpo_megatron.weights.export import export_hf
 
@@ -139,7 +141,7 @@ def export_failures(rank: int, world_size: int, folder: str, out: str) -> list[s
     messages = []
 
     def fails(done: int, total: int) -> None:
-        raise OSError("disk is full")
+        raise SafetensorError("disk is full")
 
     for name, progress in (("there", None), ("full", fails)):
         with pytest.raises(CheckpointError) as error:
