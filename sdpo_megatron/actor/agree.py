@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from sdpo_megatron.actor.runtime import current_runtime
+
 T = TypeVar("T")
 
 
@@ -21,9 +23,7 @@ def first_problem(problem: str | None) -> str | None:
     """The problem of the lowest rank that has one, on every rank; None when none has. One small
     collective when all is well.
     """
-    flag = torch.tensor([0.0 if problem is None else 1.0])
-    if torch.distributed.get_backend() == "nccl":
-        flag = flag.cuda()
+    flag = torch.tensor([0.0 if problem is None else 1.0], device=current_runtime().device)
     torch.distributed.all_reduce(flag)
     if not flag.item():
         return None

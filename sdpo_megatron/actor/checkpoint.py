@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from sdpo_megatron.actor.runtime import current_runtime
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
 from sdpo_megatron.errors import CheckpointError
 
@@ -222,11 +223,8 @@ def _need_space(root: Path, sets: Mapping[str, WeightSet]) -> None:
     """OSError on every rank when the file system cannot hold the checkpoint, before a byte is
     written; collective.
     """
-    total = torch.tensor(
-        [sum(t.numel() * 4 for values in sets.values() for t in values)], dtype=torch.int64
-    )
-    if torch.distributed.get_backend() == "nccl":
-        total = total.cuda()
+    mine = sum(tensor.numel() * 4 for values in sets.values() for tensor in values)
+    total = torch.tensor(mine, dtype=torch.int64, device=current_runtime().device)
     torch.distributed.all_reduce(total)
     needed, free = int(total), shutil.disk_usage(root).free
     if free < needed * 1.02:

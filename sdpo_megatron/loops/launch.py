@@ -50,6 +50,8 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
         code = _watch(ranks)
     finally:
         _end(ranks)
+        if sys.stdout.isatty():  # a rank that was killed while drawing left the cursor hidden
+            print("\x1b[?25h", end="", flush=True)
         for number, handler in previous.items():
             signal.signal(number, handler)
     if code:
