@@ -59,7 +59,8 @@ async def measure(
     sampler = Sampler(pool, prompts, sampling)
     results = []
     for round_index in range(rounds + 1):
-        questions = _questions(max(2 * concurrency // NUM_ATTEMPTS, 1), round_index)
+        number = max(2 * concurrency // NUM_ATTEMPTS, 1) if round_index else 1
+        questions = _questions(number, round_index)
         ids = [
             prompts.question_ids(question) for question in questions for _ in range(NUM_ATTEMPTS)
         ]

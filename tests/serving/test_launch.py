@@ -108,6 +108,7 @@ time.sleep(600)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # several start-ups; minutes on a busy machine
 def test_sigkill_of_the_parent_leaves_nothing(tiny_llama: Path, tmp_path: Path, tag: str) -> None:
     """With the real engine up: guardian, HTTP server, scheduler, detokenizer, resource tracker."""
     script = PARENT.format(tag=tag, model=str(tiny_llama), logs=str(tmp_path))

@@ -30,6 +30,7 @@ def test_unreachable_url_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # several start-ups; minutes on a busy machine
 def test_engine_that_dies_or_hangs_in_a_rollout_comes_back_at_the_current_version(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
