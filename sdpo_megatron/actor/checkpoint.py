@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import queue
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,7 @@ def save(
             scratch.mkdir(parents=True)
         _need_space(root, sets)
         torch.distributed.barrier()
+        _collect_results_in_process()
         dist_checkpointing.save(
             {"sets": _sharded(weights, chunks, sets), "common": dict(common)}, str(scratch)
         )
@@ -217,6 +219,17 @@ def _renamed(entry: Any, key: str, data: torch.Tensor) -> Any:
     if isinstance(entry, ShardedTensorFactory):
         return replace(entry, key=key, data=data)
     return replace(entry, key=key, data=data, dtype=data.dtype)
+
+
+def _collect_results_in_process() -> None:
+    """Megatron collects what its writers report in a queue of a manager process, for saving in the
+    background (megatron-core 0.16.1, strategies/filesystem_async.py). That process outlives a rank
+    that is killed, and we save in the foreground, where a plain queue does.
+    """
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    if not isinstance(filesystem_async._results_queue, queue.Queue):
+        filesystem_async._results_queue = queue.Queue()
 
 
 def _need_space(root: Path, sets: Mapping[str, WeightSet]) -> None:
