@@ -288,7 +288,11 @@ class Actor:
         moments = adam_state(self.optimizer, self.weights)
         sets = {"master": [s.master for s in self.weights.shards], **moments}
         sets |= {f"teacher_{name}": values for name, values in self.teacher.sets.items()}
-        extra = {"optimizer_steps": self.optimizer_steps, **common}
+        extra = {
+            "optimizer_steps": self.optimizer_steps,
+            "rng": torch.get_rng_state(),
+            **common,
+        }
         checkpoint.save(root, step, self.weights, self.chunks, sets, extra, keep=keep)
 
     def load_newest(self, root: Path) -> dict[str, Any] | None:
@@ -305,6 +309,7 @@ class Actor:
         names = ["master", "exp_avg", "exp_avg_sq", *teacher]
         sets, common = checkpoint.load(found[-1][1], self.weights, self.chunks, names)
         self.optimizer_steps = common["optimizer_steps"]
+        torch.set_rng_state(common["rng"])
         restore_adam_state(
             self.optimizer, self.weights, sets["exp_avg"], sets["exp_avg_sq"], self.optimizer_steps
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.nouns import PolicyVersion
@@ -24,6 +26,15 @@ class TrainState:
     optimizer_steps: int = 0
     version: PolicyVersion = field(default_factory=lambda: PolicyVersion(0))
     skipped_steps: int = 0
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data: what torch loads from a checkpoint without trusting it."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> TrainState:
+        """The inverse of `to_plain`."""
+        return cls(**{**plain, "version": PolicyVersion(**plain["version"])})
 
 
 def diagnostics_due(config: TrainConfig, state: TrainState) -> bool:

@@ -48,7 +48,7 @@ class Trainer:
             seed=config.run.seed,
         )
         saved = self.actor.load_newest(folder.checkpoints)
-        self.state: TrainState = saved["state"] if saved else TrainState()
+        self.state = TrainState.from_plain(saved["state"]) if saved else TrainState()
         self._saved_step = self.state.step if saved else -1
         self._published = -1
 
@@ -99,7 +99,7 @@ class Trainer:
             self.actor.save(
                 self.folder.checkpoints,
                 self.state.step,
-                {"state": self.state},
+                {"state": self.state.to_plain()},
                 keep=self.config.run.keep_checkpoints,
             )
             self._saved_step = self.state.step
