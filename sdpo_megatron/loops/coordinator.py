@@ -107,6 +107,7 @@ class Coordinator:
         with self.display.phase("waiting for the engine"):
             self.rollouts.wait_ready()
         self.folder.resume_at(state.step + 1)
+        self._step_started = time.monotonic()
         if state.step:
             self.display.message(f"resumed after step {state.step}")
 
@@ -116,14 +117,14 @@ class Coordinator:
         A step that was sampled from the same weights before the run was killed is replayed from its
         record.
         """
-        self._step_started = time.monotonic()
+        started = time.monotonic()
         groups = self._recorded(state)
         if groups is None:
             groups = self._sample_afresh(state)
             if groups is None:
                 return None
             self.store.write(state.step + 1, state.version, groups)
-        seconds = time.monotonic() - self._step_started
+        seconds = time.monotonic() - started
         self._groups = groups
         judging = sum(verdict.seconds for group in groups for verdict in group.verdicts)
         self._metrics = rollout_metrics(groups, seconds) | {
@@ -182,6 +183,7 @@ class Coordinator:
                 f"step {state.step}: no attempt had a teacher prompt or an advantage, so no "
                 "optimiser step was taken"
             )
+        self._step_started = time.monotonic()
         self.folder.append(report)
         self.exporter.publish(report)
         self.display.step(report, choose_example(self._groups, state.step))

@@ -44,9 +44,9 @@ def train(config: TrainConfig, folder: RunFolder) -> None:
                 break
             metrics = trainer.step(samples)
             metrics |= trainer.publish(coordinator)
-            metrics |= trainer.checkpoint_if_due()
             if coordinator:
                 coordinator.report(trainer.state, metrics)
+            trainer.checkpoint_if_due()
             if from_rank_0(coordinator.stopping if coordinator else None):
                 break
         trainer.checkpoint_if_due(now=True)

@@ -51,6 +51,7 @@ class Trainer:
         self.state = TrainState.from_plain(saved["state"]) if saved else TrainState()
         self._saved_step = self.state.step if saved else -1
         self._published = -1
+        self._checkpoint_s = 0.0
 
     def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
         """Train on a rollout batch; returns its metrics."""
@@ -64,6 +65,7 @@ class Trainer:
             version=PolicyVersion(self.state.version.number + updated),
             skipped_steps=self.state.skipped_steps + (not updated),
         )
+        metrics["time/checkpoint_s"], self._checkpoint_s = self._checkpoint_s, 0.0
         return metrics
 
     def _diagnose(self, samples: Sequence[TrainSample]) -> dict[str, float]:
@@ -88,9 +90,10 @@ class Trainer:
             self._published = number
         return {"time/publish_s": time.monotonic() - start}
 
-    def checkpoint_if_due(self, *, now: bool = False) -> dict[str, float]:
-        """Save when `run.checkpoint_every` says so (or `now`) and something is new; returns the
-        seconds it took.
+    def checkpoint_if_due(self, *, now: bool = False) -> None:
+        """Save when `run.checkpoint_every` says so (or `now`) and something is new.
+
+        After the step was reported: a kill in between repeats the step, and loses no report.
         """
         start = time.monotonic()
         every = self.config.run.checkpoint_every
@@ -103,4 +106,4 @@ class Trainer:
                 keep=self.config.run.keep_checkpoints,
             )
             self._saved_step = self.state.step
-        return {"time/checkpoint_s": time.monotonic() - start}
+            self._checkpoint_s = time.monotonic() - start

@@ -132,7 +132,7 @@ METRICS: tuple[Metric, ...] = (
     _phase("student", "Student forward and backward"),
     _phase("optimizer", "Gradient reduction, clipping and the optimiser's step"),
     _phase("publish", "Bringing the new weights to the engines"),
-    _phase("checkpoint", "Writing a checkpoint", "maybe"),
+    _phase("checkpoint", "Writing the checkpoint before the step", "maybe"),
     Metric("time/step_s", "sdpo_step_seconds", "s", "The whole step", kind="histogram", buckets=_STEP_BUCKETS_S),
     # What it costs and what went wrong.
     _gauge("memory/rank0_bytes", "memory_rank0_bytes", "bytes", "Memory of the rank 0 process"),
