@@ -1,14 +1,15 @@
-"""The objective: pure torch, no Megatron. Imports torch and `sdpo_megatron.errors` alone; the actor
-and the rollout side import it.
+"""The objective: pure torch, no Megatron.
 
-config.py, objective.py       what is minimised: terms, weights, denominator
-distillation.py, policy_gradient.py, anchor.py    the terms, each a pure function of a chunk
-(view.py) divergences.py, bins.py, importance.py            what the terms are made of weighting.py,
-advantages.py, aggregate.py         rewards -> weights of attempts -> weights of tokens
-head_loss.py, chunk.py, score.py                  LM head -> loss and gradients, chunk by chunk
-logits.py, topk.py, shards.py                     matrix products, exact top-K, the vocabulary over
-ranks targets.py                                        what the loss is computed against health.py
-metrics of learning from the summed statistics
+    config, objective       what is minimised: terms, weights, denominator
+    distillation, policy_gradient, anchor   the terms, each a pure function of a chunk (view)
+    divergences, bins, importance           what the terms are made of
+    weighting, advantages, aggregate        rewards -> weights of attempts -> weights of tokens
+    head_loss, chunk, score     LM head -> loss and gradients, chunk by chunk
+    logits, topk, shards    matrix products, exact top-K, the vocabulary over ranks
+    targets                 what the loss is computed against
+    health                  metrics of learning from the summed statistics
+
+Imports torch and `sdpo_megatron.errors` alone; the actor and the rollout side import it.
 """
 
 from sdpo_megatron.objectives.advantages import group_advantages
