@@ -1,11 +1,11 @@
 """The main loops, at the top: they import every other folder, none imports them.
 
-    train               the training loop, one call per arrow of docs/a-step.md
-    trainer             what every rank does in it
-    coordinator         what rank 0 does besides: engines, verifiers, display, metrics
-    rollout_side        the asyncio half of rank 0
-    questions, state    which questions a step asks; where a run stands
-    publish             a policy version on disk, with its checksum
-    prepare, launch, rank   before any process starts; starting the ranks; one rank
-    export              a run's weights as a Hugging Face folder
+train               the training loop, one call per arrow of docs/a-step.md
+trainer             what every rank does in it
+coordinator         what rank 0 does besides: engines, verifiers, display, metrics
+rollout_side        the asyncio half of rank 0
+questions, state    which questions a step asks; where a run stands
+publish             a policy version on disk, with its checksum
+prepare, launch, rank   before any process starts; starting the ranks; one rank
+export              a run's weights as a Hugging Face folder
 """

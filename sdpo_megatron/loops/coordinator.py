@@ -4,6 +4,7 @@ person sees.
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
@@ -143,9 +144,16 @@ class Coordinator:
         return samples
 
     def swap(self, folder: Path, version: PolicyVersion) -> None:
-        """Engines take the weights in `folder`; those of older versions are deleted."""
+        """Engines take the weights in `folder` and prove it by their checksum, else SwapError; the
+        swap goes on record in swaps.jsonl, and the weights of older versions are deleted.
+        """
+        started = time.monotonic()
         with self.display.phase(f"swapping to version {version.number}"):
             self.rollouts.swap(folder, version)
+        seconds = round(time.monotonic() - started, 3)
+        line = {"version": version.number, "checksum": version.checksum, "seconds": seconds}
+        with (self.folder.path / "swaps.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
         for old in folder.parent.glob("v*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
