@@ -126,7 +126,7 @@ class RolloutSide:
         return self._pool.num_restarts
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return asyncio.run_coroutine_threadsafe(_answered(work), self._loop)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return self._submit(work).result()
@@ -142,3 +142,13 @@ class RolloutSide:
 
     async def _close(self) -> None:
         await self._stack.aclose()
+
+
+async def _answered(work: Coroutine[Any, Any, T]) -> T:
+    """An exit that some library asks for would end the loop's thread and leave the caller waiting
+    for ever; as an error it reaches the caller.
+    """
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"the rollout side was asked to exit ({error!r})") from error

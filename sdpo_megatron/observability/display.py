@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO, TypeVar, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -32,11 +32,40 @@ from sdpo_megatron.observability.step_row import (
 
 __all__ = ["Display", "Phase"]
 
+T = TypeVar("T")
 _HEADER_EVERY = 20  # steps; a long run scrolls its header away
 _EXAMPLE_LINES = 12
 _FEEDBACK_LINES = 6
 _LINE_CHARS = 240  # of a shown line; a model can write without any line feed
 _SLOW_PHASE_S = 3.0  # in plain lines, a start-up phase that took longer is worth a line
+
+
+class _Lasting:
+    """A text stream that is silent, not broken, once its reader has gone (``| head``, a lost
+    terminal): training goes on, and rich would end the process.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._gone = False
+
+    def write(self, text: str) -> int:
+        return self._attempt(lambda: self._stream.write(text), len(text))
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush, None)
+
+    def _attempt(self, action: Callable[[], T], otherwise: T) -> T:
+        if self._gone:
+            return otherwise
+        try:
+            return action()
+        except OSError:
+            self._gone = True
+            return otherwise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Phase:
@@ -78,7 +107,8 @@ class Display:
         width: int | None = None,
     ) -> None:
         self._console = Console(
-            file=file or sys.stdout, width=width, highlight=False, markup=False, emoji=False,
+            file=cast("TextIO", _Lasting(file or sys.stdout)),
+            width=width, highlight=False, markup=False, emoji=False,
             force_terminal=True if plain is False else None,
         )  # fmt: skip
         capable = self._console.is_terminal and not self._console.is_dumb_terminal

@@ -197,3 +197,13 @@ def test_the_header_returns_after_twenty_steps() -> None:
         for _ in range(21):
             display.step(REPORT)
     assert file.getvalue().count("success") == 2
+
+
+def test_a_reader_that_has_gone_silences_the_display_and_nothing_else() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with Display(2, plain=True, file=Gone()) as display:
+        display.message("hello")
+        display.message("again")
