@@ -39,10 +39,11 @@ def check(case: Case, outcomes: list[Outcome], rtol: float = 1e-5) -> None:
     """Loss, gradients, log-probs, divergence and sums; all ranks agree and padded rows get nothing.
 
     Gradients are compared relative to their largest entry: entries that cancel carry the rounding
-    of the products they are sums of.
+    of the products they are sums of. Probabilities in float32 are good to some 1e-6, and so are
+    gradients that nearly cancel: the floor.
     """
     want = expected(case)
-    floor = 0.1 * rtol
+    floor = 0.5 * rtol
     for outcome in outcomes:
         size = float(want.data.distill_weight.sum() + want.data.policy_weight.sum())
         close(outcome.loss, want.terms.loss.detach(), rtol, atol=rtol * size)
