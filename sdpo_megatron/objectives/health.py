@@ -97,7 +97,7 @@ class CollapseRule:
     entropy_fraction: float = 0.2
     success_fraction: float = 0.5
     length_fraction: float = 0.25
-    success_gain: float = -0.05
+    success_gain: float = -0.15
 
     def __post_init__(self) -> None:
         if self.baseline_steps < 1 or self.patience < 1:
