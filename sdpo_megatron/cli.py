@@ -14,14 +14,13 @@ from sdpo_megatron.errors import ConfigError, SdpoError
 
 _EPILOG = """\
 examples:
-  sdpo train experiment=quickstart                  train SmolLM2-135M on HumanEval problems, on
-  this machine sdpo train experiment=quickstart run.steps=12 teacher.rate=0.1 sdpo train --resume
-  runs/quickstart-20260101-120000
-  sdpo config experiment=quickstart                 print the resolved configuration, start nothing
-  sdpo export runs/quickstart-... out/              write a Hugging Face checkpoint of the newest
-  weights
-  sdpo doctor                                       what is installed, what is missing, how to get
-  it
+  sdpo train experiment=quickstart           train SmolLM2-135M on HumanEval problems, right here
+  sdpo train experiment=quickstart run.steps=12 teacher.rate=0.1
+  sdpo train --resume runs/quickstart-...    go on with a run that was stopped or killed
+  sdpo config experiment=quickstart          print the resolved configuration, start nothing
+  sdpo export runs/quickstart-... out/       write a Hugging Face checkpoint of the newest weights
+  sdpo verify serve --help                   verifiers as a service, or over files (batch)
+  sdpo doctor                                what is installed, what is missing, how to get it
 """
 
 
