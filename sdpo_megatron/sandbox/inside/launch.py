@@ -215,6 +215,7 @@ def _exec_bubblewrap(
             str(limits.tmp_mb << 20),
             "--tmpfs",
             "/tmp",
+            *_kept_in_tmp(_own_folder()),
             "--dir",
             "/proc",
             "--chdir",
@@ -236,11 +237,20 @@ def _bind(path: str) -> tuple[str, ...]:
     return ("--ro-bind", path, path)
 
 
+def _own_folder() -> str:
+    """Where `inside` is found."""
+    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def _kept_in_tmp(folder: str) -> tuple[str, ...]:
+    """A project that lies below /tmp would vanish under the private one."""
+    return ("--ro-bind", folder, folder) if folder.startswith("/tmp/") else ()
+
+
 def interpreter_command(code: str) -> list[str]:
     """A bare interpreter: no site, no user folder, no script folder on the path, and only `inside`
     importable."""
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    start = f"import sys; sys.path.append({folder!r}); {code}"
+    start = f"import sys; sys.path.append({_own_folder()!r}); {code}"
     return [_INTERPRETER, "-s", "-S", "-P", "-B", "-c", start]
 
 
