@@ -20,6 +20,7 @@ from .plain_data import receive_frame, send_frame
 
 # Resolved at import: after the worker has entered its view, links outside of it lead nowhere.
 _INTERPRETER = os.path.realpath(sys.executable)
+_MOUNTED = "/.sandbox"
 _MAINS: dict[str, Callable[[], None]] = {"attempt": attempt.main, "judge": judge.main}
 
 
@@ -209,20 +210,24 @@ def _exec_bubblewrap(
         *("--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", "sandbox"),
         *("--setenv", "PYTHONHASHSEED", "0", "--setenv", "LC_ALL", "C.UTF-8"),
         *binds,
+        *(
+            "--ro-bind",
+            _own_folder(),
+            _MOUNTED,
+        ),  # a project below /tmp vanishes under the private one
         *(word for name in sorted(os.listdir("/dev")) for word in _device(f"/dev/{name}")),
         *(
             "--size",
             str(limits.tmp_mb << 20),
             "--tmpfs",
             "/tmp",
-            *_kept_in_tmp(_own_folder()),
             "--dir",
             "/proc",
             "--chdir",
             "/tmp",
         ),
         *("--remount-ro", "/"),
-        *interpreter_command(f"from inside.launch import main; main({len(fds)})"),
+        *interpreter_command(f"from inside.launch import main; main({len(fds)})", _MOUNTED),
     ]
     os.execv(bwrap, command)
 
@@ -242,15 +247,10 @@ def _own_folder() -> str:
     return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def _kept_in_tmp(folder: str) -> tuple[str, ...]:
-    """A project that lies below /tmp would vanish under the private one."""
-    return ("--ro-bind", folder, folder) if folder.startswith("/tmp/") else ()
-
-
-def interpreter_command(code: str) -> list[str]:
+def interpreter_command(code: str, folder: str | None = None) -> list[str]:
     """A bare interpreter: no site, no user folder, no script folder on the path, and only `inside`
-    importable."""
-    start = f"import sys; sys.path.append({_own_folder()!r}); {code}"
+    importable, from `folder` where it is mounted elsewhere."""
+    start = f"import sys; sys.path.append({folder or _own_folder()!r}); {code}"
     return [_INTERPRETER, "-s", "-S", "-P", "-B", "-c", start]
 
 
