@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow check format bench docs clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive check format bench docs clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
@@ -33,7 +33,10 @@ test-unit: setup-dev  ## the fast tests alone
 	@$(PYTEST) -m "not slow and not gpu" tests $(ALLOW_EMPTY)
 
 test-slow: setup-dev test-unit
-	@$(PYTEST) -m "slow and not gpu" tests $(ALLOW_EMPTY)
+	@$(PYTEST) -m "slow and not exhaustive and not gpu" tests $(ALLOW_EMPTY)
+
+test-exhaustive: setup-dev  ## property tests with 10,000 draws each, where make test draws fewer
+	@$(PYTEST) -m exhaustive tests
 
 check: setup-dev  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet $(CHECKED) || { $(BIN)/ruff format --check $(CHECKED); exit 1; }

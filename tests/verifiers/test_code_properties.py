@@ -201,7 +201,8 @@ def verifier() -> Iterator[CodeVerifier]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1800)
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(code_like, min_size=20, max_size=20))
 def test_the_verifier_never_raises_on_any_text(

@@ -78,7 +78,8 @@ ITEMS["instruction_following"] += [instructions(INSTRUCTIONS)] * 7
 ITEMS["instruction_following"] += [instructions({**INSTRUCTIONS, **LANGUAGES})]
 SECRETS = {"mathematics": ("13", "17"), "tool_use": ("Oslo", "3.5")}  # what only the answer holds
 
-DRAWS = [200, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+EXHAUSTIVE = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(1200)]
+DRAWS = [200, pytest.param(10_000, marks=EXHAUSTIVE)]
 
 
 @pytest.mark.parametrize("draws", DRAWS)
