@@ -13,7 +13,7 @@ ALLOW_EMPTY := || [ $$? -eq 5 ]
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## make .venv and install what a run needs (pinned; seconds when it is already there)
 	@requirements/install.sh cpu
@@ -27,7 +27,7 @@ quickstart: setup  ## train a real 135M model with SDPO on this machine; no GPU 
 doctor: setup  ## say what is installed, which device and isolation there is, and what is missing
 	@$(BIN)/sdpo doctor
 
-test: setup-dev test-unit test-slow  ## every test: the fast ones first, then the multi-process ones
+test: setup-dev test-unit test-slow  ## the tests: the fast ones first, then the multi-process ones
 
 test-unit: setup-dev  ## the fast tests alone
 	@$(PYTEST) -m "not slow and not gpu" tests $(ALLOW_EMPTY)

@@ -40,9 +40,6 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
         and (run / "checkpoints/step-000002/complete.json").exists()
     ),
     "while-training": lambda run: (run / "rollouts/step-000003.jsonl.zst").exists(),
-    "while-publishing": lambda run: (
-        any(run.glob("weights/.v000003*")) or (run / "weights/v000003").exists()
-    ),
     "while-writing-a-checkpoint": lambda run: (run / "checkpoints/step-000003.tmp").exists(),
 }
 
