@@ -9,6 +9,7 @@ and no directory is made per run.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 
@@ -57,6 +58,7 @@ class Cgroups:
         os.makedirs(f"{parent}/{name}", exist_ok=True)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         parent_fd, own_fd = os.open(parent, flags), os.open(f"{parent}/{name}", flags)
+        fcntl.flock(own_fd, fcntl.LOCK_SH)  # in use, whatever pid namespace somebody looks from
         self._directories[layer] = (parent_fd, own_fd, name)
         for key in ("cgroup.procs", self._limit_file(layer)):
             os.close(os.open(key, os.O_WRONLY | os.O_CLOEXEC, dir_fd=own_fd))
@@ -122,9 +124,16 @@ class Cgroups:
 
 
 def _remove_stale(parent: str) -> None:
-    """Removes what a host that was killed together with its zygote has left here."""
+    """Removes what a host that was killed together with its zygote has left here: directories
+    whose lock nobody holds any more.
+    """
     for entry in os.scandir(parent):
         found = re.fullmatch(r"sdpo-(\d+)-\d+", entry.name)
         if found and not os.path.exists(f"/proc/{found.group(1)}"):
             with contextlib.suppress(OSError):
-                os.rmdir(entry.path)
+                fd = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.rmdir(entry.path)
+                finally:
+                    os.close(fd)
