@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import shutil
@@ -28,6 +29,11 @@ _START_S = 60.0
 _STOP_S = 12.0
 
 
+_numbers = (
+    itertools.count()
+)  # tells the sandboxes of one process apart, in the names of their cgroups
+
+
 class Sandbox:
     """Runs untrusted programs, up to `config.workers` at once, from any thread.
 
@@ -44,6 +50,7 @@ class Sandbox:
         self.config = config or SandboxConfig()
         if not self.config.workers:
             self.config = replace(self.config, workers=len(os.sched_getaffinity(0)))
+        self._number = next(_numbers)
         self.layers: tuple[str, ...] = ()
         self.missing: dict[str, str] = {}
         self._idle: queue.LifoQueue[WorkerLink | None] = queue.LifoQueue()
@@ -183,6 +190,7 @@ class Sandbox:
             "bwrap": find_bubblewrap() if self.config.runner == "bubblewrap" else "",
             "tmp": self._tmp,
             "host_pid": os.getpid(),
+            "sandbox": self._number,
         }
 
     def _start_worker(self, index: int) -> WorkerLink:

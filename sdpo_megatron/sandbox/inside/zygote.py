@@ -174,7 +174,8 @@ def _prepare(settings: dict[str, Any], host_fd: int) -> tuple[Tools, dict[str, s
 
 
 def _cgroups(settings: dict[str, Any], layers: list[str], missing: dict[str, str]) -> Cgroups:
-    cgroups = Cgroups(f"sdpo-{settings['host_pid']}-{settings['worker_index']}")
+    number = f"{settings['sandbox']}{settings['worker_index']:03d}"
+    cgroups = Cgroups(f"sdpo-{settings['host_pid']}-{number}")
     for name in ("cgroup_memory", "cgroup_pids"):
         if name in missing and name in cgroups.layers:
             cgroups.layers.remove(name)
