@@ -49,7 +49,8 @@ def test_never_negative_and_zero_only_for_equal_distributions(
     s, t = (torch.randn(2, 6, 9, generator=g, dtype=torch.float64) * scale).log_softmax(-1)
     for name in ("forward_kl", "reverse_kl", "jsd"):
         entries = divergence(name, alpha)
-        assert (entries(s, t).sum(-1) > 0).all()
+        # At scale 30 two rows can put all their mass on one id: equal up to rounding.
+        assert (entries(s, t).sum(-1) > (-1e-15 if scale > 1.0 else 0.0)).all()
         torch.testing.assert_close(entries(s, s).sum(-1), torch.zeros(6, dtype=torch.float64))
 
 
