@@ -18,12 +18,14 @@ from tests.verifiers.code_items import humaneval, humaneval_item
 from tests.verifiers.mutants import first_failing_test, mutants
 
 MUTANT_CPU_S = 0.5  # many mutants loop for ever
+MUTANT_MEMORY_MB = 1024  # more than such a loop can fill in that time, so one limit comes first
 
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[CodeVerifier]:
     with Sandbox(SandboxConfig(workers=2)) as sandbox:
-        yield CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=MUTANT_CPU_S, wall_s=60.0))
+        config = CodeVerifierConfig(cpu_s=MUTANT_CPU_S, wall_s=60.0, memory_mb=MUTANT_MEMORY_MB)
+        yield CodeVerifier(sandbox, config)
 
 
 def test_canonical_solutions_pass(verifier: CodeVerifier) -> None:

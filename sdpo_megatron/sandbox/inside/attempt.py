@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 import sys
 import threading
 import types
 from typing import Any
 
-from .confine import CHANNEL_FD, RPC_FD
+from .confine import CHANNEL_FD, OUT_OF_MEMORY, RPC_FD
 from .plain_data import PlainDataError, encode, receive_frame, send_frame
 
 FILENAME = "<attempt>"
@@ -47,6 +48,8 @@ def main() -> None:
         function = None if job["mode"] == "script" else _function(module, job["entry"])
         if job["mode"] == "script":
             threading._shutdown()  # type: ignore[attr-defined]  # waits for the program's own threads, as an exit does
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
     except BaseException as error:  # whatever a hostile program raises is its result
         _finish(job, {"loaded": True, "chosen": chosen, **_describe(error, offset)})
         return
@@ -130,11 +133,15 @@ def _call(
 ) -> dict[str, Any]:
     try:
         value = function(*arguments, **keywords)
+    except MemoryError:  # there may be none left to say so in words
+        os._exit(OUT_OF_MEMORY)
     except BaseException as error:
         return _describe(error, offset)
     try:
         if len(encode(value)) > limit:
             raise PlainDataError(f"it is larger than {limit >> 20} MiB")
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
     except BaseException as error:  # a hostile __iter__ may raise anything
         return {"unusable": _text(error)}
     return {"value": value}

@@ -16,6 +16,9 @@ from . import landlock, linux, seccomp, view
 
 INSIDE_ID = 1000  # uid and gid of the program as it sees itself
 CHANNEL_FD, RPC_FD = 3, 4
+# Exit code of an attempt whose allocation was refused: the same end as being killed for memory,
+# whichever limit came first. Used for words only; any program may exit with it.
+OUT_OF_MEMORY = 90
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ or of the judge. A child that cannot put a layer on says so over its status pipe
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from . import attempt, judge, landlock, linux, seccomp
-from .confine import INSIDE_ID, RPC_FD, Fence, Limits, confine, set_limits
+from .confine import INSIDE_ID, OUT_OF_MEMORY, RPC_FD, Fence, Limits, confine, set_limits
 from .plain_data import receive_frame, send_frame
 
 # Resolved at import: after the worker has entered its view, links outside of it lead nowhere.
@@ -102,8 +101,12 @@ def _run(role: str, status_fd: int) -> None:
     os.close(status_fd)
     for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    with contextlib.suppress(BaseException):  # a broken channel: the program closed it
+    try:
         _MAINS[role]()
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    except BaseException:  # a broken channel: the program closed it
+        pass
     os._exit(0)
 
 

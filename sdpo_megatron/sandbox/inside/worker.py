@@ -21,7 +21,7 @@ from typing import Any
 
 from . import linux, process_tree
 from .cgroups import Cgroups
-from .confine import Fence, Limits
+from .confine import OUT_OF_MEMORY, Fence, Limits
 from .launch import Child, bubblewrap_child, clone_child
 from .plain_data import decode, encode
 
@@ -255,8 +255,10 @@ class _Run:
         return status
 
     def _cause_of_death(self, status: int, cpu_s: float) -> str:
-        """Names the limit behind a kill that was not ours: the kernel's CPU limit or its
-        out-of-memory killer."""
+        """Names the limit behind an end that was not our doing: the kernel's CPU limit, its
+        out-of-memory killer, or an allocation that it refused."""
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == OUT_OF_MEMORY:
+            return "memory"
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (
             signal.SIGKILL,
             signal.SIGXCPU,
