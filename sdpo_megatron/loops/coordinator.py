@@ -212,8 +212,8 @@ class Coordinator:
             groups, limit=self.config.run.diagnostics_samples
         )
         with self.display.phase("asking the teacher", total=len(questions)) as phase:
-            answers = self.rollouts.probe(
-                state.step, questions, state.version, lambda *_: phase.advance()
+            answers = self.rollouts.collect(
+                state.step, questions, state.version, lambda *_: phase.advance(), probe=True
             )
         verdicts = [verdict for group in answers or () for verdict in group.verdicts]
         if not verdicts:

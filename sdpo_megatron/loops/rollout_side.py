@@ -77,28 +77,12 @@ class RolloutSide:
         questions: Sequence[Question],
         version: PolicyVersion,
         on_attempt: Callable[[Question, Attempt, Verdict], None],
+        *,
+        probe: bool = False,
     ) -> list[Group] | None:
-        """Sample and judge a group per question; None when `cancel` was called meanwhile."""
-        return self._collect(self._sampler, step, questions, version, on_attempt)
-
-    def probe(
-        self,
-        step: int,
-        questions: Sequence[Question],
-        version: PolicyVersion,
-        on_attempt: Callable[[Question, Attempt, Verdict], None],
-    ) -> list[Group] | None:
-        """As `collect`, one attempt per question."""
-        return self._collect(self._prober, step, questions, version, on_attempt)
-
-    def _collect(
-        self,
-        sampler: Sampler,
-        step: int,
-        questions: Sequence[Question],
-        version: PolicyVersion,
-        on_attempt: Callable[[Question, Attempt, Verdict], None],
-    ) -> list[Group] | None:
+        """Sample and judge a group per question (`probe`: a single attempt); None when `cancel` was
+        called meanwhile."""
+        sampler = self._prober if probe else self._sampler
         assert self._judge is not None
         self._collecting = self._submit(
             sampler.sample_groups(questions, self._judge, version, step, on_attempt=on_attempt)

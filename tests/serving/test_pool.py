@@ -7,7 +7,9 @@ import os
 import signal
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,12 @@ from serving.pool import EnginePool
 from tests.serving.processes import running_with
 
 PROMPT = (1, 40, 41, 42, 43)
+
+
+def _tagged(tag: str, **changes: Any) -> EngineConfig:
+    """One thread of a small engine, all processes of which can be found by `tag`."""
+    plain = EngineConfig(device="cpu", dtype="float32", threads=1, max_total_tokens=8192)
+    return replace(plain, extra_env=(f"TAG={tag}",), **changes)
 
 
 def test_unreachable_url_is_named(tmp_path: Path) -> None:
@@ -36,15 +44,7 @@ def test_engine_that_dies_or_hangs_in_a_rollout_comes_back_at_the_current_versio
 ) -> None:
     """First the whole engine is killed, then its scheduler is frozen; no request notices."""
     tag = f"pool-test-{uuid.uuid4()}"
-    config = EngineConfig(
-        device="cpu",
-        dtype="float32",
-        threads=1,
-        max_total_tokens=8192,
-        health_interval_s=1.0,
-        health_timeout_s=10.0,
-        extra_env=(f"TAG={tag}",),
-    )
+    config = _tagged(tag, health_interval_s=1.0, health_timeout_s=10.0)
     heard: list[str] = []
     pool = EnginePool(config, tiny_llama, tmp_path, progress=heard.append)
 
@@ -91,16 +91,7 @@ def test_engine_that_cannot_come_back_is_an_error_with_the_reason(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     tag = f"pool-test-{uuid.uuid4()}"
-    config = EngineConfig(
-        device="cpu",
-        dtype="float32",
-        threads=1,
-        max_total_tokens=2048,
-        max_restarts=1,
-        start_timeout_s=0.5,
-        stop_timeout_s=0.5,
-        extra_env=(f"TAG={tag}",),
-    )
+    config = _tagged(tag, max_restarts=1, start_timeout_s=0.5, stop_timeout_s=0.5)
     pool = EnginePool(config, tiny_llama, tmp_path)
     process = pool.engines[0].process
     assert process is not None
