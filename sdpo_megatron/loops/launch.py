@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
 from sdpo_megatron.observability.run_folder import RunFolder
 
 GRACE_S = 10.0
@@ -34,11 +35,9 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
     SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave with 0.
     """
     world = config.parallel.model_ranks * config.run.data_parallel
-    ranks = [
-        _start_rank(rank, world, config, folder, port)
-        for port in [_free_port()]
-        for rank in range(world)
-    ]
+    port, (complaints, complain) = _free_port(), os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    ranks = [_start_rank(rank, world, config, folder, port, complain) for rank in range(world)]
+    os.close(complain)
 
     def hand_down(number: int, _frame: FrameType | None) -> None:
         _signal_all(ranks, signal.SIGTERM)
@@ -54,13 +53,15 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
             print("\x1b[?25h", end="", flush=True)
         for number, handler in previous.items():
             signal.signal(number, handler)
+    with os.fdopen(complaints, "rb", buffering=0) as pipe:
+        said = pipe.read(1 << 16) or b""
     if code:
-        print(_failure(folder, ranks), file=sys.stderr)
+        print(_failure(said, folder, ranks), file=sys.stderr)
     return code
 
 
 def _start_rank(
-    rank: int, world: int, config: TrainConfig, folder: RunFolder, port: int
+    rank: int, world: int, config: TrainConfig, folder: RunFolder, port: int, complain: int
 ) -> subprocess.Popen[bytes]:
     threads = config.run.threads_per_rank or max(1, (os.cpu_count() or 1) // world)
     environment = os.environ | {
@@ -75,6 +76,7 @@ def _start_rank(
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+        COMPLAINTS_FD: str(complain),
     }
     with (folder.logs / f"rank-{rank}.log").open("ab") as log:
         return subprocess.Popen(
@@ -82,6 +84,7 @@ def _start_rank(
             env=environment,
             stdout=None if rank == 0 else log,  # rank 0 draws the display
             stderr=log,
+            pass_fds=[complain],
             preexec_fn=_die_with_parent,
         )
 
@@ -121,11 +124,11 @@ def _signal_all(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
             process.send_signal(number)
 
 
-def _failure(folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]]) -> str:
-    """What to tell: the oldest message that a rank left, else the end of a failed rank's log."""
-    messages = sorted(folder.logs.glob("rank-*.error"), key=lambda path: path.stat().st_mtime_ns)
-    if messages:
-        return f"sdpo: {messages[0].read_text().strip()}"
+def _failure(said: bytes, folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]]) -> str:
+    """What to tell: the first complaint of a rank, else the end of a failed rank's log."""
+    first, end, _ = said.partition(COMPLAINT_END)
+    if end:
+        return f"sdpo: {first.decode('utf-8', 'replace').strip()}"
     for rank, process in enumerate(ranks):
         if process.returncode not in (0, -signal.SIGTERM):
             log = folder.logs / f"rank-{rank}.log"

@@ -57,12 +57,14 @@ class RunFolder:
         """Adds a step to metrics.jsonl and waits until it is on the disk.
 
         The line is one write, so a kill leaves it whole or torn at the end, where `reports` and
-        `resume_at` find it.
+        `resume_at` find it. So does a full disk, which raises OSError.
         """
         values = {key: v if math.isfinite(v) else None for key, v in report.metrics.items()}
         record = {"step": report.step, "policy_version": report.policy_version, **values}
         with self.metrics_file.open("ab", buffering=0) as file:
-            file.write(json.dumps(record).encode() + b"\n")
+            line = json.dumps(record).encode() + b"\n"
+            while line:  # a nearly full disk takes a part; the rest then raises
+                line = line[file.write(line) :]
             os.fsync(file.fileno())
 
     def reports(self) -> list[StepReport]:

@@ -4,9 +4,11 @@ digit.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -83,6 +85,43 @@ def test_an_engine_killed_while_sampling_comes_back(
     output = runs.finish(process)
     assert "is back, serving policy version" in output
     assert runs.numbers(folder) == runs.numbers(unbroken)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here: needs root and CAP_SYS_ADMIN")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_space(
+    unbroken: Path, tiny_llama: Path, small_disk: Path
+) -> None:
+    folder, ballast = small_disk / "run", small_disk / "ballast"
+    process = runs.start(runs.overrides(tiny_llama, folder))
+    runs.wait_until(lambda: (folder / "checkpoints/step-000002/complete.json").exists(), process)
+    _fill(ballast)
+    output = runs.finish(process, code=2)
+    assert "No space left on device" in output, output
+    assert "ree space or" in output or "ree some space" in output, output
+    ballast.unlink()
+    output = runs.finish(runs.start(["--resume", str(folder)]))
+    assert "resumed after step" in output
+    assert runs.numbers(folder) == runs.numbers(unbroken)
+
+
+def _fill(file: Path) -> None:
+    """Writes to `file` until not a byte more fits."""
+    with file.open("wb", buffering=0) as handle, contextlib.suppress(OSError):
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while handle.write(b"x" * size):
+                    pass
 
 
 def _title(process: psutil.Process) -> str:
