@@ -40,6 +40,7 @@ class UserSandbox:
         send_frame(self._out, asdict(config))
         hello = receive_frame(self._in)
         if "error" in hello:
+            self.close()
             raise VerifierUnavailable(hello["error"])
         self.layers: tuple[str, ...] = hello["layers"]
 
@@ -94,17 +95,21 @@ def _open_the_way() -> None:
     namespace of our own.
     """
     needed = [os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, str(_REPOSITORY))]
-    blocked = {ancestor: path for path in needed for ancestor in _blocked(path)}
+    blocked = {
+        folder: [path for path in needed if folder in _blocked(path)]
+        for folder in {folder for path in needed for folder in _blocked(path)}
+    }
     if not blocked:
         return
     linux.call("unshare", linux.NAMESPACES["mount"])
     linux.mount("none", "/", "none", linux.MS_REC | linux.MS_PRIVATE)
-    for folder, path in blocked.items():
-        source = os.open(path, os.O_PATH)
+    for folder, paths in blocked.items():
+        sources = {path: os.open(path, os.O_PATH) for path in paths}
         linux.mount("tmpfs", folder, "tmpfs", 0, "mode=755")
-        os.makedirs(path)
-        linux.mount(f"/proc/self/fd/{source}", path, "none", linux.MS_BIND | linux.MS_REC)
-        os.close(source)
+        for path, source in sources.items():
+            os.makedirs(path, exist_ok=True)
+            linux.mount(f"/proc/self/fd/{source}", path, "none", linux.MS_BIND | linux.MS_REC)
+            os.close(source)
 
 
 def _blocked(path: str) -> list[str]:
