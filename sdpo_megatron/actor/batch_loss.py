@@ -162,6 +162,8 @@ class BatchLoss:
                 chunk_tokens=layout.chunk_tokens,
                 tp_group=layout.tp_group,
                 vocab_size=layout.vocab_size,
+                # Gradients of the head go to where Megatron's DDP adds them up anyway.
+                main_grad=getattr(self._weight, "main_grad", None),
             )
         except NumericsError as error:
             who = ", ".join(

@@ -201,6 +201,8 @@ def transformer_config(
         add_bias_linear=False,
         gated_linear_unit=True,
         activation_func=F.silu,
+        # Of the local layers: theirs is layers.activation; Transformer Engine's is fused.
+        use_te_activation_func=not fused,
         attention_dropout=0.0,
         hidden_dropout=0.0,
         tensor_model_parallel_size=parallel.tensor,

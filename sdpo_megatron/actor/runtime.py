@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from sdpo_megatron.actor.layers.rotary import apply_packed_rotary
 from sdpo_megatron.errors import ConfigError
 
 _CPU = torch.device("cpu")
@@ -251,6 +252,12 @@ def _redirect_megatron_to_cpu() -> None:
     # router.
     moe: Any = moe_utils
     moe.te_general_gemm = None
+    # Transformer Engine has a fused kernel for rotary positions; the unfused one takes cosines anew
+    # in every layer.
+    from megatron.core.transformer import attention
+
+    layers: Any = attention
+    layers.apply_rotary_pos_emb = apply_packed_rotary
 
 
 def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from sdpo_megatron.actor.layers.activation import swiglu
 from sdpo_megatron.actor.layers.attention import PackedAttention
 from sdpo_megatron.actor.layers.norm import RMSNorm
+from sdpo_megatron.actor.layers.rotary import apply_packed_rotary
 
 HEADS, GROUPS, DIM = 6, 2, 8
 
@@ -97,6 +99,53 @@ def test_norm_in_bf16_equals_transformers_bit_by_bit() -> None:
         theirs.weight.copy_(torch.tensor([1.1, 0.3, 2.7, 5.0]))
         ours.weight.copy_(theirs.weight)
     assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("shape", [(7, 1, 4), (5, 3, 4)])
+def test_norm_gradients_equal_autograd_s(shape: tuple[int, ...]) -> None:
+    layer = norm()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    plain = layer.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.5)
+    torch.testing.assert_close(layer(x), plain)
+    variables = (x, layer.weight)
+    torch.testing.assert_close(
+        torch.autograd.grad((layer(x) * weights).sum(), variables),
+        torch.autograd.grad((plain * weights).sum(), variables),
+    )
+
+
+def test_swiglu_and_its_gradient_equal_the_formula() -> None:
+    both = torch.randn(5, 1, 12, dtype=torch.float64, requires_grad=True)
+    gate, linear = both.chunk(2, dim=-1)
+    torch.testing.assert_close(swiglu(both), gate * torch.sigmoid(gate) * linear)
+    torch.autograd.gradcheck(swiglu, (both,))
+
+
+def test_rotary_equals_megatron_s_and_its_gradient_is_right() -> None:
+    from sdpo_megatron.actor.runtime import start_runtime
+
+    start_runtime()
+    from megatron.core.models.common.embeddings import rope_utils
+
+    t = inputs(13)[0]
+    positions = torch.arange(6, dtype=torch.float64)[:, None]
+    half = positions / 10.0 ** torch.arange(DIM // 2)
+    freqs = torch.cat([half, half], dim=-1)[:, None, None]
+    ends = torch.tensor([0, 4, 10, 13], dtype=torch.int32)
+    config = SimpleNamespace(rotary_interleaved=False)
+    alone = SimpleNamespace(size=lambda: 1, rank=lambda: 0)
+
+    def ours(x: torch.Tensor) -> torch.Tensor:
+        return apply_packed_rotary(x, freqs, config, ends)
+
+    expected = rope_utils._apply_rotary_pos_emb_thd(t, ends, freqs, cp_group=alone)
+    torch.testing.assert_close(ours(t), expected)
+    torch.autograd.gradcheck(ours, (t,))
+    # The angles are kept for the next layer, not for other sequences.
+    other = torch.tensor([0, 6, 9, 13], dtype=torch.int32)
+    expected = rope_utils._apply_rotary_pos_emb_thd(t, other, freqs, cp_group=alone)
+    torch.testing.assert_close(apply_packed_rotary(t, freqs, config, other), expected)
 
 
 @pytest.mark.parametrize("flag", [True, False])

@@ -2,7 +2,9 @@
 
 norm.py       RMSNorm that allows sequence parallelism
 attention.py  core attention over packed sequences
+rotary.py     rotary positions of packed sequences
+activation.py SwiGLU
 spec.py       which layers make a model: these on a CPU, Transformer Engine's on a GPU
 
-Imports megatron: start the runtime first. Used by actor.model alone.
+spec.py imports megatron: start the runtime first. Used by actor.model and the runtime.
 """

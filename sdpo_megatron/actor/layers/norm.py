@@ -34,6 +34,28 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden_size] -> the same shape and dtype."""
+        out: torch.Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps the input alone. With n = x / rms and g = grad * weight, the gradient of x is
+    (g - n mean(g n)) / rms.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         wide = x.float()
-        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * scaled.to(x.dtype)
+        inverse = (torch.linalg.vecdot(wide, wide) / x.shape[-1] + eps).rsqrt_()[..., None]
+        ctx.save_for_backward(x, weight, inverse)
+        return weight * (wide * inverse).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+        x, weight, inverse = ctx.saved_tensors
+        normed, wide = x.float() * inverse, grad.float()
+        grad_weight = (wide * normed).flatten(end_dim=-2).sum(0).to(weight.dtype)
+        through = wide * weight.float()
+        mean = torch.linalg.vecdot(through, normed)[..., None] / x.shape[-1]
+        grad_x = through.addcmul_(normed, mean, value=-1.0).mul_(inverse)
+        return grad_x.to(x.dtype), grad_weight, None

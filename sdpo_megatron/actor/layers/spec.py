@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from sdpo_megatron.actor.layers.activation import swiglu
 from sdpo_megatron.actor.layers.attention import PackedAttention
 from sdpo_megatron.actor.layers.norm import RMSNorm
 from sdpo_megatron.weights.spec import ModelSpec
@@ -90,7 +91,9 @@ def _local_mlp() -> Any:
 
     return ModuleSpec(
         module=MLP,
-        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+        submodules=MLPSubmodules(
+            linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=swiglu
+        ),
     )
 
 
@@ -103,7 +106,9 @@ def _local_experts() -> Any:
 
     experts = ModuleSpec(
         module=SequentialMLP,
-        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+        submodules=MLPSubmodules(
+            linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=swiglu
+        ),
     )
     return ModuleSpec(
         module=MoELayer,
