@@ -107,7 +107,7 @@ def test_a_healthy_run_gives_no_warning() -> None:
 
 
 def test_a_misleading_teacher_is_named_before_anything_else_has_moved() -> None:
-    history = [step(gain=-0.2), step(gain=-0.4)]
+    history = [step(gain=-0.5), step(gain=-0.4)]
     (warning,) = collapse_warnings(history, RULE)
     assert "less likely than the student does (-0.400 nats" in warning
     assert "prompt_success" in warning
