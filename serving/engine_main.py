@@ -56,11 +56,12 @@ if __name__ in (
     # nothing. None: importing it is an ImportError.
     sys.modules.setdefault("megatron", None)  # type: ignore[arg-type]
 
-if os.environ.get(STAND_INS_VARIABLE) == "1":
+on_cpu = os.environ.get(STAND_INS_VARIABLE) == "1"
+if on_cpu:
     use_stand_ins()
 
 if __name__ == "__main__":
-    if os.environ.get(STAND_INS_VARIABLE) == "1":
+    if on_cpu:
         fork_children()
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins

@@ -27,11 +27,8 @@ from .worker_link import WorkerLink
 
 _START_S = 60.0
 _STOP_S = 12.0
-
-
-_numbers = (
-    itertools.count()
-)  # tells the sandboxes of one process apart, in the names of their cgroups
+# Tells the sandboxes of one process apart, in the names of their cgroups.
+_numbers = itertools.count()
 
 
 class Sandbox:

@@ -213,11 +213,8 @@ def _exec_bubblewrap(
         *("--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--hostname", "sandbox"),
         *("--setenv", "PYTHONHASHSEED", "0", "--setenv", "LC_ALL", "C.UTF-8"),
         *binds,
-        *(
-            "--ro-bind",
-            _own_folder(),
-            _MOUNTED,
-        ),  # a project below /tmp vanishes under the private one
+        # By a path of its own: a project below /tmp vanishes under the private one.
+        *("--ro-bind", _own_folder(), _MOUNTED),
         *(word for name in sorted(os.listdir("/dev")) for word in _device(f"/dev/{name}")),
         *(
             "--size",

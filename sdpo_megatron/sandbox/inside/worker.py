@@ -227,14 +227,16 @@ class _Run:
                     f"the {role} could not be confined: {problem or 'it ended before it began'}"
                 )
             if role == "attempt":
+                # A dying attempt closes its channels, which ends the judge, before it counts as
+                # dead: only SIGKILL leaves open whether the end was ours.
+                killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+                ours = alive[role] and killed
                 cpu_s = max(used.ru_utime + used.ru_stime, self.peak.cpu_s)
                 result |= {
                     "cause": self.cause
-                    or ("" if alive[role] else self._cause_of_death(status, cpu_s)),
+                    or (self._memory_kill() if ours else self._cause_of_death(status, cpu_s)),
                     "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-                    "signal": os.WTERMSIG(status)
-                    if os.WIFSIGNALED(status) and not alive[role]
-                    else None,
+                    "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) and not ours else None,
                     "cpu_s": cpu_s,
                     "peak_memory_mb": max(self.peak.memory >> 20, used.ru_maxrss >> 10),
                 }
@@ -266,6 +268,9 @@ class _Run:
             return ""
         if cpu_s >= 0.9 * self.limits.cpu_s:
             return "cpu_time"
+        return self._memory_kill()
+
+    def _memory_kill(self) -> str:
         return "memory" if self.tools.cgroups.killed_for_memory() else ""
 
 
