@@ -3,7 +3,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PYTHON
 CHECKED := conftest.py sdpo_megatron serving recipes tests benchmarks
-PYTEST := $(BIN)/python -m pytest
+# Tests at a time; each may start several processes. More on a larger machine: make test TEST_WORKERS=4
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
 # pytest's exit code 5 says that a selection was empty, which is no failure of a suite.
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import hypothesis
+import pytest
 
 # Before anything imports torch or transformers, and inherited by every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,3 +49,39 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("sdpo")
 
 sys.addaudithook(_refuse_network)
+
+
+# With several pytest workers (`make test`), the tests of a file stay together, and so do these:
+_TOGETHER = {
+    "tests/loops/test_resume.py": "resume",  # the longest file: it starts first
+    "tests/sandbox/": "judging",  # attacks that use up processes, memory and descriptors
+    "tests/verifiers/": "judging",
+    "tests/serving/test_engine.py": "engine",  # one engine serves both
+    "tests/rollout/test_sampler.py": "engine",
+}
+
+
+def _group(nodeid: str) -> str:
+    """Whoever runs one test of a group runs them all, one by one."""
+    file = nodeid.partition("::")[0]
+    return next((name for start, name in _TOGETHER.items() if file.startswith(start)), file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The groups of `_TOGETHER` first, so that no worker is left alone with a long one."""
+    order = {name: place for place, name in enumerate(dict.fromkeys(_TOGETHER.values()))}
+    items.sort(key=lambda item: order.get(_group(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Groups go to workers in the order of collection. (pytest-xdist's own marks for groups, 3.8.0,
+    have no effect under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 
 from sdpo_megatron.errors import ConfigError, NumericsError
@@ -110,9 +110,23 @@ def drawn_cases(draw: st.DrawFn) -> Case:
     )
 
 
+# A divergence of 8 whose gradient is 1e-5: what is left of it is rounding, in plain torch too.
+CANCELLING = Case(
+    config=objective(divergence="reverse_kl", top_k=None, tail=False),
+    tokens=2,
+    hidden=3,
+    vocab=3,
+    temperature=0.5,
+    levels=2,
+    seed=3,
+)
+
+
 @settings(max_examples=80, deadline=None)
+@example(case=CANCELLING)
 @given(case=drawn_cases())
 def test_drawn_shapes(case: Case) -> None:
+    note(str(case))
     check(case, [run(case)])
 
 

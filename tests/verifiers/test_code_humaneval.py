@@ -90,8 +90,10 @@ def test_mutants_get_the_right_verdict_twice(
             verdicts = list(pool.map(lambda source, item=item: verifier.verify(item, source), jobs))
             for at, source in enumerate(sources):
                 first, second = verdicts[2 * at : 2 * at + 2]
-                counts[_check(name, source, failing[at], first)] += 1
-                assert (first.reward, first.feedback) == (second.reward, second.feedback), name
+                kinds = [_check(name, source, failing[at], v) for v in (first, second)]
+                counts["slow" if "slow" in kinds else kinds[0]] += 1
+                if "slow" not in kinds:  # else the clock decides which test is the last
+                    assert (first.reward, first.feedback) == (second.reward, second.feedback), name
                 _assert_nothing_hidden(item, split.tests, first.feedback)
     total = sum(counts.values())
     with capsys.disabled():
