@@ -249,8 +249,8 @@ def _actor(pipeline: int = 1) -> Any:
 
     runtime = start_runtime()
     runtime.init_process_group()
-    from sdpo_megatron.actor.actor import Actor, ActorConfig
-    from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig
+    from sdpo_megatron.actor.actor import Actor
+    from sdpo_megatron.actor.config import ActorConfig, BatchConfig, OptimizerConfig
     from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
     from sdpo_megatron.weights.spec import ModelSpec
 

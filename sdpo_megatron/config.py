@@ -19,10 +19,8 @@ from typing import Any
 import yaml
 
 from sdpo_megatron import settings
-from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig, TeacherConfig
-from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.objectives import ObjectiveConfig
 from sdpo_megatron.rollout.sampler import SamplingConfig
 from sdpo_megatron.rollout.teacher_prompts import TeacherPromptConfig
 from sdpo_megatron.sandbox import SandboxConfig
@@ -101,17 +99,11 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that `sdpo train` needs to know."""
+class TrainConfig(ActorConfig):
+    """Everything that `sdpo train` needs to know: the actor's groups and these."""
 
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)

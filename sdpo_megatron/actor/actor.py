@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sdpo_megatron.actor import checkpoint, context_parallel
+from sdpo_megatron.actor import checkpoint
 from sdpo_megatron.actor.agree import first_problem, sum_over_data_parallel
 from sdpo_megatron.actor.batch_loss import BatchLoss, HeadLayout, StepCounts
-from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig, TeacherConfig
-from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.actor.fault import first_bad_layer
+from sdpo_megatron.actor.minibatch import Minibatch, split_by_questions
 from sdpo_megatron.actor.optimizer import (
     adam_state,
     build_optimizer,
@@ -29,33 +28,18 @@ from sdpo_megatron.actor.optimizer import (
     set_learning_rate,
     wrap_for_data_parallel,
 )
-from sdpo_megatron.actor.packing import PackedSequences, Role, pack, padded_length, partition
 from sdpo_megatron.actor.pipeline import Pipeline
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
 from sdpo_megatron.actor.weight_sets import ShardedWeights
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample
-from sdpo_megatron.objectives import ObjectiveConfig, build_objective, head_log_probs
+from sdpo_megatron.objectives import build_objective, head_log_probs
 from sdpo_megatron.objectives.health import summarise
 from sdpo_megatron.weights.spec import ModelSpec
 
 OldLogProbs = dict[tuple[str, int], torch.Tensor]
 """log pi_old [R] by (question id, attempt index); complete on the last stage, empty before it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorConfig:
-    """Everything that the actor needs; the run's configuration holds the same groups."""
-
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    temperature: float = 1.0
-    """The rollout temperature: all distributions of the loss are taken at it."""
 
 
 class Actor:
@@ -68,11 +52,20 @@ class Actor:
         model_folder: str | Path,
         runtime: Runtime,
         *,
+        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         """Build the model and load the Hugging Face checkpoint of `model_folder` into it.
 
         Needs an initialised torch.distributed world.
+
+        Args:
+            config: The actor's groups of the run's configuration.
+            spec: Of the model in `model_folder`.
+            model_folder: config.json and safetensors.
+            runtime: Of this process.
+            temperature: Of the rollouts: all distributions of the loss are taken at it.
+            seed: Of Megatron's random states.
 
         Raises:
             ConfigError: The layout or the objective does not fit the model.
@@ -97,7 +90,7 @@ class Actor:
         self.weights = ShardedWeights(self.chunks, self.optimizer)
         self.teacher = Teacher(config.teacher, self.objective, self.weights, self.pipeline)
         self.optimizer_steps = 0
-        self._layout = _head_layout(config, spec)
+        self._layout = _head_layout(config, spec, temperature)
 
     # --- one rollout batch ------------------------------------------------------------------------
 
@@ -112,7 +105,7 @@ class Actor:
         Raises:
             NumericsError: NaN or infinity; the optimiser step was not taken.
         """
-        minibatches = _minibatches(samples, self.config.batch.questions_per_step)
+        minibatches = split_by_questions(samples, self.config.batch.questions_per_step)
         start = time.monotonic()
         old = self._old_log_probs(samples) if self.objective.needs_old_log_probs else None
         scoring_s = time.monotonic() - start
@@ -145,7 +138,7 @@ class Actor:
         counts = StepCounts.of(taught)
         if not counts.distill.tokens:
             return float("nan")
-        batch = _Batch(self, taught)
+        batch = Minibatch(self.config, self.runtime, taught)
         targets = self.teacher.score_null(batch.packed({"null"})["null"])
         states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
         loss = self._loss(batch, counts, targets)
@@ -163,7 +156,8 @@ class Actor:
         if counts.trained_tokens == 0:
             return {}
         # What has no weight in any term would cost two passes and change nothing.
-        batch = _Batch(self, [s for s in samples if s.distill_weight or s.policy_weight])
+        weighted = [s for s in samples if s.distill_weight or s.policy_weight]
+        batch = Minibatch(self.config, self.runtime, weighted)
         clock = _Clock(self.runtime)
         targets = self.teacher.score(batch.packed(self.teacher.roles))
         clock.lap("teacher")
@@ -186,7 +180,7 @@ class Actor:
 
     def _loss(
         self,
-        batch: _Batch,
+        batch: Minibatch,
         counts: StepCounts,
         targets: Sequence[Targets],
         old: OldLogProbs | None = None,
@@ -202,7 +196,7 @@ class Actor:
             old,
         )
 
-    def _update(self, batch: _Batch) -> tuple[float, float]:
+    def _update(self, batch: Minibatch) -> tuple[float, float]:
         """Clip and step; returns (gradient norm before clipping, learning rate)."""
         self.optimizer.prepare_grads()
         norm = float(self.optimizer.get_grad_norm())
@@ -218,7 +212,7 @@ class Actor:
         self.teacher.after_optimizer_step(self.optimizer_steps)
         return norm, rate
 
-    def _fail_together(self, fault: str | None, batch: _Batch) -> None:
+    def _fail_together(self, fault: str | None, batch: Minibatch) -> None:
         """NumericsError on every rank when any rank saw a fault; the message names rank, layer and
         sample.
         """
@@ -238,7 +232,7 @@ class Actor:
         """log pi_old of every attempt, before the first optimiser step on the batch."""
         from megatron.core import parallel_state
 
-        batch = _Batch(self, samples)
+        batch = Minibatch(self.config, self.runtime, samples)
         states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
         found: OldLogProbs = {}
         weight = head_weight(self.chunks)
@@ -319,50 +313,6 @@ class Actor:
         return common
 
 
-class _Batch:
-    """The samples of one optimiser step, cut into this rank's micro-batches; packs them for each
-    role once.
-    """
-
-    def __init__(self, actor: Actor, samples: Sequence[TrainSample]) -> None:
-        from megatron.core import parallel_state
-
-        plan = partition(
-            samples,
-            num_ranks=parallel_state.get_data_parallel_world_size(),
-            token_budget=actor.config.batch.micro_batch_tokens,
-        )
-        self._all = [[samples[i] for i in chosen] for rank in plan for chosen in rank]
-        self.mine = [
-            [samples[i] for i in chosen] for chosen in plan[parallel_state.get_data_parallel_rank()]
-        ]
-        parallel = actor.config.parallel
-        self._multiple = parallel.sequence_multiple
-        self._cut = 2 * parallel.context if parallel.context > 1 else 1
-        self._device = actor.runtime.device
-        self._packed: dict[Role, list[PackedSequences]] = {}
-
-    def packed(self, roles: set[Role]) -> dict[Role, list[PackedSequences]]:
-        """The micro-batches under the prompts of each role, all padded to one length per role."""
-        for role in sorted(roles - self._packed.keys()):
-            length = padded_length(
-                self._all, role, multiple_of=self._multiple, sequence_multiple=self._cut
-            )
-            self._packed[role] = [
-                self._share(pack(chosen, role, length, self._device, sequence_multiple=self._cut))
-                for chosen in self.mine
-            ]
-        return {role: self._packed[role] for role in roles}
-
-    def _share(self, packed: PackedSequences) -> PackedSequences:
-        """This context-parallel rank's part."""
-        from megatron.core import parallel_state
-
-        size = parallel_state.get_context_parallel_world_size()
-        rank = parallel_state.get_context_parallel_rank()
-        return context_parallel.shard(packed, rank, size) if size > 1 else packed
-
-
 class _Clock:
     """Seconds between laps, the device's work included."""
 
@@ -387,28 +337,16 @@ def _finalize(chunks: list[Any], _num_tokens: Any = None, **named: Any) -> None:
     finalize_model_grads(chunks, None, **named)
 
 
-def _head_layout(config: ActorConfig, spec: ModelSpec) -> HeadLayout:
+def _head_layout(config: ActorConfig, spec: ModelSpec, temperature: float) -> HeadLayout:
     from megatron.core import parallel_state
 
     group = parallel_state.get_tensor_model_parallel_group()
     return HeadLayout(
         tp_group=group if group.size() > 1 else None,
         vocab_size=spec.vocab,
-        temperature=config.temperature,
+        temperature=temperature,
         chunk_tokens=config.batch.chunk_tokens,
     )
-
-
-def _minibatches(samples: Sequence[TrainSample], questions: int) -> list[list[TrainSample]]:
-    """Samples of `questions` questions each, in order; all in one for 0."""
-    if not questions:
-        return [list(samples)]
-    order = list(dict.fromkeys(sample.question_id for sample in samples))
-    return [
-        [s for s in samples if s.question_id in chosen]
-        for start in range(0, len(order), questions)
-        for chosen in [set(order[start : start + questions])]
-    ]
 
 
 def _total(reports: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -4,10 +4,12 @@ micro-batches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.objectives import ObjectiveConfig
 
 TeacherKind = Literal["ema", "frozen", "live", "trust_region", "restart_freeze"]
 Cadence = Literal["per_optimizer_step", "per_rollout_batch"]
@@ -107,3 +109,15 @@ class BatchConfig:
                 f"batch.questions_per_step={self.questions_per_step} must divide "
                 f"batch.questions={self.questions}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorConfig:
+    """The groups that the actor reads; the run's configuration adds the others."""
+
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)

@@ -1,19 +1,18 @@
 """The self-teacher: the same module with another weight set swapped in, scored by forward-only
 passes.
 
-`teacher_passes` says which weight set reads which prompt with which coefficient; the teacher's
-logits are the sum. What is kept of a pass is the final hidden state of each response token and the
-LM-head shard, never logits (architecture.md, decision 2).
+A pass is a weight set that reads a prompt. What is kept of it is the final hidden state of each
+response token and the LM-head shard, never logits (architecture.md, decision 2);
+`objectives.targets` makes the teacher's logits of them.
 
-| kind | passes (weights, prompt, coefficient) |
+| kind | passes (weights, prompt) |
 | --- | --- |
-| ema, frozen, restart_freeze | (its set, teacher, 1) |
-| live | (live, teacher, 1) |
-| trust_region | (initial, teacher, 1 - r), (live, teacher, r) |
-| null correction beta | each of the above x beta, the same under the null prompt x -beta, and the
-student itself x 1 |
+| ema, frozen, restart_freeze | (its set, teacher) |
+| live | (live, teacher) |
+| trust_region | (initial, teacher), (live, teacher) |
+| null correction | each of the above, and the same under the null prompt |
 
-The reference of a KL anchor is one more: (initial, student, 1).
+The reference of a KL anchor is one more: (initial, student).
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ from sdpo_megatron.actor.config import TeacherConfig
 from sdpo_megatron.actor.packing import PackedSequences, Role
 from sdpo_megatron.actor.pipeline import Pipeline
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
-from sdpo_megatron.objectives import Objective, TeacherHead, TeacherTarget
+from sdpo_megatron.objectives import (
+    Objective,
+    TeacherHead,
+    TeacherTarget,
+    null_corrected,
+    trust_region,
+)
 
 LIVE = "live"
-_SET_OF_KIND = {
-    "ema": "ema",
-    "frozen": "initial",
-    "trust_region": "initial",
-    "restart_freeze": "restarted",
+_SETS_OF_KIND: dict[str, tuple[str, ...]] = {
+    "live": (LIVE,),
+    "ema": ("ema",),
+    "frozen": ("initial",),
+    "trust_region": ("initial", LIVE),
+    "restart_freeze": ("restarted",),
 }
 
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward-only pass: these weights read this prompt, and count this much in the target's
-    logits.
-    """
-
-    weights: str
-    role: Role
-    coefficient: float
+Pass = tuple[str, Role]
+"""One forward-only pass: these weights read this prompt."""
+_REFERENCE: Pass = ("initial", "student")
 
 
 @dataclass(frozen=True)
@@ -59,32 +58,17 @@ class Targets:
     reference: TeacherTarget | None = None
 
 
-def teacher_passes(config: TeacherConfig, null_beta: float | None) -> tuple[Pass, ...]:
-    """The passes that make the teacher's logits."""
-    if config.kind == LIVE:
-        content = [Pass(LIVE, "teacher", 1.0)]
-    elif config.kind == "trust_region":
-        content = [
-            Pass("initial", "teacher", 1.0 - config.rate),
-            Pass(LIVE, "teacher", config.rate),
-        ]
-    else:
-        content = [Pass(_SET_OF_KIND[config.kind], "teacher", 1.0)]
-    if null_beta is None:
-        return tuple(content)
-    plus = [Pass(p.weights, p.role, null_beta * p.coefficient) for p in content]
-    minus = [Pass(p.weights, "null", -null_beta * p.coefficient) for p in content]
-    return (*plus, *minus)
+def teacher_passes(config: TeacherConfig, *roles: Role) -> tuple[Pass, ...]:
+    """The passes of the teacher's weight sets under the prompts of `roles`."""
+    return tuple((name, role) for role in roles for name in _SETS_OF_KIND[config.kind])
 
 
 def weight_set_names(config: TeacherConfig, objective: Objective) -> tuple[str, ...]:
     """The weight sets that a run keeps beside the live one, in order."""
-    names = []
-    if objective.needs_teacher and config.kind != LIVE:
-        names.append(_SET_OF_KIND[config.kind])
+    wanted = _SETS_OF_KIND[config.kind] if objective.needs_teacher else ()
     if objective.needs_reference:
-        names.append("initial")
-    return tuple(dict.fromkeys(names))
+        wanted += ("initial",)
+    return tuple(name for name in dict.fromkeys(wanted) if name != LIVE)
 
 
 class Teacher:
@@ -106,38 +90,30 @@ class Teacher:
         self.sets: dict[str, WeightSet] = {
             name: weights.snapshot() for name in weight_set_names(config, objective)
         }
-        null_beta = (
-            objective.config.distillation.null_beta if objective.needs_null_teacher else None
-        )  # type: ignore[union-attr]
-        self._teacher = teacher_passes(config, null_beta) if objective.needs_teacher else ()
-        self._reference = (Pass("initial", "student", 1.0),) if objective.needs_reference else ()
-        self._student_share = 1.0 if objective.needs_null_teacher else 0.0
+        self._objective = objective
+        roles: list[Role] = ["teacher"] if objective.needs_teacher else []
+        roles += ["null"] if objective.needs_null_teacher else []
+        reference = (_REFERENCE,) if objective.needs_reference else ()
+        self._passes = teacher_passes(config, *roles) + reference
 
     @property
     def roles(self) -> set[Role]:
         """The prompts that have to be packed for `score`."""
-        return {one.role for one in self._teacher + self._reference}
+        return {role for _, role in self._passes}
 
     def score(self, batches: Mapping[Role, Sequence[PackedSequences]]) -> list[Targets]:
         """The targets of each micro-batch (last stage; an empty list before it). Collective."""
-        heads = self._heads(self._teacher + self._reference, batches)
-        return [
-            Targets(
-                teacher=_combine([found[one] for one in self._teacher], self._student_share),
-                reference=_combine([found[one] for one in self._reference], 0.0),
-            )
-            for found in heads
-        ]
+        return [self._targets(heads) for heads in self._heads(self._passes, batches)]
 
     def score_null(self, batches: Sequence[PackedSequences]) -> list[Targets]:
         """The same teacher under the null prompts: what the template's wording alone says. As
         `score`.
         """
-        wanted = tuple(
-            Pass(one.weights, "null", one.coefficient) for one in teacher_passes(self.config, None)
-        )
-        heads = self._heads(wanted, {"null": batches})
-        return [Targets(teacher=_combine([found[one] for one in wanted], 0.0)) for found in heads]
+        passes = teacher_passes(self.config, "null")
+        return [
+            Targets(teacher=self._content(heads, "null"))
+            for heads in self._heads(passes, {"null": batches})
+        ]
 
     def after_optimizer_step(self, number: int) -> None:
         """Move the set after optimiser step `number` (from 1) where the kind asks for it."""
@@ -153,20 +129,36 @@ class Teacher:
         if "ema" in self.sets and self.config.cadence == "per_rollout_batch":
             self.weights.move(self.sets["ema"], self.config.rate)
 
+    def _targets(self, heads: Mapping[Pass, TeacherHead]) -> Targets:
+        """What the student is pulled towards (method.md sections 2 and 8), and held to."""
+        teacher, distillation = None, self._objective.config.distillation
+        if distillation is not None:
+            teacher = self._content(heads, "teacher")
+            if distillation.null_beta is not None:
+                null = self._content(heads, "null")
+                teacher = null_corrected(teacher, null, distillation.null_beta)
+        reference = heads.get(_REFERENCE)
+        return Targets(teacher, None if reference is None else TeacherTarget([reference]))
+
+    def _content(self, heads: Mapping[Pass, TeacherHead], role: Role) -> TeacherTarget:
+        """The teacher of this kind under the prompts of `role`."""
+        found = [heads[name, role] for name in _SETS_OF_KIND[self.config.kind]]
+        if self.config.kind == "trust_region":
+            return trust_region(*found, self.config.rate)
+        return TeacherTarget(found)
+
     def _heads(
         self, wanted: Sequence[Pass], batches: Mapping[Role, Sequence[PackedSequences]]
     ) -> list[dict[Pass, TeacherHead]]:
         """By micro-batch; each weight set is swapped in once."""
         by_pass: dict[Pass, list[TeacherHead]] = {}
-        for name in dict.fromkeys(one.weights for one in wanted):
+        for name in dict.fromkeys(name for name, _ in wanted):
             with nullcontext() if name == LIVE else self.weights.swapped(self.sets[name]):
                 head = self._head_weight(copy=name != LIVE)
-                for one in wanted:
-                    if one.weights == name:
-                        states = self._pipeline.hidden_states(batches[one.role])
-                        by_pass[one] = [
-                            TeacherHead(self._keep(h), head, one.coefficient) for h in states
-                        ]
+                for weights, role in wanted:
+                    if weights == name:
+                        states = self._pipeline.hidden_states(batches[role])
+                        by_pass[weights, role] = [TeacherHead(self._keep(h), head) for h in states]
         return [dict(zip(by_pass, row, strict=True)) for row in zip(*by_pass.values(), strict=True)]
 
     def _head_weight(self, *, copy: bool) -> Any:
@@ -182,10 +174,6 @@ class Teacher:
         return torch.empty_like(hidden, device="cpu", pin_memory=True).copy_(
             hidden, non_blocking=True
         )
-
-
-def _combine(heads: list[TeacherHead], student_share: float) -> TeacherTarget | None:
-    return TeacherTarget(heads, student_share) if heads else None
 
 
 def head_weight(chunks: Sequence[Any]) -> torch.nn.Parameter | None:

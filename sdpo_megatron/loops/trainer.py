@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo_megatron.actor.actor import Actor, ActorConfig
+from sdpo_megatron.actor.actor import Actor
 from sdpo_megatron.actor.agree import from_rank_0
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
@@ -33,18 +33,11 @@ class Trainer:
         """
         self.config, self.folder = config, folder
         self.actor = Actor(
-            ActorConfig(
-                parallel=config.parallel,
-                precision=config.precision,
-                batch=config.batch,
-                optimizer=config.optimizer,
-                objective=config.objective,
-                teacher=config.teacher,
-                temperature=config.rollout.sampling.temperature,
-            ),
+            config,
             ModelSpec.from_folder(config.model.path),
             config.model.path,
             runtime,
+            temperature=config.rollout.sampling.temperature,
             seed=config.run.seed,
         )
         saved = self.actor.load_newest(folder.checkpoints)

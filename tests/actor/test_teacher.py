@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sdpo_megatron.actor.config import TeacherConfig
+from sdpo_megatron.actor.packing import Role
 from sdpo_megatron.actor.teacher import Pass, teacher_passes
 from sdpo_megatron.errors import ConfigError
 from tests.actor.worlds import made_up_samples, make_actor, tiny_model
@@ -18,25 +19,20 @@ RATE = 0.1
 
 
 @pytest.mark.parametrize(
-    ("config", "beta", "expected"),
+    ("config", "roles", "expected"),
     [
-        ({"kind": "live"}, None, [("live", "teacher", 1.0)]),
-        ({"kind": "ema"}, None, [("ema", "teacher", 1.0)]),
-        ({"kind": "frozen"}, None, [("initial", "teacher", 1.0)]),
-        ({"kind": "restart_freeze", "restart_every": 3}, None, [("restarted", "teacher", 1.0)]),
-        (
-            {"kind": "trust_region", "rate": 0.25},
-            None,
-            [("initial", "teacher", 0.75), ("live", "teacher", 0.25)],
-        ),
-        ({"kind": "ema"}, 2.0, [("ema", "teacher", 2.0), ("ema", "null", -2.0)]),
+        ({"kind": "live"}, ["teacher"], [("live", "teacher")]),
+        ({"kind": "ema"}, ["teacher"], [("ema", "teacher")]),
+        ({"kind": "frozen"}, ["teacher"], [("initial", "teacher")]),
+        ({"kind": "restart_freeze", "restart_every": 3}, ["null"], [("restarted", "null")]),
+        ({"kind": "trust_region"}, ["teacher"], [("initial", "teacher"), ("live", "teacher")]),
+        ({"kind": "ema"}, ["teacher", "null"], [("ema", "teacher"), ("ema", "null")]),
     ],
 )
 def test_passes_of_each_kind(
-    config: dict[str, Any], beta: float | None, expected: list[tuple[str, str, float]]
+    config: dict[str, Any], roles: list[Role], expected: list[Pass]
 ) -> None:
-    found = teacher_passes(TeacherConfig(**config), beta)
-    assert list(found) == [Pass(*one) for one in expected]  # type: ignore[arg-type]
+    assert list(teacher_passes(TeacherConfig(**config), *roles)) == expected
 
 
 @pytest.mark.parametrize(

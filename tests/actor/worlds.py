@@ -78,8 +78,8 @@ def made_up_samples(seed: int, *, questions: int = 3, attempts: int = 4) -> list
 
 def make_actor(folder: str, **changes: Any) -> Any:
     """An actor in fp32 with small micro-batches; `changes` are fields of ActorConfig."""
-    from sdpo_megatron.actor.actor import Actor, ActorConfig
-    from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig
+    from sdpo_megatron.actor.actor import Actor
+    from sdpo_megatron.actor.config import ActorConfig, BatchConfig, OptimizerConfig
     from sdpo_megatron.actor.config_model import PrecisionConfig
     from sdpo_megatron.actor.runtime import current_runtime
     from sdpo_megatron.weights.spec import ModelSpec
