@@ -45,7 +45,7 @@ def gradients(folder: str, layout: dict[str, Any], attempts: int | None) -> tupl
     """
     from megatron.core import parallel_state
 
-    from sdpo_megatron.actor import actor as actor_module
+    from sdpo_megatron.actor import minibatch
     from sdpo_megatron.actor.config_model import ParallelConfig
     from sdpo_megatron.weights.gather import iter_hf_tensors
 
@@ -66,13 +66,13 @@ def gradients(folder: str, layout: dict[str, Any], attempts: int | None) -> tupl
         found.extend(shard.master.grad.detach().float().clone() for shard in actor.weights.shards)
 
     actor.optimizer.step = keep_gradients
-    whole = actor_module.partition
+    whole = minibatch.partition
     if attempts is not None:
-        actor_module.partition = partition_by_number  # type: ignore[assignment]
+        minibatch.partition = partition_by_number  # type: ignore[assignment]
     try:
         metrics = actor.step(made_up_samples(0, questions=2))
     finally:
-        actor_module.partition = whole
+        minibatch.partition = whole
     with actor.weights.swapped(found):
         tensors = {
             name: value.clone()
