@@ -113,24 +113,12 @@ def load(
     Raises:
         CheckpointError: It is torn, or a set of `names` is not in it.
     """
-    if not is_whole(folder):
-        raise CheckpointError(
-            f"{folder}: not a whole checkpoint (no {_SEAL} that matches its files)"
-        )
-    empty = {
-        name: [torch.zeros_like(shard.master, dtype=torch.float32) for shard in weights.shards]
-        for name in names
-    }
-    state = _read({"sets": _sharded(weights, chunks, empty)}, folder, names)
     loaded: dict[str, WeightSet] = {}
-    for name in names:
-        by_param: dict[int, torch.Tensor] = {}
-        for i, chunk in enumerate(chunks):
-            params = _parameters_by_entry(chunk)
-            for key, param in params.items():
-                by_param[id(param)] = state["sets"][name][str(i)][key].to(param.device)
-        loaded[name] = weights.take_shards(by_param)
-    return loaded, state["common"]
+    common: dict[str, Any] = {}
+    for name in names:  # one after the other: only one is ever whole in memory
+        whole, common = _read(folder, chunks, name)
+        loaded[name] = weights.take_shards(whole)
+    return loaded, common
 
 
 def load_parameters(folder: Path, chunks: Sequence[Any], name: str) -> None:
@@ -143,55 +131,87 @@ def load_parameters(folder: Path, chunks: Sequence[Any], name: str) -> None:
     Raises:
         CheckpointError: The checkpoint is torn, or has no such set.
     """
+    whole, _ = _read(folder, chunks, name)
+    with torch.no_grad():
+        for chunk in chunks:
+            for entry in _entries(chunk).values():
+                entry.data.copy_(whole[id(entry.data)])
+
+
+def _read(
+    folder: Path, chunks: Sequence[Any], name: str
+) -> tuple[dict[int, torch.Tensor], dict[str, Any]]:
+    """({id of a parameter: its fp32 values in this set, in host memory}, common part)."""
+    from megatron.core import dist_checkpointing
+
     if not is_whole(folder):
         raise CheckpointError(
             f"{folder}: not a whole checkpoint (no {_SEAL} that matches its files)"
         )
-    wanted = {
-        str(i): {
-            key: _renamed(
-                entry, f"{name}.{entry.key}", torch.zeros(entry.data.shape, dtype=torch.float32)
-            )
-            for key, entry in _entries(chunk).items()
-        }
-        for i, chunk in enumerate(chunks)
+    entries = [_entries(chunk) for chunk in chunks]
+    empty = {
+        id(entry.data): torch.zeros(entry.data.shape, dtype=torch.float32)
+        for found in entries
+        for entry in found.values()
     }
-    found = _read({"sets": {name: wanted}}, folder, [name])["sets"][name]
-    with torch.no_grad():
-        for i, chunk in enumerate(chunks):
-            for key, param in _parameters_by_entry(chunk).items():
-                param.copy_(found[str(i)][key])
-
-
-def _read(wanted: dict[str, Any], folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    from megatron.core import dist_checkpointing
-
     try:
-        state: dict[str, Any] = dist_checkpointing.load(wanted, str(folder))
+        state = dist_checkpointing.load({"sets": {name: _named(name, entries, empty)}}, str(folder))
     except Exception as error:
         raise CheckpointError(
-            f"{folder}: cannot be loaded as {', '.join(names)} of this model "
-            f"({type(error).__name__}: {error}). "
-            "Resume with the same model and teacher.kind, or start a new run folder"
+            f"{folder}: cannot be loaded as {name} of this model "
+            f"({type(error).__name__}: {error}). Resume with the same model "
+            "and teacher.kind, or start a new run folder"
         ) from error
-    return state
+    values = {
+        id(entry.data): state["sets"][name][str(i)][key]
+        for i, found in enumerate(entries)
+        for key, entry in found.items()
+    }
+    return values, state["common"]
 
 
 def _sharded(
     weights: ShardedWeights, chunks: Sequence[Any], sets: Mapping[str, WeightSet]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """{set: {chunk: {entry: ShardedTensor with the set's gathered values}}}."""
+    """{set: {chunk: {entry: ShardedTensor with the set's gathered values}}}; collective.
+
+    Megatron writes a parameter from one of the ranks that hold it; the others keep its shape alone.
+    """
+    from megatron.core.dist_checkpointing.mapping import is_main_replica
+
+    entries = [_entries(chunk) for chunk in chunks]
+    written_here = {
+        id(entry.data)
+        for found in entries
+        for entry in found.values()
+        if is_main_replica(entry.replica_id)
+    }
     out: dict[str, dict[str, dict[str, Any]]] = {}
     for name, values in sets.items():
-        whole = {id(param): full.cpu() for param, full in weights.full_parameters(values)}
-        out[name] = {
-            str(i): {
-                key: _renamed(entry, f"{name}.{entry.key}", whole[id(entry.data)])
-                for key, entry in _entries(chunk).items()
-            }
-            for i, chunk in enumerate(chunks)
+        whole = {
+            id(param): full.cpu() if id(param) in written_here else _shape_alone(full)
+            for param, full in weights.full_parameters(values)
         }
+        out[name] = _named(name, entries, whole)
     return out
+
+
+def _shape_alone(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of this shape and dtype in the memory of one number."""
+    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+
+
+def _named(
+    name: str, entries: Sequence[Mapping[str, Any]], values: Mapping[int, torch.Tensor]
+) -> dict[str, dict[str, Any]]:
+    """{chunk: {entry: Megatron's metadata under the set's name, with these values}}."""
+    return {
+        str(i): {
+            key: _renamed(entry, f"{name}.{entry.key}", values[id(entry.data)])
+            for key, entry in found.items()
+        }
+        for i, found in enumerate(entries)
+    }
 
 
 def _entries(chunk: Any) -> dict[str, Any]:
@@ -207,10 +227,6 @@ def _entries(chunk: Any) -> dict[str, Any]:
         for key, entry in model.sharded_state_dict().items()
         if isinstance(entry, ShardedTensor | ShardedTensorFactory) and id(entry.data) in params
     }
-
-
-def _parameters_by_entry(chunk: Any) -> dict[str, torch.nn.Parameter]:
-    return {key: entry.data for key, entry in _entries(chunk).items()}
 
 
 def _renamed(entry: Any, key: str, data: torch.Tensor) -> Any:

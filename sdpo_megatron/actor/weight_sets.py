@@ -2,10 +2,9 @@
 same buffers.
 
 A set is one fp32 tensor per parameter that this rank owns in the distributed optimiser, the size of
-    its shard: 4 bytes x
-parameters / data-parallel ranks. Swapping writes the shards into the parameter buffers and
-all-gathers them, as the optimiser does after a step; going back does the same with the live
-weights, bit for bit (architecture.md, decision 4).
+its shard: 4 bytes x parameters / data-parallel ranks. Swapping writes the shards into the parameter
+buffers and all-gathers them, as the optimiser does after a step; going back does the same with the
+live weights, bit for bit (architecture.md, decision 4).
 Upstream: `DistributedOptimizer._copy_main_params_to_model_params`, megatron-core 0.16.1.
 """
 
@@ -141,11 +140,14 @@ class ShardedWeights:
 
     @torch.no_grad()
     def take_shards(self, full: dict[int, torch.Tensor]) -> WeightSet:
-        """The set of this rank out of whole parameters, `full[id(param)]` fp32; the inverse of
-        `full_parameters`.
+        """The set of this rank out of whole parameters, `full[id(param)]` on any device; the
+        inverse of `full_parameters`.
         """
         return [
-            full[id(s.param)].reshape(-1)[s.start : s.stop].float().clone() for s in self.shards
+            full[id(s.param)]
+            .reshape(-1)[s.start : s.stop]
+            .to(s.master.device, torch.float32, copy=True)
+            for s in self.shards
         ]
 
     def _gather(self) -> None:

@@ -106,9 +106,15 @@ def test_another_layout_loads_it(
 
 
 @pytest.mark.slow
-def test_a_sharded_save_loads_on_one_rank(model: str, tmp_path: Path) -> None:
-    layout = {"tensor": 2, "pipeline": 2}
-    unbroken = run_ranks(train_and_save, 4, model, str(tmp_path), layout)[0]
+@pytest.mark.parametrize(
+    ("world", "layout"),
+    [(4, {"tensor": 2, "pipeline": 2}), (2, {})],
+    ids=["TP2 x PP2", "DP2"],
+)
+def test_a_sharded_save_loads_on_one_rank(
+    world: int, layout: dict[str, int], model: str, tmp_path: Path
+) -> None:
+    unbroken = run_ranks(train_and_save, world, model, str(tmp_path), layout)[0]
     _, resumed = run_ranks(resume, 1, model, str(tmp_path), {})[0]
     for got, expected in zip(resumed, unbroken[2:], strict=True):
         assert got == pytest.approx(expected, rel=1e-4)
