@@ -1,4 +1,5 @@
-"""Rules for every test: no network but loopback, no model hub, metrics exactly as declared.
+"""Rules for every test: no network but loopback, no model hub, metrics exactly as declared; and how
+several workers share the tests.
 
 tests/conftest.py holds the fixtures.
 """

@@ -29,7 +29,7 @@ from sdpo_megatron.nouns import (
     Verdict,
 )
 from sdpo_megatron.objectives import build_objective
-from sdpo_megatron.objectives.health import CollapseRule, collapse_warnings
+from sdpo_megatron.objectives.health import CollapseRule, collapse_warnings, prompt_warning
 from sdpo_megatron.observability import processes
 from sdpo_megatron.observability.display import Display
 from sdpo_megatron.observability.example import choose_example
@@ -108,6 +108,7 @@ class Coordinator:
         with self.display.phase("waiting for the engine"):
             self.rollouts.wait_ready()
         self.folder.resume_at(state.step + 1)
+        self._history = [report.metrics for report in self.folder.reports()]
         self._step_started = time.monotonic()
         if state.step:
             self.display.message(f"resumed after step {state.step}")
@@ -220,14 +221,11 @@ class Coordinator:
             return {}
         rate = sum(verdict.success for verdict in verdicts) / len(verdicts)
         student = self._metrics["rollout/success_rate"]
-        if rate <= student:
-            self.display.warn(
-                f"the teacher's prompt does not help: {rate:.2f} of {len(verdicts)} answers under "
-                "it succeed, the student alone "
-                f"has {student:.2f}. Distilling it may destroy the policy; prefer siblings to "
-                "feedback, or a larger model"
-            )
-        return {"teacher/prompt_success": rate}
+        found = {"teacher/prompt_success": rate}
+        history = [*self._history, {"rollout/success_rate": student, **found}]
+        if warning := prompt_warning(history, len(verdicts)):
+            self.display.warn(warning)
+        return found
 
     def _recorded(self, state: TrainState) -> list[Group] | None:
         """The attempts that an earlier life of this run sampled for this step from the very same

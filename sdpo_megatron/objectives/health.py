@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.objectives.distillation import THIRDS
@@ -150,6 +150,35 @@ def collapse_warnings(history: Sequence[Mapping[str, float]], rule: CollapseRule
             "rise: the policy may be giving up"
         )
     return warnings
+
+
+def prompt_warning(history: Sequence[Mapping[str, float]], answers: int) -> str | None:
+    """What to say when answers sampled from teacher prompts succeed less often than the student's
+    own (method section 8), by more than chance explains; None otherwise.
+
+    Args:
+        history: Metrics of each step; those without `teacher/prompt_success` are passed over, and
+            the last four with it are taken together.
+        answers: Sampled at each of them.
+    """
+    measured = [
+        step for step in history if not math.isnan(step.get("teacher/prompt_success", math.nan))
+    ][-4:]
+    if not measured:
+        return None
+    total = answers * len(measured)
+    rate = mean(step["teacher/prompt_success"] for step in measured)
+    student = mean(step["rollout/success_rate"] for step in measured)
+    # One success and one failure more than seen: no certainty from a few answers that agree.
+    cautious = (rate * total + 1.0) / (total + 2.0)
+    error = math.sqrt(cautious * (1.0 - cautious) / (total + 2.0))
+    if rate + 2.0 * error >= student:
+        return None
+    return (
+        f"the teacher's prompt does not help: {rate:.2f} of {total} answers under it succeed, the "
+        f"student alone has {student:.2f}. Distilling it may destroy the policy; prefer siblings "
+        "to feedback, or a larger model"
+    )
 
 
 def _baseline(key: str, start: Sequence[Mapping[str, float]]) -> float:

@@ -9,7 +9,12 @@ import torch
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.objectives import build_objective
-from sdpo_megatron.objectives.health import CollapseRule, collapse_warnings, summarise
+from sdpo_megatron.objectives.health import (
+    CollapseRule,
+    collapse_warnings,
+    prompt_warning,
+    summarise,
+)
 from sdpo_megatron.observability.metrics import BY_KEY
 from tests.objectives import variants
 from tests.objectives.cases import Case, make, run
@@ -137,3 +142,34 @@ def test_one_bad_step_is_not_enough_and_unknown_values_are_no_sign() -> None:
 def test_a_rule_that_cannot_work() -> None:
     with pytest.raises(ConfigError, match="patience 0"):
         CollapseRule(patience=0)
+
+
+def asked(teacher: float, student: float) -> dict[str, float]:
+    return {"teacher/prompt_success": teacher, "rollout/success_rate": student}
+
+
+@pytest.mark.parametrize(
+    ("history", "answers", "warned"),
+    [
+        ([], 4, False),
+        ([asked(0.62, 0.22)], 8, False),  # with a sibling, as measured on a 135M model
+        ([asked(0.0, 0.22)], 8, True),  # with feedback alone: 6 of 100
+        ([asked(0.0, 0.22)], 4, False),  # an equal one gives that 37 times of 100
+        ([asked(0.0, 0.22)] * 3, 4, True),  # but not three times
+        ([asked(0.75, 0.84)] * 4, 4, False),  # there is little left to help with
+        ([asked(0.0, 0.22)] * 9 + [asked(0.6, 0.2)] * 4, 4, False),  # it is over
+        ([asked(0.0, 0.22), step(), asked(math.nan, 0.2), asked(0.0, 0.22)], 8, True),
+    ],
+)
+def test_a_teacher_prompt_that_does_harm_is_told_from_chance(
+    history: list[dict[str, float]], answers: int, warned: bool
+) -> None:
+    warning = prompt_warning(history, answers)
+    assert (warning is not None) == warned, warning
+
+
+def test_the_warning_says_what_was_counted() -> None:
+    warning = prompt_warning([asked(0.0, 0.3), asked(0.25, 0.5)], 8)
+    assert warning is not None
+    assert "0.12 of 16 answers" in warning
+    assert "the student alone has 0.40" in warning
