@@ -77,6 +77,9 @@ def _over(total: float, count: float) -> float:
     return total / count if count else math.nan
 
 
+_SOLVES_ENOUGH = 0.5
+
+
 @dataclass(frozen=True, kw_only=True)
 class CollapseRule:
     """When to warn. Baselines are medians of the first `baseline_steps` steps.
@@ -153,8 +156,9 @@ def collapse_warnings(history: Sequence[Mapping[str, float]], rule: CollapseRule
 
 
 def prompt_warning(history: Sequence[Mapping[str, float]], answers: int) -> str | None:
-    """What to say when answers sampled from teacher prompts succeed less often than the student's
-    own (method section 8), by more than chance explains; None otherwise.
+    """What to say when answers sampled from teacher prompts succeed no more often than the
+    student's own (method section 8); None when they do, or when the student solves so much that a
+    few answers cannot show a gain.
 
     Args:
         history: Metrics of each step; those without `teacher/prompt_success` are passed over, and
@@ -166,18 +170,14 @@ def prompt_warning(history: Sequence[Mapping[str, float]], answers: int) -> str 
     ][-4:]
     if not measured:
         return None
-    total = answers * len(measured)
     rate = mean(step["teacher/prompt_success"] for step in measured)
     student = mean(step["rollout/success_rate"] for step in measured)
-    # One success and one failure more than seen: no certainty from a few answers that agree.
-    cautious = (rate * total + 1.0) / (total + 2.0)
-    error = math.sqrt(cautious * (1.0 - cautious) / (total + 2.0))
-    if rate + 2.0 * error >= student:
+    if rate > student or student >= _SOLVES_ENOUGH:
         return None
     return (
-        f"the teacher's prompt does not help: {rate:.2f} of {total} answers under it succeed, the "
-        f"student alone has {student:.2f}. Distilling it may destroy the policy; prefer siblings "
-        "to feedback, or a larger model"
+        f"the teacher's prompt does not help: {rate:.2f} of {answers * len(measured)} answers "
+        f"under it succeed, the student alone has {student:.2f}. Distilling it may destroy the "
+        "policy; prefer siblings to feedback, or a larger model"
     )
 
 

@@ -114,7 +114,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("student/top_k_mass", "student_top_k_mass_ratio", "ratio", "Student probability on its own top-K tokens; the rest is in the tail bucket", "maybe"),
     _gauge("teacher/top_k_mass", "teacher_top_k_mass_ratio", "ratio", "Teacher probability on the student's top-K tokens; the rest is in the tail bucket", "maybe"),
     _gauge("teacher/top_k_overlap", "teacher_top_k_overlap_ratio", "ratio", "Share of the student's top-K that is in the teacher's", "maybe"),
-    _gauge("teacher/prompt_success", "teacher_prompt_success_ratio", "ratio", "Success of answers sampled from the teacher prompt; below the student's: the prompt does harm", "maybe"),
+    _gauge("teacher/prompt_success", "teacher_prompt_success_ratio", "ratio", "Success of answers sampled from the teacher prompt; not above the student's: the prompt does not help", "maybe"),
     _gauge("teacher/null_kl", "teacher_null_kl", "nats/token", "Divergence to a teacher that saw the template without content: the shift of the wording alone", "maybe"),
     _gauge("teacher/ema_distance", "teacher_ema_distance_ratio", "ratio", "L2 distance of teacher and student weights by the L2 norm of the student's", "maybe"),
     _gauge("teacher/cut_tokens_mean", "teacher_cut_tokens_mean", "tokens", "Tokens cut from feedback and solution so that the teacher prompt fits", "maybe"),

@@ -149,23 +149,19 @@ def asked(teacher: float, student: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("history", "answers", "warned"),
+    ("history", "warned"),
     [
-        ([], 4, False),
-        ([asked(0.62, 0.22)], 8, False),  # with a sibling, as measured on a 135M model
-        ([asked(0.0, 0.22)], 8, True),  # with feedback alone: 6 of 100
-        ([asked(0.0, 0.22)], 4, False),  # an equal one gives that 37 times of 100
-        ([asked(0.0, 0.22)] * 3, 4, True),  # but not three times
-        ([asked(0.75, 0.84)] * 4, 4, False),  # there is little left to help with
-        ([asked(0.0, 0.22)] * 9 + [asked(0.6, 0.2)] * 4, 4, False),  # it is over
-        ([asked(0.0, 0.22), step(), asked(math.nan, 0.2), asked(0.0, 0.22)], 8, True),
+        ([], False),
+        ([asked(1.0, 0.22), asked(0.75, 0.31), asked(0.5, 0.28)], False),  # siblings, on a 135M
+        ([asked(0.125, 0.22)], True),  # feedback alone, on the same model
+        ([asked(0.125, 0.22), asked(0.125, 0.16), asked(0.0, 0.06)], True),
+        ([asked(0.75, 0.84)] * 4, False),  # there is little left to help with
+        ([asked(0.0, 0.22)] * 9 + [asked(0.6, 0.2)] * 4, False),  # it is over
+        ([asked(1.0, 0.22), step(), asked(math.nan, 0.2), asked(0.0, 0.28)], False),
     ],
 )
-def test_a_teacher_prompt_that_does_harm_is_told_from_chance(
-    history: list[dict[str, float]], answers: int, warned: bool
-) -> None:
-    warning = prompt_warning(history, answers)
-    assert (warning is not None) == warned, warning
+def test_a_teacher_prompt_that_does_not_help(history: list[dict[str, float]], warned: bool) -> None:
+    assert (prompt_warning(history, 8) is not None) == warned
 
 
 def test_the_warning_says_what_was_counted() -> None:
