@@ -25,8 +25,8 @@ def test_the_failed_rank_is_named_with_its_traceback() -> None:
 def test_a_rank_that_dies_or_hangs_is_named_in_bounded_time() -> None:
     with pytest.raises(RankFailed, match=r"rank 0 of 1:\ndied with exit code 7"):
         run_ranks(dies, 1)
-    with pytest.raises(RankFailed, match=r"rank 0 of 1:\nstill running after 15 s"):
-        run_ranks(hangs, 1, timeout_s=15)
+    with pytest.raises(RankFailed, match=r"rank 0 of 1:\nstill running after 6 s"):
+        run_ranks(hangs, 1, timeout_s=6)
 
 
 def total_plus_rank(rank: int, world_size: int, value: float) -> tuple[float, int]:

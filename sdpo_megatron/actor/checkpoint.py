@@ -21,11 +21,13 @@ import queue
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from sdpo_megatron.actor.runtime import current_runtime
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
@@ -87,7 +89,7 @@ def save(
             scratch.mkdir(parents=True)
         _need_space(root, sets)
         torch.distributed.barrier()
-        _collect_results_in_process()
+        _write_in_this_process()
         dist_checkpointing.save(
             {"sets": _sharded(weights, chunks, sets), "common": dict(common)}, str(scratch)
         )
@@ -96,8 +98,8 @@ def save(
             shutil.rmtree(folder, ignore_errors=True)
             scratch.rename(folder)
             _sync(root)
-    except Exception as error:  # any rank may fail in its own way; all must hear of it
-        problem = f"{type(error).__name__}: {error}"
+    except (Exception, CheckpointException) as error:  # any rank may fail; all must hear of it
+        problem = _in_words(error)
     _agree(problem, scratch, first, step)
     if first:
         for _, old in whole_checkpoints(root)[:-keep]:
@@ -156,11 +158,10 @@ def _read(
     }
     try:
         state = dist_checkpointing.load({"sets": {name: _named(name, entries, empty)}}, str(folder))
-    except Exception as error:
+    except (Exception, CheckpointException) as error:
         raise CheckpointError(
-            f"{folder}: cannot be loaded as {name} of this model "
-            f"({type(error).__name__}: {error}). Resume with the same model "
-            "and teacher.kind, or start a new run folder"
+            f"{folder}: cannot be loaded as {name} of this model ({_in_words(error)}). "
+            "Resume with the same model and teacher.kind, or start a new run folder"
         ) from error
     values = {
         id(entry.data): state["sets"][name][str(i)][key]
@@ -237,15 +238,46 @@ def _renamed(entry: Any, key: str, data: torch.Tensor) -> Any:
     return replace(entry, key=key, data=data, dtype=data.dtype)
 
 
-def _collect_results_in_process() -> None:
-    """Megatron collects what its writers report in a queue of a manager process, for saving in the
-    background (megatron-core 0.16.1, strategies/filesystem_async.py). That process outlives a rank
-    that is killed, and we save in the foreground, where a plain queue does.
+def _write_in_this_process() -> None:
+    """Megatron writes in forked processes and collects what they report through a manager process,
+    for saving in the background (megatron-core 0.16.1, strategies/filesystem_async.py). Both
+    outlive a rank that is killed, and wait for it for ever. We save in the foreground, where
+    threads and a plain queue do.
     """
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
     if not isinstance(filesystem_async._results_queue, queue.Queue):
         filesystem_async._results_queue = queue.Queue()
+        filesystem_async.FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(
+            _write_buckets
+        )
+
+
+def _write_buckets(
+    transform_list: list[Any],
+    use_msc: bool,
+    rank: int,
+    write_buckets: list[Any],
+    global_results_queue: queue.Queue[Any],
+) -> None:
+    """Takes the place of Megatron's function of the same arguments: a thread a file, and
+    {number of the bucket: its results}, or the first exception, into the queue.
+    """
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    def write(number: int, bucket: Any) -> tuple[int, Any]:
+        results: queue.Queue[tuple[int, Any]] = queue.Queue()
+        pending: queue.Queue[int] = queue.Queue()
+        pending.put(number)
+        FileSystemWriterAsync.write_preloaded_data(
+            transform_list, number, bucket, results, pending, use_fsync=True, use_msc=use_msc
+        )
+        return results.get()
+
+    with ThreadPoolExecutor(max(1, len(write_buckets))) as pool:
+        found = dict(pool.map(write, range(len(write_buckets)), write_buckets))
+    failed = [result for result in found.values() if isinstance(result, Exception)]
+    global_results_queue.put(failed[0] if failed else found)
 
 
 def _need_space(root: Path, sets: Mapping[str, WeightSet]) -> None:
@@ -286,6 +318,13 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _in_words(error: BaseException) -> str:
+    """torch's CheckpointException, which is no Exception, holds those of the ranks."""
+    if isinstance(error, CheckpointException):
+        return "; ".join(f"{type(e).__name__}: {e}" for e, _ in error.failures.values())
+    return f"{type(error).__name__}: {error}"
 
 
 def _agree(problem: str | None, scratch: Path, first: bool, step: int) -> None:

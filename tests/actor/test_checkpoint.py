@@ -68,6 +68,31 @@ def fail_to_save(rank: int, world: int, folder: str, root: str) -> str:
     return ""
 
 
+def save_within_limits(rank: int, world: int, folder: str, root: str) -> tuple[list[str], str]:
+    """(processes that a save started, what a save says whose files may not grow)."""
+    import resource
+    import sys
+
+    started: list[str] = []
+
+    def watch(event: str, _arguments: tuple[Any, ...]) -> None:
+        if event in ("os.fork", "os.posix_spawn", "subprocess.Popen"):
+            started.append(event)
+
+    actor = _actor(folder, {})
+    sys.addaudithook(watch)
+    actor.save(Path(root), 1, {}, keep=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        actor.save(Path(root), 2, {}, keep=2)
+    except CheckpointError as error:
+        return started, str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return started, ""
+
+
 def _disk_is_full(_folder: Path) -> None:
     raise OSError(28, "No space left on device")
 
@@ -127,6 +152,15 @@ def test_a_full_disk_says_what_to_do_and_keeps_the_last_good_one(
     message = run_ranks(fail_to_save, 1, model, str(tmp_path))[0]
     assert "No space left on device" in message
     assert "Free space" in message
+    assert [step for step, _ in whole_checkpoints(tmp_path)] == [1]
+
+
+@pytest.mark.slow
+def test_writing_starts_no_process_that_could_outlive_the_rank(model: str, tmp_path: Path) -> None:
+    started, message = run_ranks(save_within_limits, 1, model, str(tmp_path))[0]
+    assert started == []
+    assert "could not be written" in message
+    assert "Worker failure" in message  # torch hides the system's "File too large"
     assert [step for step, _ in whole_checkpoints(tmp_path)] == [1]
 
 

@@ -5,12 +5,11 @@
         results = ranks.run(work, cases)        # what work(group, rank, world, cases) returned, by
         rank
 
-A spawn costs seconds, a case milliseconds; so one spawn serves all tests.
+Joining a world costs a second, a case milliseconds; so one world serves all tests.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import tempfile
@@ -20,6 +19,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+from tests.distributed import rank_processes
+
 TIMEOUT_S = 120.0
 
 
@@ -27,7 +28,7 @@ class Ranks:
     """`world` processes joined in one group, each answering requests on its own pipe."""
 
     def __init__(self, world: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = rank_processes()
         self._folder = tempfile.TemporaryDirectory(prefix="tp-")
         self._pipes = []
         self._processes = []
