@@ -85,10 +85,11 @@ def kill(process: subprocess.Popen[str]) -> None:
     """kill -9 of the launcher alone; everything else must follow by itself within 20 s."""
     members = family(process)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
     _, left = psutil.wait_procs(members, timeout=20)
     alive = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert not alive, f"left behind: {alive}"
+    # Ends when nobody holds the run's output any more, not even what was just being started.
+    process.communicate(timeout=20)
 
 
 def numbers(folder: Path) -> list[dict[str, float]]:
