@@ -106,11 +106,9 @@ def _rank_main(
     environment: dict[str, str],
 ) -> None:
     _die_with_parent()
+    place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
     os.environ.clear()  # the server's is as old as the server
-    os.environ.update(environment)
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1"
-    )
+    os.environ.update(environment | place | {"OMP_NUM_THREADS": "1"})
     try:
         from datetime import timedelta
 

@@ -154,9 +154,8 @@ class ChunkScorer:
         """log-probs from picked logits [C, K + 1], or from all of them when the support is
         complete.
         """
-        log_z = normaliser.log_z[:, None]
-        at_ids = picked - log_z
-        support = logits.sub_(log_z) if self.complete else at_ids[:, :-1]
+        at_ids = normaliser.log_probs(picked)
+        support = normaliser.log_probs_(logits) if self.complete else at_ids[:, :-1]
         return Distribution(support.detach(), at_ids[:, -1], normaliser.log_rest)
 
     def _target(

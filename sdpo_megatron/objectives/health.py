@@ -77,9 +77,6 @@ def _over(total: float, count: float) -> float:
     return total / count if count else math.nan
 
 
-_SOLVES_ENOUGH = 0.5
-
-
 @dataclass(frozen=True, kw_only=True)
 class CollapseRule:
     """When to warn. Baselines are medians of the first `baseline_steps` steps.
@@ -153,6 +150,9 @@ def collapse_warnings(history: Sequence[Mapping[str, float]], rule: CollapseRule
             "rise: the policy may be giving up"
         )
     return warnings
+
+
+_SOLVES_ENOUGH = 0.5  # a student's success rate from which a few answers cannot show a gain
 
 
 def prompt_warning(history: Sequence[Mapping[str, float]], answers: int) -> str | None:

@@ -60,6 +60,6 @@ def score_target(
         logits = buffer[: ids.shape[0]]
         target_into(logits, target, start, shard.rows, 1.0 / temperature, student_logits=None)
         normaliser, picked = normalise(shard, logits, maximum_of(logits), ids, 0, keep="logits")
-        log_probs.append(picked[:, 0] - normaliser.log_z)
+        log_probs.append(normaliser.log_probs(picked)[:, 0])
         entropies.append(normaliser.entropy)
     return Scored(torch.cat(log_probs), torch.cat(entropies))

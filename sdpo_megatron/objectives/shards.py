@@ -114,16 +114,28 @@ class Normaliser:
     All [C].
 
     Attributes:
-        log_z: logsumexp of the logits.
+        maximum: Of the logits.
+        log_sum: log Z - maximum.
         log_rest: log of the mass outside the support; -inf for none.
         entropy: Entropy of the distribution, in nats.
         local_scale: Factor that turns this rank's exp(logit - local maximum) into probabilities.
     """
 
-    log_z: Tensor
+    maximum: Tensor
+    log_sum: Tensor
     log_rest: Tensor
     entropy: Tensor
     local_scale: Tensor
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Logits [C, S] -> log-probabilities. By way of the maximum: a logit near it loses no
+        digits to the size of log Z.
+        """
+        return self.log_probs_(logits.clone())
+
+    def log_probs_(self, logits: Tensor) -> Tensor:
+        """The same in the memory of `logits`."""
+        return logits.sub_(self.maximum[:, None]).sub_(self.log_sum[:, None])
 
 
 def combine(
@@ -150,7 +162,7 @@ def combine(
     if shard.group is None:
         log_sum = total.log()
         own = Normaliser(
-            maximum + log_sum, rest.log() - log_sum, log_sum - weighted / total, 1 / total
+            maximum, log_sum, rest.log() - log_sum, log_sum - weighted / total, 1 / total
         )
         return own, picked
     partial = torch.cat([torch.stack([maximum, rest, total, weighted], dim=1), picked], dim=1)
@@ -163,7 +175,8 @@ def combine(
     log_sum = z.log()
     moved = weights + torch.where(totals > 0, shift * totals, 0.0)
     joined = Normaliser(
-        log_z=top + log_sum,
+        maximum=top,
+        log_sum=log_sum,
         log_rest=(scale * rests).sum(0).log() - log_sum,
         entropy=log_sum - (scale * moved).sum(0) / z,
         local_scale=(maximum - top).exp() / z,

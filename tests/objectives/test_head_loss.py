@@ -110,7 +110,7 @@ def drawn_cases(draw: st.DrawFn) -> Case:
     )
 
 
-# A divergence of 8 whose gradient is 1e-5: logit - log Z in float32 leaves 1e-6 of the 8 in it.
+# A divergence of 8 whose gradient is 1e-5: log-probs that lose digits to log Z spoil it.
 CANCELLING = Case(
     config=objective(divergence="reverse_kl", top_k=None, tail=False),
     tokens=2,
