@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdpo_megatron.errors import EngineStartError
+from sdpo_megatron.ports import hold_port
 from serving.command import engine_command, engine_environment
 from serving.config import EngineConfig
 
@@ -31,6 +32,8 @@ _PHASES = (  # a line of SGLang's log that holds the left text means the engine 
     ("Memory pool end", "preparing to serve"),
     ("Uvicorn running", "ready"),
 )
+# SGLang's server says this and ends, but its scheduler keeps the process up for half a minute more.
+_CANNOT_LISTEN = "error while attempting to bind on address"
 
 
 class EngineProcess:
@@ -58,6 +61,7 @@ class EngineProcess:
         self.port = config.port + index if config.port else 0
         self.log_file = Path(log_dir) / f"engine-{index}.log"
         self._guardian: subprocess.Popen[bytes] | None = None
+        self._held_port: socket.socket | None = None
         self._closed = False
         self._launching = threading.Lock()
         self._log_start = 0
@@ -94,7 +98,7 @@ class EngineProcess:
             raise EngineStartError(
                 f"{self.model_dir} holds no config.json: give a Hugging Face checkpoint folder."
             )
-        self.port = _claim_port(self.config.host, self.port)
+        self._hold_port()
         command = engine_command(self.config, self.model_dir, self.port, self.seed)
         guard = [sys.executable, "-I", "-S", str(GUARDIAN), "--parent", str(os.getpid())]
         guard += ["--grace", str(self.config.stop_timeout_s), "--"]
@@ -121,6 +125,8 @@ class EngineProcess:
         try:
             while time.monotonic() - self._launched_at < self.config.start_timeout_s:
                 phase = self._phase()
+                if _CANNOT_LISTEN in self.log_tail(lines=1000):
+                    raise EngineStartError(self._port_taken("something else listens there"))
                 if phase and phase != told:
                     told = phase
                     if phase != "ready":
@@ -149,6 +155,8 @@ class EngineProcess:
     def stop(self) -> None:
         """End the engine and everything below it; does nothing when it is gone. Bounded by
         `stop_timeout_s` and 10 s more."""
+        if self._held_port is not None:
+            self._held_port.close()
         if self._guardian is None:
             return
         if self._guardian.poll() is None:
@@ -185,6 +193,22 @@ class EngineProcess:
         tail = [line[:_LOG_LINE_LENGTH] for line in text.splitlines()[-lines:]]
         return "\n".join(tail) or "(the log is empty)"
 
+    def _hold_port(self) -> None:
+        """Take the configured port, or a free one, and keep it for the engine."""
+        if self._held_port is not None:
+            self._held_port.close()
+        try:
+            self._held_port = hold_port(self.config.host, self.port)
+        except OSError as error:
+            raise EngineStartError(self._port_taken(str(error.strerror))) from error
+        self.port = int(self._held_port.getsockname()[1])
+
+    def _port_taken(self, reason: str) -> str:
+        return (
+            f"port {self.port} on {self.config.host} cannot be used for the engine: {reason}. Stop "
+            "what listens there, or set rollout.engine.port to another one (0 picks a free one)."
+        )
+
     def _status(self) -> int | None:
         return None if self._guardian is None else self._guardian.poll()
 
@@ -196,22 +220,6 @@ class EngineProcess:
     def _phase(self) -> str:
         tail = self.log_tail(lines=1000)
         return next((phase for text, phase in reversed(_PHASES) if text in tail), "")
-
-
-def _claim_port(host: str, port: int) -> int:
-    """`port` if it is free, or a free one for 0. Raises EngineStartError naming a port that is
-    taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise EngineStartError(
-                f"port {port} on {host} cannot be used for the engine: {error.strerror}. "
-                "Stop what listens there, or set rollout.engine.port to another one (0 picks a "
-                "free one)."
-            ) from error
-        return int(probe.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

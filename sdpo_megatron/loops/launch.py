@@ -1,10 +1,9 @@
 """`sdpo train` on one machine: starts the trainer ranks, watches them, and ends them together.
 
 The environment of a rank is torchrun's (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), so
-on a cluster torchrun starts the
-same module: ``torchrun ... -m sdpo_megatron.loops.rank RUN_FOLDER``. Here each rank also gets a
-    parent-death signal: however
-this process goes, kill -9 included, no rank is left, and rank 0 takes its engines with it.
+on a cluster torchrun starts the same module: ``torchrun ... -m sdpo_megatron.loops.rank
+RUN_FOLDER``. Here each rank also gets a parent-death signal: however this process goes, kill -9
+included, no rank is left, and rank 0 takes its engines with it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +21,7 @@ from types import FrameType
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
 from sdpo_megatron.observability.run_folder import RunFolder
+from sdpo_megatron.ports import hold_port
 
 GRACE_S = 10.0
 """Seconds that the other ranks get to leave by themselves when one has failed."""
@@ -35,7 +34,9 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
     SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave with 0.
     """
     world = config.parallel.model_ranks * config.run.data_parallel
-    port, (complaints, complain) = _free_port(), os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    complaints, complain = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    meeting_point = hold_port("127.0.0.1")
+    port = int(meeting_point.getsockname()[1])
     ranks = [_start_rank(rank, world, config, folder, port, complain) for rank in range(world)]
     os.close(complain)
 
@@ -49,6 +50,7 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
         code = _watch(ranks)
     finally:
         _end(ranks)
+        meeting_point.close()
         if sys.stdout.isatty():  # a rank that was killed while drawing left the cursor hidden
             print("\x1b[?25h", end="", flush=True)
         for number, handler in previous.items():
@@ -139,9 +141,3 @@ def _failure(said: bytes, folder: RunFolder, ranks: Sequence[subprocess.Popen[by
 
 def _tail(path: Path, lines: int = 15) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -48,6 +48,28 @@ def test_port_in_use_is_named(tiny_llama: Path, tmp_path: Path) -> None:
     assert not engine.alive
 
 
+def test_the_port_is_kept_for_the_engine(tiny_llama: Path, tmp_path: Path) -> None:
+    """From the moment it is chosen: loading takes half a minute, in which the system would give it
+    to the next one who asks for a free port."""
+    engine = EngineProcess(config(), tiny_llama, tmp_path)
+    engine.launch()
+    with socket.socket() as other:
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", engine.port))
+        engine.close()
+        other.bind(("127.0.0.1", engine.port))
+
+
+@pytest.mark.slow
+def test_a_port_taken_by_force_is_named(tiny_llama: Path, tmp_path: Path, tag: str) -> None:
+    engine = EngineProcess(config(tag), tiny_llama, tmp_path)
+    engine.launch()
+    with socket.create_server(("127.0.0.1", engine.port)):
+        with pytest.raises(EngineStartError, match=rf"port {engine.port} .*something else listens"):
+            engine.wait_ready()
+    assert running_with(tag) == []
+
+
 def test_second_engine_takes_the_next_port(tiny_llama: Path, tmp_path: Path) -> None:
     assert EngineProcess(config(port=31000), tiny_llama, tmp_path, index=2).port == 31002
 
