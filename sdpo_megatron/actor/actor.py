@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sdpo_megatron.actor import checkpoint
-from sdpo_megatron.actor.agree import first_problem, sum_over_data_parallel
+from sdpo_megatron.actor.agree import first_problem, from_rank_0, sum_over_data_parallel
 from sdpo_megatron.actor.batch_loss import BatchLoss, HeadLayout, StepCounts
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.actor.fault import first_bad_layer
@@ -296,12 +296,12 @@ class Actor:
         Raises:
             CheckpointError: It is of another model or teacher.
         """
-        found = checkpoint.whole_checkpoints(root)
+        found = from_rank_0(checkpoint.whole_checkpoints(root)[-1:])
         if not found:
             return None
         teacher = [f"teacher_{name}" for name in self.teacher.sets]
         names = ["master", "exp_avg", "exp_avg_sq", *teacher]
-        sets, common = checkpoint.load(found[-1][1], self.weights, self.chunks, names)
+        sets, common = checkpoint.load(found[0][1], self.weights, self.chunks, names)
         self.optimizer_steps = common["optimizer_steps"]
         torch.set_rng_state(common["rng"])
         restore_adam_state(

@@ -20,7 +20,7 @@ import os
 import queue
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
+from sdpo_megatron.actor.agree import first_problem
 from sdpo_megatron.actor.runtime import current_runtime
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
 from sdpo_megatron.errors import CheckpointError
@@ -82,13 +83,14 @@ def save(
     folder = checkpoint_folder(root, step)
     scratch = folder.with_suffix(".tmp")
     first = torch.distributed.get_rank() == 0
-    problem: str | None = None
-    try:
-        if first:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-        _need_space(root, sets)
-        torch.distributed.barrier()
+    needed = _bytes_of(sets)
+
+    def make_room() -> None:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        _need_space(root, needed)
+
+    def write() -> None:
         _write_in_this_process()
         dist_checkpointing.save(
             {"sets": _sharded(weights, chunks, sets), "common": dict(common)}, str(scratch)
@@ -98,9 +100,10 @@ def save(
             shutil.rmtree(folder, ignore_errors=True)
             scratch.rename(folder)
             _sync(root)
-    except (Exception, CheckpointException) as error:  # any rank may fail; all must hear of it
-        problem = _in_words(error)
-    _agree(problem, scratch, first, step)
+
+    # The ranks agree after each: one that failed must not leave the others in a collective call.
+    _agree(_problem_of(make_room) if first else None, scratch, step)
+    _agree(_problem_of(write), scratch, step)
     if first:
         for _, old in whole_checkpoints(root)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -280,14 +283,17 @@ def _write_buckets(
     global_results_queue.put(failed[0] if failed else found)
 
 
-def _need_space(root: Path, sets: Mapping[str, WeightSet]) -> None:
-    """OSError on every rank when the file system cannot hold the checkpoint, before a byte is
-    written; collective.
-    """
+def _bytes_of(sets: Mapping[str, WeightSet]) -> int:
+    """Of all ranks' shards in fp32; collective."""
     mine = sum(tensor.numel() * 4 for values in sets.values() for tensor in values)
     total = torch.tensor(mine, dtype=torch.int64, device=current_runtime().device)
     torch.distributed.all_reduce(total)
-    needed, free = int(total), shutil.disk_usage(root).free
+    return int(total)
+
+
+def _need_space(root: Path, needed: int) -> None:
+    """OSError when the file system cannot hold so many bytes, before one is written."""
+    free = shutil.disk_usage(root).free
     if free < needed * 1.02:
         raise OSError(
             errno.ENOSPC,
@@ -320,6 +326,15 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+def _problem_of(action: Callable[[], None]) -> str | None:
+    """Do it; what went wrong."""
+    try:
+        action()
+    except (Exception, CheckpointException) as error:
+        return _in_words(error)
+    return None
+
+
 def _in_words(error: BaseException) -> str:
     """torch's CheckpointException, which is no Exception, holds those of the ranks."""
     if isinstance(error, CheckpointException):
@@ -327,17 +342,15 @@ def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _agree(problem: str | None, scratch: Path, first: bool, step: int) -> None:
-    """Every rank raises when one of them failed."""
-    problems: list[str | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(problems, problem)
-    failed = [f"rank {rank}: {text}" for rank, text in enumerate(problems) if text]
+def _agree(problem: str | None, scratch: Path, step: int) -> None:
+    """Every rank raises when one of them failed; collective."""
+    rank = torch.distributed.get_rank()
+    failed = first_problem(problem and f"rank {rank}: {problem}")
     if failed:
-        if first:
+        if rank == 0:
             shutil.rmtree(scratch, ignore_errors=True)
         raise CheckpointError(
-            f"the checkpoint of step {step} could not be written to {scratch.parent} "
-            f"({'; '.join(failed)}). "
+            f"the checkpoint of step {step} could not be written to {scratch.parent} ({failed}). "
             "Free space or make the folder writable, then start the same command again: it goes on "
             "from the last good one"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from sdpo_megatron import config as configs
 from sdpo_megatron import settings
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.errors import ConfigError, ModelFileError
 
 MAY_CHANGE = (
     "run.",
@@ -43,14 +43,25 @@ def prepare(config: TrainConfig, folder: Path) -> None:
         check_same_run(config, configs.load_saved(folder / "config.yaml"), folder)
     model = Path(config.model.path)
     if config.model.prepare == "smollm2" and not (model / "config.json").is_file():
-        from sdpo_megatron.weights.smollm2 import prepare as prepare_smollm2
-
-        print(f"preparing SmolLM2-135M-Instruct in {model}", flush=True)
-        prepare_smollm2(model)
+        _prepare_smollm2(model)
     spec = ModelSpec.from_folder(model)
     config.parallel.check_model(spec)
     check_tensors(spec, index_folder(model), model)
     load_task(config.task)
+
+
+def _prepare_smollm2(model: Path) -> None:
+    """Make the folder, unless its name tells that another model was meant to be there."""
+    from sdpo_megatron.weights import smollm2
+
+    if model.name != smollm2.FOLDER_NAME:
+        raise ModelFileError(
+            f"model.path={model} holds no config.json: give the folder of a Hugging Face "
+            "checkpoint. (The quickstart makes its model by itself, in a folder named "
+            f"{smollm2.FOLDER_NAME}.)"
+        )
+    print(f"preparing SmolLM2-135M-Instruct in {model}", flush=True)
+    smollm2.prepare(model)
 
 
 def check_same_run(config: TrainConfig, saved: TrainConfig, folder: Path) -> None:

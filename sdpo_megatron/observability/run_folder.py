@@ -28,6 +28,8 @@ _PACKAGES = (
     "safetensors", "hydra-core", "transformer-engine",
 )  # fmt: skip
 
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
 
 class RunFolder:
     """Names and writes the files of one run. Only rank 0 makes one; a resumed run opens the same.
@@ -101,7 +103,11 @@ class RunFolder:
 
 
 def versions() -> dict[str, Any]:
-    """What runs here: time, packages, git commit of the checkout, Python, platform, cores."""
+    """What runs here: time, packages, git commit of the checkout, Python, platform, processor.
+
+    Bfloat16 products on a CPU are rounded as its instructions do it, so runs with one seed differ
+    between processors of different `cpu_flags`.
+    """
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "packages": {name: _installed(name) for name in _PACKAGES},
@@ -109,6 +115,22 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
+        **_cpu(),
+    }
+
+
+def _cpu() -> dict[str, Any]:
+    """Name of the processor and which of the instructions that products are made of it has."""
+    try:
+        described = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in described.splitlines())
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    flags = facts.get("flags", "").split()
+    return {
+        "cpu_name": facts.get("model name"),
+        "cpu_flags": [flag for flag in _CPU_FLAGS if flag in flags],
     }
 
 

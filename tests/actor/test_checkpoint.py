@@ -68,6 +68,15 @@ def fail_to_save(rank: int, world: int, folder: str, root: str) -> str:
     return ""
 
 
+def save_where_no_folder_can_be(rank: int, world: int, folder: str, root: str) -> str:
+    actor = _actor(folder, {"pipeline": world})
+    try:
+        actor.save(Path(root), 1, {}, keep=2)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
 def save_within_limits(rank: int, world: int, folder: str, root: str) -> tuple[list[str], str]:
     """(processes that a save started, what a save says whose files may not grow)."""
     import resource
@@ -153,6 +162,18 @@ def test_a_full_disk_says_what_to_do_and_keeps_the_last_good_one(
     assert "No space left on device" in message
     assert "Free space" in message
     assert [step for step, _ in whole_checkpoints(tmp_path)] == [1]
+
+
+@pytest.mark.slow
+def test_every_rank_hears_that_the_first_one_cannot_make_the_folder(
+    model: str, tmp_path: Path
+) -> None:
+    """Only rank 0 makes it; the other must not wait for it in a collective call."""
+    (tmp_path / "file").touch()
+    root = str(tmp_path / "file" / "checkpoints")
+    for message in run_ranks(save_where_no_folder_can_be, 2, model, root):
+        assert "rank 0: NotADirectoryError" in message
+        assert "make the folder writable" in message
 
 
 @pytest.mark.slow

@@ -48,6 +48,13 @@ def test_a_missing_model_folder(tmp_path: Path) -> None:
     assert "Hugging Face" in said
 
 
+def test_a_mistyped_folder_is_not_filled_with_the_quickstarts_model(tmp_path: Path) -> None:
+    missing = tmp_path / "Qwen3-8B"
+    said = complaint(["experiment=quickstart", f"model.path={missing}"])
+    assert f"model.path={missing} holds no config.json" in said
+    assert not missing.exists()
+
+
 def test_a_corrupt_safetensors_file(tiny_llama: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_llama, broken)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sdpo_megatron.nouns import StepReport
 from sdpo_megatron.observability.run_folder import RunFolder, versions
@@ -126,3 +127,10 @@ def test_versions_name_the_commit_of_this_checkout() -> None:
         ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
     )
     assert commit.rstrip("+") == head.stdout.strip()
+
+
+def test_versions_name_the_instructions_that_round_bfloat16() -> None:
+    found = versions()["cpu_flags"]
+    supported = torch.cpu.get_capabilities()
+    assert ("avx2" in found) == supported["avx2"]
+    assert ("avx512_bf16" in found) == supported["avx512_bf16"]

@@ -64,9 +64,11 @@ def test_the_port_is_kept_for_the_engine(tiny_llama: Path, tmp_path: Path) -> No
 def test_a_port_taken_by_force_is_named(tiny_llama: Path, tmp_path: Path, tag: str) -> None:
     engine = EngineProcess(config(tag), tiny_llama, tmp_path)
     engine.launch()
-    with socket.create_server(("127.0.0.1", engine.port)):
-        with pytest.raises(EngineStartError, match=rf"port {engine.port} .*something else listens"):
-            engine.wait_ready()
+    with (
+        socket.create_server(("127.0.0.1", engine.port)),
+        pytest.raises(EngineStartError, match=rf"port {engine.port} .*something else listens"),
+    ):
+        engine.wait_ready()
     assert running_with(tag) == []
 
 
