@@ -38,6 +38,7 @@ LEVELS = {
     "sdpo_megatron.settings": 10,
     "sdpo_megatron.nouns": 11,
     "sdpo_megatron.errors": 11,
+    "sdpo_megatron.ports": 11,
 }
 # A verifier judges an item and knows no task; a task names its verifier; these judge the attempts
 # of whole tasks, so they stand above both.

@@ -19,13 +19,18 @@ def from_rank_0(value: T) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` is set on any rank."""
+    count = torch.tensor([float(flag)], device=current_runtime().device)
+    torch.distributed.all_reduce(count)
+    return bool(count.item())
+
+
 def first_problem(problem: str | None) -> str | None:
     """The problem of the lowest rank that has one, on every rank; None when none has. One small
     collective when all is well.
     """
-    flag = torch.tensor([0.0 if problem is None else 1.0], device=current_runtime().device)
-    torch.distributed.all_reduce(flag)
-    if not flag.item():
+    if not any_rank(problem is not None):
         return None
     problems: list[str | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(problems, problem)

@@ -7,5 +7,6 @@ rollout_side        the asyncio half of rank 0
 questions, state    which questions a step asks; where a run stands
 publish             a policy version on disk, with its checksum
 prepare, launch, rank   before any process starts; starting the ranks; one rank
+stop                what SIGTERM and Ctrl-C do
 export              a run's weights as a Hugging Face folder
 """

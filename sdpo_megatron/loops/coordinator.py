@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import FrameType
 
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
@@ -19,6 +17,7 @@ from sdpo_megatron.errors import CheckpointError
 from sdpo_megatron.loops.questions import questions_of_step
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
+from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.nouns import (
     Attempt,
     Group,
@@ -48,10 +47,11 @@ from sdpo_megatron.tasks import load_task
 class Coordinator:
     """Use as a context manager: engines, verifiers, display and exporter end with it."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, runtime: Runtime) -> None:
-        self.config, self.folder, self.runtime = config, folder, runtime
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, runtime: Runtime, stop: StopRequest
+    ) -> None:
+        self.config, self.folder, self.runtime, self.stop = config, folder, runtime, stop
         self.store = RolloutStore(folder.rollouts)
-        self.stopping = False
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
         self._groups: list[Group] = []
@@ -63,8 +63,6 @@ class Coordinator:
         """Engines begin to start; `open` waits for them."""
         config = self.config
         self.display = self._stack.enter_context(Display(config.run.steps))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
         self.exporter = self._stack.enter_context(
             closing(
                 Exporter(
@@ -95,6 +93,7 @@ class Coordinator:
                 self.display.message,
             )
         )
+        self.stop.tell(self.rollouts.cancel)
         self.display.message(
             f"run folder {self.folder.path}; {len(self.questions)} questions of {config.task.name}"
         )
@@ -104,7 +103,9 @@ class Coordinator:
         self._stack.__exit__(*exc)  # type: ignore[arg-type]
 
     def open(self, state: TrainState) -> None:
-        """Wait until engines and verifiers are up; the run is about to go on from `state`."""
+        """Wait until engines and verifiers are up, or the run was asked to stop; it is about to go
+        on from `state`.
+        """
         with self.display.phase("waiting for the engine"):
             self.rollouts.wait_ready()
         self.folder.resume_at(state.step + 1)
@@ -199,7 +200,7 @@ class Coordinator:
 
     def finish(self, state: TrainState) -> None:
         """Say where everything is."""
-        how = "stopped" if self.stopping else "finished"
+        how = "finished" if state.step >= self.config.run.steps else "stopped"
         self.display.message(
             f"{how} after step {state.step}, policy version {state.version.number}; everything is "
             f"in {self.folder.path}"
@@ -260,7 +261,3 @@ class Coordinator:
                 phase.advance()
 
             return self.rollouts.collect(state.step, chosen, state.version, on_attempt)
-
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        self.stopping = True
-        self.rollouts.cancel()

@@ -20,18 +20,23 @@ from types import FrameType
 
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
+from sdpo_megatron.loops.stop import SIGNALS
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.ports import hold_port
 
 GRACE_S = 10.0
-"""Seconds that the other ranks get to leave by themselves when one has failed."""
+"""Seconds that rank 0 gets to leave by itself when another one has failed."""
 _PR_SET_PDEATHSIG = 1
+_STOPPING = (
+    "sdpo: stopping with a checkpoint as soon as the step is done; once more to stop at once"
+)
 
 
 def launch(config: TrainConfig, folder: RunFolder) -> int:
     """Run all ranks to the end; returns the exit code (0, or that of the first rank that failed).
 
-    SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave with 0.
+    SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave with 0; a second one ends
+    the run at once.
     """
     world = config.parallel.model_ranks * config.run.data_parallel
     complaints, complain = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -39,13 +44,16 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
     port = int(meeting_point.getsockname()[1])
     ranks = [_start_rank(rank, world, config, folder, port, complain) for rank in range(world)]
     os.close(complain)
+    asked = 0
 
-    def hand_down(number: int, _frame: FrameType | None) -> None:
-        _signal_all(ranks, signal.SIGTERM)
+    def hand_down(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        _signal_all(ranks, signal.SIGTERM if asked == 1 else signal.SIGKILL)
+        if asked == 1:
+            print(_STOPPING, file=sys.stderr, flush=True)
 
-    previous = {
-        number: signal.signal(number, hand_down) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    previous = {number: signal.signal(number, hand_down) for number in SIGNALS}
     try:
         code = _watch(ranks)
     finally:
@@ -57,7 +65,11 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
             signal.signal(number, handler)
     with os.fdopen(complaints, "rb", buffering=0) as pipe:
         said = pipe.read(1 << 16) or b""
-    if code:
+    if asked > 1:
+        print(
+            f"sdpo: stopped at once; to go on: sdpo train --resume {folder.path}", file=sys.stderr
+        )
+    elif code:
         print(_failure(said, folder, ranks), file=sys.stderr)
     return code
 
@@ -87,12 +99,13 @@ def _start_rank(
             stdout=None if rank == 0 else log,  # rank 0 draws the display
             stderr=log,
             pass_fds=[complain],
-            preexec_fn=_die_with_parent,
+            preexec_fn=_before_exec,
         )
 
 
-def _die_with_parent() -> None:
+def _before_exec() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the rank can take them
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -111,7 +124,8 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
     deadline = time.monotonic() + GRACE_S
-    _signal_all(ranks, signal.SIGTERM)
+    _signal_all(ranks[:1], signal.SIGTERM)  # it closes the engines
+    _signal_all(ranks[1:], signal.SIGKILL)
     for process in ranks:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from sdpo_megatron.errors import SdpoError
+from sdpo_megatron.loops.stop import StopRequest
 
 COMPLAINTS_FD = "SDPO_COMPLAINTS_FD"
 """Environment variable: the launcher's pipe, which takes the reason why a rank failed. Not a file:
@@ -25,6 +26,8 @@ def main(argv: list[str]) -> int:
     """
     from sdpo_megatron.observability.run_folder import RunFolder
 
+    stop = StopRequest()
+    stop.take_signals()
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
@@ -35,7 +38,7 @@ def main(argv: list[str]) -> int:
         from sdpo_megatron.config import load_saved
         from sdpo_megatron.loops.train import train
 
-        train(load_saved(folder.config_file), folder)
+        train(load_saved(folder.config_file), folder, stop)
     except SdpoError as error:
         _complain(str(error))
         return 2

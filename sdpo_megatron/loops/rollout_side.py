@@ -50,7 +50,8 @@ class RolloutSide:
         self._sampler = Sampler(self._pool, prompts, sampling)
         self._prober = Sampler(self._pool, prompts, replace(sampling, num_attempts=1))
         self._starting: Future[None] | None = None
-        self._collecting: Future[Any] | None = None
+        self._waiting_for: Future[Any] | None = None
+        self._cancelled = False
 
     def __enter__(self) -> RolloutSide:
         self._thread.start()
@@ -60,6 +61,8 @@ class RolloutSide:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        if self._starting is not None:
+            self._starting.cancel()  # nothing of it is to come up any more
         try:
             self._wait(self._close())
         finally:
@@ -67,9 +70,11 @@ class RolloutSide:
             self._thread.join(timeout=10)
 
     def wait_ready(self) -> None:
-        """Block until engines and verifiers are up; raises what went wrong there."""
+        """Block until engines and verifiers are up, or `cancel` was called; raises what went wrong
+        there.
+        """
         assert self._starting is not None
-        self._starting.result()
+        self._unless_cancelled(self._starting)
 
     def collect(
         self,
@@ -84,20 +89,29 @@ class RolloutSide:
         called meanwhile."""
         sampler = self._prober if probe else self._sampler
         assert self._judge is not None
-        self._collecting = self._submit(
-            sampler.sample_groups(questions, self._judge, version, step, on_attempt=on_attempt)
+        return self._unless_cancelled(
+            self._submit(
+                sampler.sample_groups(questions, self._judge, version, step, on_attempt=on_attempt)
+            )
         )
+
+    def cancel(self) -> None:
+        """Abandon what is waited for now, and what will be; safe from a signal handler."""
+        self._cancelled = True
+        if self._waiting_for is not None:
+            self._waiting_for.cancel()
+
+    def _unless_cancelled(self, work: Future[T]) -> T | None:
+        """Its result; None when `cancel` was called."""
+        self._waiting_for = work
+        if self._cancelled:  # before it could be told
+            work.cancel()
         try:
-            return self._collecting.result()
+            return work.result()
         except (CancelledError, asyncio.CancelledError):
             return None
         finally:
-            self._collecting = None
-
-    def cancel(self) -> None:
-        """Abandon the collection in progress; safe from a signal handler."""
-        if self._collecting is not None:
-            self._collecting.cancel()
+            self._waiting_for = None
 
     def swap(self, folder: Path, version: PolicyVersion) -> None:
         """Hot-swap every engine to the weights in `folder`; returns when all serve `version` with

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from sdpo_megatron.actor.agree import from_rank_0
+from sdpo_megatron.actor.agree import any_rank, from_rank_0
 from sdpo_megatron.actor.runtime import start_runtime
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.observability.run_folder import RunFolder
 
 
-def train(config: TrainConfig, folder: RunFolder) -> None:
-    """Train until `run.steps`, or until SIGTERM: then checkpoint and return.
+def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> None:
+    """Train until `run.steps`, or until a rank is asked to stop: then checkpoint and return.
 
     Raises:
         SdpoError: Something that a person can act on; the launcher ends the other ranks.
@@ -30,12 +31,16 @@ def train(config: TrainConfig, folder: RunFolder) -> None:
 
     with ExitStack() as stack:
         first = dist.get_rank() == 0
-        coordinator = stack.enter_context(Coordinator(config, folder, runtime)) if first else None
+        coordinator = (
+            stack.enter_context(Coordinator(config, folder, runtime, stop)) if first else None
+        )
         trainer = Trainer(config, folder, runtime)
         if coordinator:
             coordinator.open(trainer.state)
-        trainer.publish(coordinator)
-        while trainer.state.step < config.run.steps:
+        stopping = any_rank(stop.asked)
+        if not stopping:
+            trainer.publish(coordinator)
+        while not stopping and trainer.state.step < config.run.steps:
             groups = coordinator.sample(trainer.state) if coordinator else None
             samples = from_rank_0(
                 coordinator.teach(trainer.state, groups) if coordinator and groups else None
@@ -47,8 +52,7 @@ def train(config: TrainConfig, folder: RunFolder) -> None:
             if coordinator:
                 coordinator.report(trainer.state, metrics)
             trainer.checkpoint_if_due()
-            if from_rank_0(coordinator.stopping if coordinator else None):
-                break
+            stopping = any_rank(stop.asked)
         trainer.checkpoint_if_due(now=True)
         if coordinator:
             coordinator.finish(trainer.state)

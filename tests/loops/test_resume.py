@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sdpo_megatron.actor.checkpoint import whole_checkpoints
 from tests.loops import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -70,6 +71,46 @@ def test_sigterm_checkpoints_and_exits_0(unbroken: Path, tiny_llama: Path, tmp_p
     assert "stopped after step" in output
     runs.finish(runs.start(["--resume", str(folder)]))
     assert runs.numbers(folder) == runs.numbers(unbroken)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment", "steps"),
+    [
+        (signal.SIGTERM, "rollouts/step-000001.jsonl.zst", 1),
+        (signal.SIGINT, "logs/engine-0.log", 0),
+    ],
+    ids=["while-training", "while-the-engine-starts"],
+)
+def test_every_rank_of_a_pipeline_stops_with_a_checkpoint(
+    number: int, moment: str, steps: int, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """As in a terminal and in a pod: all processes get the signal, not the launcher alone."""
+    folder = tmp_path / "run"
+    more = ("run.checkpoint_every=0", "parallel.pipeline=2")
+    process = runs.start(runs.overrides(tiny_llama, folder, *more))
+    runs.wait_until(lambda: (folder / moment).exists(), process)
+    for rank in [p for p in runs.family(process) if "loops.rank" in _title(p)]:
+        rank.send_signal(number)
+    process.send_signal(number)
+    output = runs.finish(process)
+    assert f"stopped after step {steps}," in output
+    assert [step for step, _ in whole_checkpoints(folder / "checkpoints")] == [steps]
+
+
+def test_a_second_signal_ends_the_run_at_once(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = runs.start(runs.overrides(tiny_llama, folder))
+    runs.wait_until(lambda: (folder / "logs/engine-0.log").exists(), process)
+    members = runs.family(process)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    while "once more to stop at once" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output = runs.finish(process, code=137)
+    assert f"sdpo train --resume {folder}" in output
+    _, left = psutil.wait_procs(members, timeout=20)
+    assert left == []
 
 
 def test_an_engine_killed_while_sampling_comes_back(
