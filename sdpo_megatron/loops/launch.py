@@ -27,9 +27,7 @@ from sdpo_megatron.ports import hold_port
 GRACE_S = 10.0
 """Seconds that rank 0 gets to leave by itself when another one has failed."""
 _PR_SET_PDEATHSIG = 1
-_STOPPING = (
-    "sdpo: stopping with a checkpoint as soon as the step is done; once more to stop at once"
-)
+_STOPPING = "sdpo: stopping with a checkpoint; once more to stop at once"
 
 
 def launch(config: TrainConfig, folder: RunFolder) -> int:

@@ -42,7 +42,7 @@ class Trainer:
         )
         saved = self.actor.load_newest(folder.checkpoints)
         self.state = TrainState.from_plain(saved["state"]) if saved else TrainState()
-        self._saved_step = self.state.step if saved else -1
+        self._saved_step = self.state.step
         self._published = -1
         self._checkpoint_s = 0.0
 
