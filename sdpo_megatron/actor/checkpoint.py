@@ -105,7 +105,8 @@ def save(
     _agree(_problem_of(make_room) if first else None, scratch, step)
     _agree(_problem_of(write), scratch, step)
     if first:
-        for _, old in whole_checkpoints(root)[:-keep]:
+        outlived = [path for _, path in whole_checkpoints(root)[:-keep]]
+        for old in [*outlived, *root.glob("step-*.tmp")]:  # a kill leaves the one it was writing
             shutil.rmtree(old, ignore_errors=True)
     return folder
 

@@ -156,7 +156,7 @@ class Coordinator:
         line = {"version": version.number, "checksum": version.checksum, "seconds": seconds}
         with (self.folder.path / "swaps.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for old in folder.parent.glob("v*"):
+        for old in folder.parent.iterdir():  # older versions, and what a kill left half written
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
 

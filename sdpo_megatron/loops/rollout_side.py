@@ -110,6 +110,10 @@ class RolloutSide:
             return work.result()
         except (CancelledError, asyncio.CancelledError):
             return None
+        except Exception:
+            if self._cancelled:  # what fails now is of no interest any more
+                return None
+            raise
         finally:
             self._waiting_for = None
 

@@ -114,6 +114,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def saved(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Metrics]]:
     root = str(tmp_path_factory.mktemp("checkpoints"))
+    (Path(root) / "step-000001.tmp").mkdir()
     return root, run_ranks(train_and_save, 1, model, root, {})[0]
 
 
@@ -125,6 +126,7 @@ def test_resume_gives_the_same_numbers_to_the_last_digit(
     position, resumed = run_ranks(resume, 1, model, root, {})[0]
     assert position == 17
     assert resumed == unbroken[2:]
+    assert [path.name for path in Path(root).iterdir()] == ["step-000002"]
 
 
 @pytest.mark.slow
