@@ -2,8 +2,7 @@
 
     python benchmarks/loss.py            the whole table (about 20 minutes on one core)
     python benchmarks/loss.py --quick    one small case
-    python benchmarks/loss.py --trl DIR  also TRL's SDPO loss; DIR from `pip install --no-deps -t
-    DIR trl`
+    python benchmarks/loss.py --trl DIR  also TRL's SDPO loss; `pip install --no-deps -t DIR trl`
 
 Contenders, each in a process of its own, on the same tensors (JSD 0.5, student's top K and tail):
     fused   sdpo_megatron.objectives.head_loss; the head's gradient accumulates in a given buffer

@@ -1,15 +1,12 @@
-"""A training step of SmolLM2-135M on this machine: seconds by phase, and how far from what else
-could be had.
+"""A training step of SmolLM2-135M: seconds by phase, and how far from what else could be had.
 
     python benchmarks/step.py [--quick]
 
 1. trainer    our teacher pass, student pass and optimiser step against the same maths in plain
-transformers
-              (padded batch, dense log-softmax, top-k, gather, autograd, torch's AdamW), same
-              threads, same run
+              transformers (padded batch, dense log-softmax, top-k, gather, autograd, torch's
+              AdamW), same threads, same run
 2. teacher    the step through two pipeline stages with and without the teacher's pass; a forward is
-a third of a
-              forward and backward, so 4/3 is what it should cost
+              a third of a forward and backward, so 4/3 is what it should cost
 3. loop       `sdpo train experiment=quickstart` for a few steps: seconds by phase, tokens/s
 
 Ratios are of medians over interleaved repetitions in one run. Prints a table, writes

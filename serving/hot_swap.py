@@ -1,10 +1,12 @@
-"""New weights into running engines, as a transaction: pause, load, verify, name the version, go on.
+"""New weights into running engines, as a transaction: `swap(clients, weights_dir, version)`.
 
-    swap(clients, weights_dir, version, transport) pause        running requests are retracted: they
-        wait and carry on with the new weights, their tokens keep their spans load         by a
-        `Transport` verify       the engine's own checksum of its weights against the trainer's
-        (`PolicyVersion.checksum`) set version  only now can a token be said to come from `version`
-        resume
+    pause        running requests are retracted: they wait and carry on with the new weights, their
+                 tokens keep their spans
+    load         by a `Transport`
+    verify       the engine's own checksum of its weights against the trainer's
+                 (`PolicyVersion.checksum`)
+    set version  only now can a token be said to come from `version`
+    resume
 
 Each engine goes through it by itself, all at the same time, every wait bounded by
 `EngineConfig.control_timeout_s`. An engine that fails is never resumed unless its weights are

@@ -20,8 +20,8 @@ def write_version(actor: Actor, source: Path, target: Path, engine: EngineConfig
 
     Returns:
         On rank 0 the checksum of what the trainer holds, as an engine computes it; elsewhere "".
-        Also "" for engines on a GPU,
-        which hash in another way: there the swap is checked among engines only.
+        Also "" for engines on a GPU, which hash in another way: there the swap is checked among
+        engines only.
     """
     checksum = EngineChecksum(read_config(source), dtype=engine.dtype, tp_size=engine.tp)
     export_hf(

@@ -1,8 +1,8 @@
-"""The SDPO term: pull the student's next-token distribution to the teacher's (method section 1, Eq.
-1).
+"""The SDPO term: pull the student's next-token distribution to the teacher's (method section 1).
 
-    loss = sum_t w_t * rho_t * D_t        w: mask, sample weight and denominator; rho: detached
-    importance weights
+    loss = sum_t w_t * rho_t * D_t        (Eq. 1)
+
+w is mask, sample weight and denominator, rho the detached importance weights.
 
 Levels: `logit` (D over the support), `token` and `sequence` (a policy gradient on the sampled token
 with the advantage log q(y) - log pi(y), per token or averaged over the attempt).

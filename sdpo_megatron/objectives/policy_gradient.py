@@ -1,8 +1,7 @@
-"""The GRPO term: a clipped policy gradient on the sampled tokens (method section 4, "GRPO
-baseline").
+"""The GRPO term: a clipped policy gradient on the sampled tokens (method section 4).
 
-    loss = sum_t -w_t * rho_t * min(r_t A, clip(r_t, 1 - low, 1 + high) A)        r_t = pi_now(y_t)
-    / pi_old(y_t)
+    loss = sum_t -w_t * rho_t * min(r_t A, clip(r_t, 1 - low, 1 + high) A)
+    r_t  = pi_now(y_t) / pi_old(y_t)
 
 rho is the detached truncated importance weight of the train/rollout mismatch. With one optimiser
 step per batch pi_old is pi_now, r is 1 and the gradient is that of -A log pi.

@@ -1,9 +1,7 @@
-"""Ranks of a gloo world that stay alive for a whole test session and run case after case: TP 2 and
-4.
+"""Ranks of a gloo world that stay alive for a test session and run case after case: TP 2 and 4.
 
     with Ranks(2) as ranks:
-        results = ranks.run(work, cases)        # what work(group, rank, world, cases) returned, by
-        rank
+        results = ranks.run(work, cases)  # by rank: what work(group, rank, world, cases) returned
 
 Joining a world costs a second, a case milliseconds; so one world serves all tests.
 """
