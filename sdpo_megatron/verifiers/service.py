@@ -1,9 +1,13 @@
-"""`sdpo verify serve`: the verifiers over HTTP. One process accepts and answers; its children
-judge.
+"""`sdpo verify serve`: the verifiers over HTTP.
 
-    POST /v1/verify   a batch in, a batch out (bearer token; Idempotency-Key; 429 with Retry-After
-    when full) GET  /healthz     the process lives          GET /readyz    it takes work
-    GET  /metrics     for Prometheus             GET /openapi.json
+One process accepts and answers; its children judge.
+
+    POST /v1/verify     a batch in, a batch out (bearer token; Idempotency-Key; 429 with Retry-After
+                        when full)
+    GET  /healthz       the process lives
+    GET  /readyz        it takes work
+    GET  /metrics       for Prometheus
+    GET  /openapi.json
 
 Stateless: what is lost with the process is asked again by the client. Scale out with more
 processes.
