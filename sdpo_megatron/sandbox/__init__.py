@@ -1,8 +1,7 @@
-"""Runs untrusted programs: isolation layers, limits, results that the program cannot forge. See
-docs/security.md.
+"""Runs untrusted programs: isolation layers, limits, results that the program cannot forge.
 
-`inside/` holds what runs beyond the fence; the other files are the host's side. Imports the
-standard library only.
+See docs/security.md. `inside/` holds what runs beyond the fence; the other files are the host's
+side. Imports the standard library only.
 """
 
 from .config import LAYERS, SandboxConfig

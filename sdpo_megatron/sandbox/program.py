@@ -62,8 +62,9 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """How a run ended. Everything but `stdout`, `stderr` and `report` is known without the
-    program's cooperation.
+    """How a run ended.
+
+    Everything but `stdout`, `stderr` and `report` is known without the program's cooperation.
 
     Attributes:
         nonce: Of this run; the program never saw it. The judge's report was accepted because it

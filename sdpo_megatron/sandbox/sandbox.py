@@ -1,5 +1,4 @@
-"""The sandbox as the rest of the project sees it: a pool of workers behind one thread-safe
-`run`."""
+"""The sandbox as the rest of the project sees it: a pool of workers behind a thread-safe `run`."""
 
 from __future__ import annotations
 
@@ -91,8 +90,7 @@ class Sandbox:
         return result
 
     def close(self) -> None:
-        """Ends all workers and whatever they run. Runs in other threads raise
-        VerifierUnavailable."""
+        """Ends all workers and what they run. Runs in other threads raise VerifierUnavailable."""
         with self._lock:
             self._closed = True
             self._stop()
@@ -109,8 +107,7 @@ class Sandbox:
         self.close()
 
     def _replace(self, worker: WorkerLink) -> None:
-        """A worker failed: puts a fresh one in its place, restarting the zygote when that is gone
-        too."""
+        """Replaces a failed worker by a fresh one, restarting the zygote when that is gone too."""
         worker.close(kill=True)
         with self._lock:
             self._links.discard(worker)

@@ -1,5 +1,4 @@
-"""The host's ends of one run's descriptors: what is to be written to the run, and what has come
-from it."""
+"""The host's ends of one run's descriptors: what to write to the run, and what came from it."""
 
 from __future__ import annotations
 
@@ -14,8 +13,10 @@ _PIECE = 1 << 16
 
 
 class Stream:
-    """A non-blocking descriptor with bytes still to send and bytes received, up to a limit. Owns
-    the descriptor."""
+    """A non-blocking descriptor with bytes still to send and bytes received, up to a limit.
+
+    Owns the descriptor.
+    """
 
     def __init__(self, fd: int, limit: int, to_send: bytes = b"") -> None:
         self.fd, self.limit = fd, limit

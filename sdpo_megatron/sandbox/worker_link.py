@@ -37,8 +37,11 @@ class WorkerLink:
         self._control, self._config, self._runs = control, config, 0
 
     def run(self, program: Program) -> RunResult:
-        """Runs one program. Raises VerifierUnavailable when the worker fails; it must then be
-        closed."""
+        """Runs one program.
+
+        Raises:
+            VerifierUnavailable: The worker failed; it must then be closed.
+        """
         limits = {
             name: program.limits.get(name, getattr(self._config, name)) for name in _LIMIT_NAMES
         }
@@ -104,9 +107,7 @@ class WorkerLink:
             self._control.shutdown(socket.SHUT_RDWR)
 
     def close(self, kill: bool = False) -> None:
-        """Ends the worker and whatever it was running; `kill` when it may not be listening any
-        more.
-        """
+        """Ends the worker and what it was running; `kill` when it may no longer be listening."""
         self._control.close()
         if not kill:
             return
@@ -189,8 +190,7 @@ class _Exchange:
 
 
 def _stdin(data: bytes) -> int:
-    """A read-only descriptor that yields `data`: an anonymous file, so that no one has to feed a
-    pipe."""
+    """A read-only descriptor yielding `data`: an anonymous file, so no one has to feed a pipe."""
     if not data:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC)

@@ -1,5 +1,6 @@
-"""Tasks: what a question is. Reads public data layouts into `Question`s and says which verifier
-judges them.
+"""Tasks: what a question is.
+
+Reads public data layouts into `Question`s and says which verifier judges them.
 
     config      TaskConfig
     task        Task, load_task, the registry of layouts

@@ -13,16 +13,17 @@ class TaskConfig:
     """One task. Checked on construction; a missing file or id is found by `load_task`."""
 
     name: str = "humaneval"
-    """Layout of the data: humaneval, livecodebench, sciknoweval, toolalpaca, gsm8k, ifeval, or
-    module:function."""
+    """Layout of the data, by name or as module:function.
+
+    Names: humaneval, livecodebench, sciknoweval, toolalpaca, gsm8k, ifeval.
+    """
 
     path: str | None = None
     """A .jsonl or .jsonl.gz file, or a folder of ``[subset/]split.jsonl``. None: the items that
     come with the package."""
 
     subset: str | None = None
-    """Part of a set that has parts, e.g. chemistry of sciknoweval. None: the first, or the whole
-    set."""
+    """Part of a set with parts, e.g. sciknoweval's chemistry. None: the first, or the whole set."""
 
     split: str = "train"
     """File of a folder: train or test. Ignored when `path` is a file."""

@@ -1,5 +1,6 @@
-"""HumanEval (arXiv 2107.03374): ``task_id, prompt, entry_point, test``; and any JSON Lines of the
-same layout.
+"""HumanEval (arXiv 2107.03374), and any JSON Lines of the same layout.
+
+Layout: ``task_id, prompt, entry_point, test``.
 
 Item, for the code verifier:
     kind: ``humaneval``.
@@ -28,8 +29,10 @@ FENCE_OPEN, FENCE_CLOSE, NEWLINE = "```python\n", "```", "\n"
 
 
 def question(line: Line, config: TaskConfig) -> Question:
-    """The prompt shows the function in a fence; the assistant's turn opens with one and ends at its
-    close."""
+    """The prompt shows the function in a fence.
+
+    The assistant's turn opens with a fence and ends at its close.
+    """
     identifier, prompt, test = line.text("task_id"), line.text("prompt"), line.text("test")
     entry_point, code = line.text("entry_point"), _complete(line, prompt)
     signature = _signature(line, code, entry_point)
@@ -80,8 +83,7 @@ def _is_python(code: str) -> bool:
 
 
 def _signature(line: Line, code: str, entry_point: str) -> str:
-    """The code up to and including the colon of the entry point's signature, without the line break
-    after it."""
+    """The code through the colon of the entry point's signature, not the line break after it."""
     body = ast.parse(code).body
     functions = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == entry_point]
     if not functions:

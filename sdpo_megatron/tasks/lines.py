@@ -62,8 +62,7 @@ class Line:
         return value
 
     def json(self, key: str, kind: type | tuple[type, ...]) -> Any:
-        """A value that may be stored as itself or as a text of JSON (both are found in public
-        files).
+        """A value stored as itself or as a text of JSON (both are found in public files).
 
         Raises:
             TaskFileError: It is neither, or not of `kind`.

@@ -1,5 +1,4 @@
-"""LiveCodeBench v6 (arXiv 2403.07974): programs judged on standard input, or functions judged on
-arguments.
+"""LiveCodeBench v6 (arXiv 2403.07974): programs judged on standard input, functions on arguments.
 
 Layout: ``question_id, question_title, question_content, starter_code, public_test_cases,
 private_test_cases, metadata``. Test cases are a JSON list of ``{"input", "output", "testtype":
@@ -53,8 +52,7 @@ class _TextOnly(pickle.Unpickler):
 
 
 def question(line: Line, config: TaskConfig) -> Question:
-    """The statement, then the starter code where there is one; the assistant's turn opens with a
-    code fence."""
+    """The statement, then any starter code; the assistant's turn opens with a code fence."""
     identifier = line.text("question_id")
     examples, tests = _cases(line, "public_test_cases"), _cases(line, "private_test_cases")
     kinds = {case["testtype"] for case in (*examples, *tests)}

@@ -1,5 +1,7 @@
-"""SciKnowEval (arXiv 2406.09098), multiple choice: ``idx, system, prompt, answer`` with ``kind`` =
-``mcq``."""
+"""SciKnowEval (arXiv 2406.09098), multiple choice.
+
+Layout: ``idx, system, prompt, answer`` with ``kind`` = ``mcq``.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,7 @@ SUBSETS = ("chemistry", "biology", "material")  # physics is in the paper, not i
 
 
 def question(line: Line, config: TaskConfig) -> Question:
-    """The system message gives the answer format, so it is kept unless `config.instruction`
-    replaces it."""
+    """The system message gives the answer format: kept unless `config.instruction` replaces it."""
     kind = line.get("kind", default="mcq")
     if kind != "mcq":
         line.fail(f"key 'kind': only multiple choice (mcq) can be verified, got {kind!r}")

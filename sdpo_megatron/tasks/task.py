@@ -40,8 +40,7 @@ LAYOUTS: dict[str, str] = {
     name: f"sdpo_megatron.tasks.{name}:LAYOUT"
     for name in ("humaneval", "livecodebench", "sciknoweval", "toolalpaca", "gsm8k", "ifeval")
 }
-"""Name -> ``module:LAYOUT``. A layout of your own needs no entry here: its import path works as a
-name."""
+"""Name -> ``module:LAYOUT``. Your own layout needs no entry: its import path works as a name."""
 
 
 @dataclass(frozen=True, kw_only=True)

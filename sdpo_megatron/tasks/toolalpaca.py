@@ -1,9 +1,8 @@
-"""ToolAlpaca (arXiv 2306.05301) as in the SDPO authors' data: ``prompt``, ``answer`` = JSON list of
-calls.
+"""ToolAlpaca (arXiv 2306.05301) as in the SDPO authors' data.
 
-A call is ``{"Action": tool, "Action_Input": JSON object as text}``. Conventions of the data, kept
-here: a tool named ``[Optional]x`` may be called or not; an argument that is "" or null may be left
-out.
+Layout: ``prompt``, ``answer`` = JSON list of calls. A call is ``{"Action": tool, "Action_Input":
+JSON object as text}``. Conventions of the data, kept here: a tool named ``[Optional]x`` may be
+called or not; an argument that is "" or null may be left out.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ _TOOL = re.compile(
 
 
 def question(line: Line, config: TaskConfig) -> Question:
-    """The prompt says how calls are written; `config.instruction` is put before it as a system
-    message."""
+    """The prompt says how to write calls; `config.instruction` precedes it as a system message."""
     prompt = line.text("prompt")
     calls = [
         _call(line, number, entry)
@@ -46,8 +44,7 @@ def question(line: Line, config: TaskConfig) -> Question:
 
 
 def offered_tools(prompt: str) -> dict[str, list[str]]:
-    """Tool -> names of its arguments, read from the documentation in the prompt; used for feedback
-    only."""
+    """Tool -> names of its arguments, read from the prompt's documentation; for feedback only."""
     tools = {}
     for tool in _TOOL.finditer(prompt):
         try:

@@ -1,5 +1,4 @@
-"""Verifiers: from a task item and a response to a Verdict, and everything that makes that hold at
-scale.
+"""Verifiers: from a task item and a response to a Verdict, and all that makes that hold at scale.
 
     base, answers, wire     the protocol, the registry, finding answers in text, verdicts as JSON
     code*, multiple_choice, mathematics, tool_use (tool_calls), instruction_following

@@ -1,5 +1,7 @@
-"""Finds the answer in a response: thinking removed, answer tags, boxes. Linear in the text, no
-backtracking regexes."""
+"""Finds the answer in a response: thinking removed, answer tags, boxes.
+
+Linear in the text, no backtracking regexes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,7 @@ _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
 
 def without_thinking(text: str) -> str:
-    """The response after its last closed ``<think>`` block; an unclosed block hides everything
-    after it.
+    """The response after its last closed ``<think>`` block; an unclosed one hides all after it.
 
     A response cut off inside its thought has not answered, whatever the thought mentions.
     """
@@ -46,8 +47,7 @@ def boxed_answer(text: str) -> str | None:
 
 
 def shown(text: str, limit: int = 60) -> str | None:
-    """`text` if it may be quoted in feedback: short, one line, printable, and free of markup; else
-    None.
+    """`text` if it may be quoted in feedback: short, one line, printable, no markup; else None.
 
     Feedback becomes part of a prompt, so nothing in it may look like a chat-control token or a
     terminal escape.

@@ -1,9 +1,8 @@
 """The verifier protocol, the registry, and the small pieces every verifier shares.
 
 A verifier is a pure function of (item, response). It never raises on any response text; it raises
-`BadItem` when the
-*item* lacks what it needs, because that is a mistake of whoever wrote the task and must not become
-a reward of 0.
+`BadItem` when the *item* lacks what it needs, because that is a mistake of whoever wrote the task
+and must not become a reward of 0.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ class Verifier(Protocol):
     """Judges one response. Pure, synchronous and thread-safe; never raises on any response text.
 
     Runs inside a bounded child process (`pool`), so it may be slow or memory-hungry on a hostile
-    response without
-    harming the caller: the child is ended and the response judged wrong.
+    response without harming the caller: the child is ended and the response judged wrong.
     """
 
     name: str
@@ -147,8 +145,7 @@ def graded(
 
 
 def wrong_answer(item: Mapping[str, Any], said: str, expected: str, **details: Any) -> Verdict:
-    """A readable but wrong answer; `expected` enters the feedback only where the item's task allows
-    it."""
+    """A readable but wrong answer; `expected` enters feedback only if the item's task allows it."""
     reveal = bool(item.get(REVEAL_KEY, False))
     feedback = f"{said} The correct answer is {expected}." if reveal else said
     return graded(False, feedback=feedback, reveals_answer=reveal, **details)

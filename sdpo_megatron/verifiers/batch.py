@@ -75,8 +75,7 @@ def run_batch(
     *,
     announce: Announce = lambda line: print(line, flush=True),
 ) -> int:
-    """Judge this shard's lines; 0 when every line has a verdict, 1 when some are written as
-    failures.
+    """Judge this shard's lines; 0 if every line has a verdict, 1 if some are written as failures.
 
     Args:
         config: Input, output, shard.

@@ -18,8 +18,10 @@ class BatchConfig:
     """One shard of an offline run over a file of responses."""
 
     input: str
-    """JSON Lines, plain or .gz: ``{"id", "verifier", "item", "response"}``, or ``{"question_id",
-    "response"}``."""
+    """JSON Lines, plain or .gz.
+
+    A line is ``{"id", "verifier", "item", "response"}``, or ``{"question_id", "response"}``.
+    """
 
     output: str
     """Folder for the parts; shared by all shards."""
@@ -31,8 +33,7 @@ class BatchConfig:
     """How many shards there are. The same for all of them."""
 
     part_size: int = 256
-    """Verdicts in one part; a part is written at once or not at all, and is what a restart may
-    lose."""
+    """Verdicts in one part; it is written at once or not at all, and is what a restart may lose."""
 
     workers: int = 2
     """Verifications at once."""

@@ -1,5 +1,4 @@
-"""Client of verifier services: spreads, retries, hedges, and never takes a failure for a wrong
-answer.
+"""Client of verifier services: spreads, retries, hedges; never takes a failure for a wrong answer.
 
 | what comes back | means |
 | --- | --- |
@@ -38,8 +37,10 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class VerifierClient:
-    """Asks services for verdicts. An async context manager; safe for any number of concurrent
-    calls."""
+    """Asks services for verdicts.
+
+    An async context manager; safe for any number of concurrent calls.
+    """
 
     def __init__(
         self,
@@ -129,8 +130,10 @@ class VerifierClient:
         return json.dumps({"items": [one], "deadline_s": deadline_s}).encode("ascii")
 
     async def _hedged(self, body: bytes, key: str) -> Verdict:
-        """Ask one endpoint; after a silence a second one too. The first verdict counts, the other
-        is cancelled."""
+        """Ask one endpoint; after a silence a second one too.
+
+        The first verdict counts, the other is cancelled.
+        """
         first = await self._endpoints.choose()
         tasks = {asyncio.create_task(self._ask(first, body, key))}
         try:

@@ -1,5 +1,4 @@
-"""Judges code: HumanEval's asserts, and LiveCodeBench's stdin and functional tests, public and
-hidden.
+"""Judges code: HumanEval's asserts, LiveCodeBench's stdin and functional tests, public and hidden.
 
 The attempt runs in the sandbox and never shares an interpreter with what judges it. HumanEval's
 tests run in a second confined process that calls the attempt by plain data; LiveCodeBench's tests
@@ -35,8 +34,9 @@ _NOTHING_PUBLIC = "A test fails."
 
 @dataclass(frozen=True, kw_only=True)
 class CodeVerifierConfig:
-    """How code is judged. Limits are per test for LiveCodeBench and for all tests of an item for
-    HumanEval.
+    """How code is judged.
+
+    Limits are per test for LiveCodeBench and for all tests of an item for HumanEval.
 
     Attributes:
         cpu_s: CPU time, seconds.

@@ -29,8 +29,10 @@ _SYS_TOKEN = re.compile(r"<<(?=/?SYS>>)")
 
 
 def harmless(text: str, limit: int = 600) -> str:
-    """`text` without anything that a terminal or a chat template could obey, at most about `limit`
-    characters."""
+    """`text` without anything that a terminal or a chat template could obey.
+
+    At most about `limit` characters.
+    """
     text = shorten_middle(text, limit)
     text = "".join(character if _is_plain(character) else _spelled(character) for character in text)
     text = _ADDRESS.sub("0x...", text).replace("```", "'''")
@@ -87,8 +89,10 @@ def crash_text(signal: int | None) -> str:
 
 
 def error_text(error: Mapping[str, Any], code: str = "") -> str:
-    """An exception with the attempt's own line. `code` is the attempt's source when its line is to
-    be quoted."""
+    """An exception with the attempt's own line.
+
+    `code` is the attempt's source when its line is to be quoted.
+    """
     kind = harmless(str(error.get("type", "Exception")), 80)
     message = harmless(str(error.get("message", "")), 300)
     line = error.get("line", 0)
@@ -101,8 +105,10 @@ def error_text(error: Mapping[str, Any], code: str = "") -> str:
 
 
 def case_text(title: str, facts: Mapping[str, str]) -> str:
-    """A failed case: a title and labelled values, one a line (a value of several lines starts on
-    its own)."""
+    """A failed case: a title and labelled values, one a line.
+
+    A value of several lines starts on a line of its own.
+    """
     lines = [title]
     for label, value in facts.items():
         value = harmless(value)

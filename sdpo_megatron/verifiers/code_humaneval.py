@@ -1,5 +1,4 @@
-"""HumanEval: a function, judged by the asserts of `check(candidate)`, which run in a process of
-their own."""
+"""HumanEval: a function, judged by the asserts of `check(candidate)` in a process of their own."""
 
 from __future__ import annotations
 

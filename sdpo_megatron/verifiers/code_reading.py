@@ -1,5 +1,4 @@
-"""Finds the program in a response, by text alone: the response is hostile, so nothing is parsed on
-this side.
+"""Finds the program in a hostile response, by text alone: nothing is parsed on this side.
 
 Several readings are offered in order of preference; the sandbox takes the first that compiles and
 defines the function.

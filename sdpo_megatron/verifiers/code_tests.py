@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SplitTests:
-    """A `check` function taken apart. `setup` runs once, in order; each of `tests` is independent
-    source."""
+    """A `check` function taken apart.
+
+    `setup` runs once, in order; each of `tests` is independent source.
+    """
 
     setup: tuple[str, ...]
     tests: tuple[str, ...]

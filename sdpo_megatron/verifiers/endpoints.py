@@ -1,5 +1,4 @@
-"""Which verifier service to ask next: addresses from a list or from DNS, least outstanding
-first."""
+"""Which verifier service to ask next: addresses from a list or DNS, least outstanding first."""
 
 from __future__ import annotations
 
@@ -70,8 +69,9 @@ class Endpoints:
         self._lock = asyncio.Lock()
 
     async def choose(self, avoid: frozenset[str] = frozenset()) -> Endpoint:
-        """The endpoint with the fewest outstanding requests, not benched, and not in `avoid` if
-        another exists.
+        """The endpoint with the fewest outstanding requests.
+
+        Not a benched one, and not one in `avoid`, if another exists.
 
         Raises:
             VerifierUnavailable: A DNS name has no address now.

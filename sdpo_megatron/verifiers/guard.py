@@ -43,8 +43,7 @@ class Guard:
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None when it is larger than `limit` (which is noticed before it is all
-    held)."""
+    """The whole body; None when larger than `limit` (which is noticed before it is all held)."""
     parts: list[bytes] = []
     size = 0
     while True:

@@ -1,5 +1,4 @@
-"""Answers kept by Idempotency-Key: a repeated request gets the first one's answer, not a second
-judging."""
+"""Answers kept by Idempotency-Key: a repeated request gets the first answer, no second judging."""
 
 from __future__ import annotations
 
@@ -23,8 +22,10 @@ class Answer:
 
 
 class AnswersByKey:
-    """Keeps the newest `limit` answers. A request that repeats one still being judged waits for
-    that one."""
+    """Keeps the newest `limit` answers.
+
+    A request that repeats one still being judged waits for that one.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

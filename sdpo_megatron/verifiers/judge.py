@@ -1,5 +1,7 @@
-"""What the training loop calls: an attempt's text in, a Verdict out, from this machine or from
-verifier services."""
+"""What the training loop calls: an attempt's text in, a Verdict out.
+
+The Verdict comes from this machine or from verifier services.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +28,18 @@ class JudgeConfig:
     """Where attempts are judged, and how patiently."""
 
     where: Literal["local", "endpoints"] = "local"
-    """local: sandbox and child processes of this machine; endpoints: services started with `sdpo
-    verify serve`."""
+    """Where attempts are judged.
+
+    local: sandbox and child processes of this machine; endpoints: services started with `sdpo
+    verify serve`.
+    """
 
     endpoints: tuple[str, ...] = ()
     """URLs of services, e.g. http://10.0.0.7:9401. ``dns+http://verifiers:9401`` means every
     address of that name."""
 
     token_file: str | None = None
-    """File that holds the bearer token of the services. None: the environment variable
-    SDPO_VERIFIER_TOKEN."""
+    """File with the services' bearer token. None: the environment variable SDPO_VERIFIER_TOKEN."""
 
     workers: int = 2
     """Verifications at once: child processes locally, open requests to services."""
@@ -44,16 +48,17 @@ class JudgeConfig:
     """Seconds for one try of one verdict, waiting in queues included."""
 
     retries: int = 3
-    """Tries after the first when infrastructure failed. After the last the attempt is dropped and
-    counted."""
+    """Tries after the first when infrastructure failed; then the attempt is dropped and counted."""
 
     hedge_after_s: float = 10.0
     """Seconds after which a silent service is given up on for a second one, whichever answers
     first. Services only."""
 
     cpu_limit_s: int = 10
-    """CPU seconds of one verification outside the sandbox; beyond it the response is judged wrong.
-    Local only."""
+    """CPU seconds of one verification outside the sandbox. Local only.
+
+    Beyond it the response is judged wrong.
+    """
 
     memory_mib: int = 4096
     """Address space in MiB of one child process outside the sandbox. Local only."""

@@ -1,5 +1,4 @@
-"""Judging on this machine: programs in the sandbox, every other verifier in the pool of bounded
-children."""
+"""Judging on this machine: programs in the sandbox, all else in the pool of bounded children."""
 
 from __future__ import annotations
 

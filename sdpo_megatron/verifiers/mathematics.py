@@ -37,8 +37,10 @@ _EXPLOSIVE = re.compile(
 
 
 class Mathematics:
-    """The last marked answer decides; equal values in any notation are equal (``0.5``, ``1/2``,
-    ``\\frac12``)."""
+    """The last marked answer decides.
+
+    Equal values in any notation are equal (``0.5``, ``1/2``, ``\\frac12``).
+    """
 
     name = "mathematics"
 
@@ -91,8 +93,7 @@ def final_answer(text: str) -> str | None:
 
 
 def plain_number(text: str) -> Fraction | None:
-    """The value of a plain decimal, fraction or amount (``1,234.50``, ``$5``, ``3/4``); None for
-    anything else."""
+    """The value of a plain decimal, fraction or amount (``1,234.50``, ``$5``, ``3/4``), or None."""
     text = _CURRENCY.sub("", _CURRENCY.sub("", text.strip()).strip())
     if not _NUMBER.fullmatch(text):
         return None

@@ -9,8 +9,7 @@ SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 class ServiceMetrics:
-    """The metrics of one service, in a registry of its own (a process may hold several services in
-    tests)."""
+    """The metrics of one service, in its own registry (in tests a process may hold several)."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

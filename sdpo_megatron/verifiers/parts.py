@@ -1,5 +1,6 @@
-"""The output folder of a batch: parts that are there whole or not at all, and what they already
-hold.
+"""The output folder of a batch: its parts, and what they already hold.
+
+Parts are there whole or not at all:
 
     OUT/shard-00002-of-00008/part-00000.jsonl     one line a verdict or failure, in input order
     OUT/shard-00002-of-00008/_INPUT.json          which input and split the parts belong to
@@ -50,8 +51,7 @@ class Parts:
         return self.folder / f"part-{number:05d}.jsonl"
 
     def read(self, number: int) -> list[dict[str, Any]] | None:
-        """The lines of a part that was written before; None when there is none or it is not
-        whole."""
+        """The lines of a part written before; None when there is none or it is not whole."""
         try:
             text = self.path(number).read_text("utf-8")
             return [json.loads(line) for line in text.splitlines()]

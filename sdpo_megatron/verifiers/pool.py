@@ -1,5 +1,4 @@
-"""A pool of bounded child processes in which verifiers run, so that no response can hang or starve
-the caller.
+"""A pool of bounded child processes for verifiers: no response can hang or starve the caller.
 
 What ends a job decides what is said of it:
 
@@ -35,8 +34,10 @@ MAX_REPLY_BYTES = 16 * 2**20
 
 
 class VerifierBroken(SdpoError):
-    """A verifier raised on a response; verifiers must not. The message names the verifier and the
-    exception."""
+    """A verifier raised on a response; verifiers must not.
+
+    The message names the verifier and the exception.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,10 @@ class PoolConfig:
     """CPU seconds of one verification; beyond it the response is judged wrong."""
 
     wall_limit_s: float = 60.0
-    """Seconds without a reply after which the child is taken for hung and replaced. Not the
-    response's fault."""
+    """Seconds without a reply after which the child is taken for hung and replaced.
+
+    It is not the response's fault.
+    """
 
     memory_mib: int = 4096
     """Address space of one child in MiB. sympy and its parser need about 400."""
@@ -70,8 +73,10 @@ class PoolConfig:
 
 
 class VerifierPool:
-    """Runs verifiers by name or import path. An async context manager; children start when first
-    needed."""
+    """Runs verifiers by name or import path.
+
+    An async context manager; children start when first needed.
+    """
 
     def __init__(self, config: PoolConfig) -> None:
         self._config = config

@@ -24,8 +24,7 @@ class RetryLater(VerifierUnavailable):
 
 
 def delay_s(attempt: int, error: BaseException) -> float:
-    """Seconds before attempt number `attempt` (1 is the first retry): drawn evenly up to a bound
-    that doubles."""
+    """Seconds before retry number `attempt` (from 1): drawn evenly up to a bound that doubles."""
     bound = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt, 20))
     asked = min(error.after_s, MAX_DELAY_S) if isinstance(error, RetryLater) else 0.0
     return asked + random.uniform(

@@ -27,8 +27,7 @@ class VerdictModel(BaseModel):
 
 
 class FailureModel(BaseModel):
-    """Why an item has no verdict. unavailable and deadline are worth a retry, the others are
-    not."""
+    """Why an item has no verdict; unavailable and deadline are worth a retry, the others not."""
 
     reason: Reason
     message: str

@@ -1,8 +1,9 @@
-"""`sdpo verify serve`: the verifiers over HTTP. One process accepts and answers; its children
-judge.
+"""`sdpo verify serve`: the verifiers over HTTP.
 
-    POST /v1/verify     a batch in, a batch out (bearer token; Idempotency-Key; 429 with
-                        Retry-After when full)
+One process accepts and answers; its children judge.
+
+    POST /v1/verify     a batch in, a batch out (bearer token; Idempotency-Key; 429 with Retry-After
+                        when full)
     GET  /healthz       the process lives
     GET  /readyz        it takes work
     GET  /metrics       for Prometheus

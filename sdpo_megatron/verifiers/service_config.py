@@ -30,12 +30,10 @@ class ServiceConfig:
     """Verifications at once: child processes and sandboxes. One for each core is right."""
 
     verifiers: tuple[str, ...] = tuple(sorted(VERIFIERS))
-    """Names and import paths that requests may ask for. A request can never name code outside
-    it."""
+    """Names and import paths requests may ask for. A request can never name code outside it."""
 
     queue_size: int = 1024
-    """Items accepted and not yet judged; a batch that would pass it is answered 429 with
-    Retry-After."""
+    """Items accepted and not judged yet; a batch that would pass it gets 429 with Retry-After."""
 
     max_batch: int = 256
     """Items in one request."""

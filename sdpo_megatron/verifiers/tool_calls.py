@@ -1,5 +1,4 @@
-"""Reads tool calls out of a response: ReAct text, JSON, ``<tool_call>`` elements, or Python call
-syntax."""
+"""Reads a response's tool calls: ReAct text, JSON, ``<tool_call>`` elements, Python call syntax."""
 
 from __future__ import annotations
 
@@ -87,8 +86,10 @@ def _react_calls(text: str) -> Iterator[ToolCall]:
 
 
 def _json_calls(text: str) -> Iterator[ToolCall]:
-    """One object or a list of them: ``{"name", "arguments"}``, ``{"Action", "Action_Input"}`` or
-    ``{tool: {args}}``."""
+    """One object or a list of them.
+
+    An object is ``{"name", "arguments"}``, ``{"Action", "Action_Input"}`` or ``{tool: {args}}``.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -46,8 +46,7 @@ class ToolUse:
 
 
 def same_value(left: Any, right: Any, depth: int = 0) -> bool:
-    """Equality of JSON values: numbers by value, booleans only with booleans, text without outer
-    blanks."""
+    """JSON equality: numbers by value, booleans only with booleans, text without outer blanks."""
     if depth > MAX_DEPTH:
         return False
     if isinstance(left, bool) or isinstance(right, bool):
@@ -68,8 +67,7 @@ def same_value(left: Any, right: Any, depth: int = 0) -> bool:
 
 
 def matches(wanted: Mapping[str, Any], call: ToolCall) -> bool:
-    """Whether `call` is the wanted one: no argument missing, none surplus, each value among the
-    accepted."""
+    """Whether `call` is the wanted one: no argument missing or surplus, each value accepted."""
     accepted = wanted["arguments"]
     if call.name != wanted["name"]:
         return False
@@ -155,8 +153,7 @@ def _in_any_order(wanted: list[Mapping[str, Any]], calls: list[ToolCall]) -> boo
 def _required_are_reachable(
     wanted: list[Mapping[str, Any]], fits: list[list[int]], owner: dict[int, int]
 ) -> bool:
-    """Moves calls from optional targets to required ones along alternating paths until none is left
-    open."""
+    """Moves calls from optional to required targets along alternating paths until none is open."""
     takers: dict[int, list[int]] = {
         w: [c for c, f in enumerate(fits) if w in f] for w in range(len(wanted))
     }

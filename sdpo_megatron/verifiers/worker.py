@@ -1,10 +1,9 @@
 """The child process of `pool`: reads one job a line from standard input, writes one verdict a line.
 
 Started clean (a new interpreter, nothing inherited but the module path), so it holds no secrets and
-no weights. Its
-limits are its own: memory by RLIMIT_AS, CPU time of one job by RLIMIT_CPU, which the kernel
-enforces even inside a C loop that no Python signal handler would interrupt. Whoever reads the pipe
-learns of a killed job by its closing.
+no weights. Its limits are its own: memory by RLIMIT_AS, CPU time of one job by RLIMIT_CPU, which
+the kernel enforces even inside a C loop that no Python signal handler would interrupt. Whoever
+reads the pipe learns of a killed job by its closing.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ def _error(kind: str, message: str) -> str:
 
 
 def _limit_cpu(seconds: int | None) -> None:
-    """Allow this process `seconds` more of CPU time; beyond it the kernel sends SIGXCPU, which ends
-    it."""
+    """Allow this process `seconds` more of CPU time; beyond it the kernel ends it by SIGXCPU."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     if seconds is None:
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))

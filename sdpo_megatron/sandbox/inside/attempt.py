@@ -1,9 +1,8 @@
-"""Runs one hostile program, in a process that is already locked in and holds nothing worth
-stealing.
+"""Runs a hostile program in a process already locked in and with nothing worth stealing.
 
 The job comes over the channel (descriptor 3), a short report goes back over it. What the report
-says is the program's own
-word, as forgeable as its output: the host uses it for feedback, never for a verdict.
+says is the program's own word, as forgeable as its output: the host uses it for feedback, never for
+a verdict.
 
 Modes: "script" runs a whole program (stdin and stdout are its business), "call" calls one function
 once and reports what it returned, "serve" answers calls over the rpc channel (descriptor 4) until
@@ -29,8 +28,10 @@ _REPORT_LIMIT = 8 << 20
 
 
 def main() -> None:
-    """Reads the job, runs it, reports. Returns when the program is over; the caller ends the
-    process."""
+    """Reads the job, runs it, reports.
+
+    Returns when the program is over; the caller ends the process.
+    """
     job = receive_frame(CHANNEL_FD)
     _fresh_streams()
     try:
@@ -47,7 +48,8 @@ def main() -> None:
         exec(code, module.__dict__)
         function = None if job["mode"] == "script" else _function(module, job["entry"])
         if job["mode"] == "script":
-            threading._shutdown()  # type: ignore[attr-defined]  # waits for the program's own threads, as an exit does
+            # Waits for the program's own threads, as an exit does.
+            threading._shutdown()  # type: ignore[attr-defined]
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except BaseException as error:  # whatever a hostile program raises is its result

@@ -17,8 +17,7 @@ _ROOT = "/sys/fs/cgroup"
 
 
 class Cgroups:
-    """The worker's directories, held open so that they work after the host's file system is out of
-    sight.
+    """The worker's directories, held open to work after the host's file system is out of sight.
 
     Attributes:
         layers: "cgroup_memory" and "cgroup_pids", whichever could be set up.
@@ -98,8 +97,10 @@ class Cgroups:
         return int(found.group(1)) if found else 0
 
     def remove(self) -> None:
-        """Removes the directories; a cgroup that still holds a dying process stays and is reused by
-        name."""
+        """Removes the directories.
+
+        A cgroup that still holds a dying process stays and is reused by name.
+        """
         for parent_fd, own_fd, name in self._directories.values():
             os.close(own_fd)
             with contextlib.suppress(OSError):

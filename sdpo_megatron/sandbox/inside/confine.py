@@ -23,8 +23,7 @@ OUT_OF_MEMORY = 90
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one run. Seconds, MiB and counts; `memory_mb` and `processes` are for the whole
-    tree."""
+    """Limits of one run: seconds, MiB, counts; `memory_mb` and `processes` cover the whole tree."""
 
     wall_s: float
     cpu_s: float

@@ -1,5 +1,4 @@
-"""Runs trusted tests against an attempt that lives in another process and can be reached by plain
-data only.
+"""Runs trusted tests against an attempt in another process, reached by plain data only.
 
 The attempt sees the arguments of one call at a time, nothing else: no test source, no expected
 value, no nonce. What it returns is decoded into plain values here, so a hostile __eq__, a patched
@@ -31,8 +30,10 @@ class CandidateGone(BaseException):
 
 
 class Candidate:
-    """Stands for the attempt's function in the tests. Remembers the last call's arguments and what
-    came back."""
+    """Stands for the attempt's function in the tests.
+
+    Remembers the last call's arguments and what came back.
+    """
 
     def __init__(self, entry: str, frame_limit: int) -> None:
         self.entry, self.frame_limit = entry, frame_limit
@@ -150,8 +151,7 @@ class _Wrong(Exception):
 
 
 def _evaluate(body: list[ast.stmt], names: dict[str, Any]) -> None:
-    """Runs a test's statements with every `assert` replaced by a check that keeps both sides of its
-    comparison."""
+    """Runs a test's statements, each `assert` replaced by a check keeping both compared sides."""
     tree = _AssertSplitter().visit(ast.Module(body=body, type_ignores=[]))
     ast.fix_missing_locations(tree)
     exec(

@@ -1,5 +1,7 @@
-"""Landlock: the kernel's per-process allow-list of paths, ports and signals. Needs no privilege
-(Linux 5.13)."""
+"""Landlock: the kernel's per-process allow-list of paths, ports and signals.
+
+Needs no privilege (Linux 5.13).
+"""
 
 from __future__ import annotations
 

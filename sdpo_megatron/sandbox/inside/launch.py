@@ -1,8 +1,8 @@
-"""Two ways to start a confined child: a clone of this pre-imported interpreter, or bubblewrap and a
-new interpreter.
+"""Two ways to start a confined child: a clone of this interpreter, or bubblewrap and a new one.
 
-Both end in the same place: descriptors 0 to 4 set, every promised layer on, `main` of the attempt
-or of the judge. A child that cannot put a layer on says so over its status pipe and runs nothing.
+This interpreter is pre-imported. Both ways end in the same place: descriptors 0 to 4 set, every
+promised layer on, `main` of the attempt or of the judge. A child that cannot put a layer on says so
+over its status pipe and runs nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ _MAINS: dict[str, Callable[[], None]] = {"attempt": attempt.main, "judge": judge
 
 @dataclass
 class Child:
-    """A running child. `status_fd` yields b"+" once it is confined, or the reason why it could not
-    be."""
+    """A running child. `status_fd` yields b"+" once it is confined, or why it could not be."""
 
     pid: int
     pidfd: int
@@ -43,8 +42,10 @@ def clone_child(
     proc_fd: int,
     adopt: Callable[[int], None],
 ) -> Child:
-    """Clones this process into new namespaces. `adopt` is called with the pid before the child does
-    anything."""
+    """Clones this process into new namespaces.
+
+    `adopt` is called with the pid before the child does anything.
+    """
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = linux.clone(fence.namespace_flags())
@@ -121,8 +122,10 @@ def _report_failure(*arguments: object) -> None:
 
 
 def _map_ids(proc_fd: int, pid: int, host_uid: int) -> None:
-    """Writes the child's user namespace maps: one id, INSIDE_ID, which is `host_uid` (or our own)
-    outside."""
+    """Writes the child's user namespace maps.
+
+    They hold one id: INSIDE_ID, which is `host_uid` (or our own) outside.
+    """
     outside_uid, outside_gid = (host_uid, host_uid) if host_uid else (os.getuid(), os.getgid())
     if not host_uid:
         _write(proc_fd, f"{pid}/setgroups", "deny")
@@ -147,8 +150,10 @@ def bubblewrap_child(
     bwrap: str,
     adopt: Callable[[int], None],
 ) -> Child:
-    """Starts bubblewrap and in it a new interpreter that runs `inside.launch.main`. The view must
-    hold both."""
+    """Starts bubblewrap and in it a new interpreter that runs `inside.launch.main`.
+
+    The view must hold both.
+    """
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
     setup_read, setup_write = os.pipe2(os.O_CLOEXEC)
@@ -255,8 +260,7 @@ def interpreter_command(code: str, folder: str | None = None) -> list[str]:
 
 
 def main(num_fds: int) -> None:
-    """Entry of the interpreter inside bubblewrap: the layers that bubblewrap leaves to the program
-    itself."""
+    """Entry of the interpreter in bubblewrap: the layers that bubblewrap leaves to the program."""
     status_fd, setup_fd = num_fds, num_fds + 1
     try:
         setup = receive_frame(setup_fd)

@@ -77,8 +77,7 @@ def call(name: str, *arguments: object) -> int:
 
 
 def clone(flags: int) -> tuple[int, int]:
-    """fork() with namespaces in one call. Returns (pid, pidfd) in the parent and (0, -1) in the
-    child."""
+    """fork() with namespaces in one call: (pid, pidfd) in the parent, (0, -1) in the child."""
     pidfd = ctypes.c_int(-1)
     ctypes.pythonapi.PyOS_BeforeFork()
     try:
@@ -142,8 +141,7 @@ def pidfd_open(pid: int) -> int:
 
 
 def pidfd_kill(pidfd: int) -> None:
-    """SIGKILL through a pidfd: never hits a recycled pid. Silent when the process is already
-    gone."""
+    """SIGKILL through a pidfd: never hits a recycled pid. Silent when the process is gone."""
     with contextlib.suppress(ProcessLookupError):
         call("pidfd_send_signal", pidfd, int(signal.SIGKILL), 0, 0)
 

@@ -160,8 +160,12 @@ def send_frame(fd: int, value: Any, limit: int = MAX_FRAME_BYTES) -> None:
 
 
 def receive_frame(fd: int, limit: int = MAX_FRAME_BYTES) -> Any:
-    """Reads one frame from a blocking descriptor. Raises EOFError at its end, PlainDataError on a
-    malformed frame."""
+    """Reads one frame from a blocking descriptor.
+
+    Raises:
+        EOFError: At its end.
+        PlainDataError: The frame is malformed.
+    """
     size = _COUNT.unpack(_read_exactly(fd, 4))[0]
     if size > limit:
         raise PlainDataError(f"a frame of {size} bytes, the limit is {limit}")

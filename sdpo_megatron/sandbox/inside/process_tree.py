@@ -1,5 +1,4 @@
-"""The accounting supervisor: CPU time, memory and number of all processes below one, read from
-/proc.
+"""The accounting supervisor: CPU time, memory and number of all processes below one, from /proc.
 
 Used where cgroups are missing and for limits that no kernel counter covers (CPU time of a whole
 tree). It samples, so a tree can pass its limit for one interval before it is killed.

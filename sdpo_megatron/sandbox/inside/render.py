@@ -15,8 +15,7 @@ _MAX_INT_BITS = 4096
 
 
 def render(value: Any, budget: int = 600) -> str:
-    """Like repr for plain data, about `budget` characters at most; what is left out is marked with
-    `...`."""
+    """Like repr for plain data, about `budget` characters at most; `...` marks what is left out."""
     return _render(value, budget, 0)
 
 

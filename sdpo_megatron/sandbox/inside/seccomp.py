@@ -1,5 +1,7 @@
-"""A seccomp filter, assembled by hand: an allow-list of system calls, with arguments checked where
-they matter."""
+"""A seccomp filter, assembled by hand: an allow-list of system calls.
+
+Arguments are checked where they matter.
+"""
 
 from __future__ import annotations
 
@@ -75,6 +77,8 @@ class _Program(ctypes.Structure):
 
 
 def install(code: bytes) -> None:
-    """Applies the filter to this process and all it will fork, for good. Needs no_new_privs set
-    before."""
+    """Applies the filter to this process and all it will fork, for good.
+
+    Needs no_new_privs set before.
+    """
     linux.call("seccomp", 1, 0, ctypes.byref(_Program(len(code) // 8, code)))

@@ -71,7 +71,10 @@ _TABLES = {"x86_64": (_X86_64, 0xC000003E), "aarch64": (_AARCH64, 0xC00000B7)}
 
 
 def table(machine: str) -> tuple[dict[str, int], int]:
-    """Numbers by name, and the AUDIT_ARCH that seccomp reports, for "x86_64" or "aarch64"; KeyError
-    for others."""
+    """Numbers by name, and the AUDIT_ARCH that seccomp reports, for "x86_64" or "aarch64".
+
+    Raises:
+        KeyError: `machine` is another.
+    """
     text, arch = _TABLES[machine]
     return {name: int(number) for name, number in (word.split("=") for word in text.split())}, arch

@@ -25,8 +25,7 @@ def stdlib() -> str:
 
 
 def hidden() -> list[str]:
-    """Directories inside the standard library that must not be seen: installed packages (they may
-    hold tests)."""
+    """Directories in the standard library to hide: installed packages (they may hold tests)."""
     return [
         path
         for name in ("site-packages", "dist-packages")
@@ -35,8 +34,7 @@ def hidden() -> list[str]:
 
 
 def libraries() -> list[str]:
-    """Directories of shared libraries, and single libraries outside of them that this interpreter
-    has mapped."""
+    """Directories of shared libraries, and libraries elsewhere that this interpreter has mapped."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     wanted = (
         [f"/usr/lib/{multiarch}", f"/lib/{multiarch}", "/usr/lib64", "/lib64"]
@@ -55,8 +53,10 @@ def libraries() -> list[str]:
 
 
 def readable(packages: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[str]:
-    """All host paths of the view. `packages` are import names whose folders (and bundled libraries)
-    are added."""
+    """All host paths of the view.
+
+    `packages` are import names whose folders (and bundled libraries) are added.
+    """
     paths = [stdlib(), *libraries(), *extra]
     for name in packages:
         module = sys.modules[name.partition(".")[0]]

@@ -33,8 +33,7 @@ JUDGE_GRACE_S = 20.0  # for the judge, to report after its attempt was ended
 
 @dataclass
 class Tools:
-    """What a worker has besides its fence: the runner's name, cgroups, /proc, and how to choose
-    uids."""
+    """What a worker has besides its fence: runner's name, cgroups, /proc, how to choose uids."""
 
     runner: str
     fence: Fence
@@ -92,8 +91,7 @@ class _HostGone(BaseException):
 
 
 class _Run:
-    """One run: an attempt and, when it is judged, its judge. The run ends when its primary process
-    ends."""
+    """One run: an attempt and, when judged, its judge. It ends when its primary process ends."""
 
     def __init__(
         self, request: dict[str, Any], fds: list[int], control: socket.socket, tools: Tools
@@ -290,8 +288,10 @@ def _alive(child: Child) -> bool:
 
 
 def _reap_strays(proc_fd: int) -> None:
-    """Without a pid namespace: kills and reaps descendants until none is left (orphans come to us,
-    the subreaper)."""
+    """Without a pid namespace: kills and reaps descendants until none is left.
+
+    Orphans come to us, the subreaper.
+    """
     for _ in range(1000):
         strays = process_tree.descendants(proc_fd, os.getpid())[1:]
         if not strays:

