@@ -36,8 +36,7 @@ TASKS = ("adds two numbers", "reverses a string", "counts vowels", "finds the la
 
 
 class FullLengthPool(EnginePool):
-    """Responses go on after the end-of-turn token, so that every run makes the same number of
-    tokens."""
+    """Responses go on after the end-of-turn token: every run makes the same number of tokens."""
 
     async def generate(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Completion:
         return await super().generate(prompt_ids, _FullLength(**vars(sampling)))

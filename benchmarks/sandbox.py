@@ -64,8 +64,9 @@ def plain_interpreter() -> None:
 
 
 def bubblewrap_interpreter() -> None:
-    """bubblewrap as its manual shows it, and a new interpreter in it; no Landlock, seccomp, limits
-    or accounting.
+    """bubblewrap as its manual shows it, and a new interpreter in it.
+
+    No Landlock, seccomp, limits or accounting.
     """
     command = [find_bubblewrap(), "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/"]
     subprocess.run([*command, "--tmpfs", "/tmp", sys.executable, "-I", "-c", "pass"], check=True)

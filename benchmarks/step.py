@@ -153,8 +153,9 @@ def _with_tail(log_probs: Any) -> Any:
 
 
 def teacher(repetitions: int) -> dict[str, float]:
-    """Median seconds of the model's passes through two stages, with and without the teacher's; rank
-    0 tells.
+    """Median seconds of the model's passes through two stages, with and without the teacher's.
+
+    Rank 0 tells.
     """
     from sdpo_megatron.actor.packing import pack, padded_length, partition
 

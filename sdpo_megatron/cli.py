@@ -1,5 +1,6 @@
-"""``sdpo``: the command line. Each command imports only what it needs, so that help and errors come
-at once.
+"""``sdpo``: the command line.
+
+Each command imports only what it needs, so that help and errors come at once.
 """
 
 from __future__ import annotations

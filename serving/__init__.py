@@ -1,5 +1,6 @@
-"""Starts, supervises and talks to SGLang engines: launch, CPU stand-ins, health, generation, weight
-hot-swap.
+"""Starts, supervises and talks to SGLang engines.
+
+Launch, CPU stand-ins, health, generation, weight hot-swap.
 
 Only the engine process imports sglang. Everything here may import `sdpo_megatron.nouns` and
 `sdpo_megatron.errors`, nothing else of the package.

@@ -32,8 +32,7 @@ class ReportedChecksums:
 
 
 class EngineClient:
-    """Talks to one engine; opens its connections on first use, in the event loop that is running
-    then.
+    """Talks to one engine; opens its connections on first use, in the event loop running then.
 
     Errors of every call:
         EngineDiedError: nothing answers, the connection broke or the time was up: the request may
@@ -82,8 +81,10 @@ class EngineClient:
             ) from error
 
     async def pause(self, mode: PauseMode = "retract") -> None:
-        """Stop decoding. "retract": running requests go back to the queue and carry on with the
-        next weights."""
+        """Stop decoding.
+
+        "retract": running requests go back to the queue and carry on with the next weights.
+        """
         await self._control("/pause_generation", {"mode": mode})
 
     async def resume(self) -> None:
@@ -91,8 +92,10 @@ class EngineClient:
         await self._control("/continue_generation", {"torch_empty_cache": False})
 
     async def begin_weight_update(self) -> None:
-        """Open an update session; the `tensor` and `distributed` transports send their buckets
-        inside one."""
+        """Open an update session.
+
+        The `tensor` and `distributed` transports send their buckets inside one.
+        """
         await self._control("/begin_weight_update", {})
 
     async def end_weight_update(self) -> None:
@@ -100,15 +103,13 @@ class EngineClient:
         await self._control("/end_weight_update", {})
 
     async def load_weights_from_disk(self, folder: str | Path) -> None:
-        """Load an HF checkpoint folder in place and drop the prefix cache; the version is left as
-        it is."""
+        """Load an HF checkpoint folder in place and drop the prefix cache; the version stays."""
         await self._control(
             "/update_weights_from_disk", {"model_path": str(folder), "flush_cache": True}
         )
 
     async def set_version(self, number: int) -> None:
-        """Name the weights that are loaded; tokens sampled before keep the former version in their
-        spans."""
+        """Name the loaded weights; tokens sampled before keep the former version in their spans."""
         await self._control(
             "/update_weight_version", {"new_version": str(number), "abort_all_requests": False}
         )

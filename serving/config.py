@@ -29,8 +29,7 @@ class EngineConfig:
     are bound per rank)."""
 
     urls: tuple[str, ...] = ()
-    """Engines that run already, e.g. http://engine-0:30000. Nothing is started then, and nothing
-    restarted."""
+    """Engines already running, e.g. http://engine-0:30000. Then nothing is started or restarted."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -93,12 +92,13 @@ class EngineConfig:
     """Restarts of one engine within a run before its death is an error."""
 
     extra_args: tuple[str, ...] = ()
-    """More flags for SGLang, word by word, e.g. ["--kv-cache-dtype", "fp8_e5m2"]. They win over
-    ours."""
+    """More flags for SGLang, word by word, e.g. ["--kv-cache-dtype", "fp8_e5m2"].
+
+    They win over ours.
+    """
 
     extra_env: tuple[str, ...] = ()
-    """More environment for the engine process, NAME=value each, e.g.
-    ["CUDA_VISIBLE_DEVICES=4,5"]."""
+    """More environment for the engine, NAME=value each, e.g. ["CUDA_VISIBLE_DEVICES=4,5"]."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that cannot work."""

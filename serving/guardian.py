@@ -2,14 +2,17 @@
 
     python -I -S guardian.py --parent PID --grace SECONDS -- COMMAND...
 
-Trainer -> guardian -> engine -> the engine's own children. The guardian ends all that is below it
-when
+Trainer -> guardian -> engine -> the engine's own children.
+
+The guardian ends all that is below it when
 - the trainer is gone, however it went (SIGKILL included): it watches a pidfd of the trainer, which
   belongs to the process and not, like PR_SET_PDEATHSIG, to the thread that started us;
 - it gets SIGTERM (SIGTERM to the engine first, SIGKILL after the grace period);
-- the engine's main process ends by itself. It is a child subreaper, so descendants whose parent
-died are still its children. Should the guardian itself be killed, the kernel kills the engine
-(PR_SET_PDEATHSIG; the guardian has one thread), and SGLang's children set the same for theirs.
+- the engine's main process ends by itself.
+
+The guardian is a child subreaper, so descendants whose parent died are still its children. Should
+it be killed itself, the kernel kills the engine (PR_SET_PDEATHSIG; the guardian has one thread),
+and SGLang's children set the same for theirs.
 
 Standard library only, Linux only: it must start in milliseconds and stay small beside every engine.
 """
@@ -96,8 +99,10 @@ def terminate(engine: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def kill_descendants() -> None:
-    """SIGKILL every descendant until none runs: a dead parent's children become ours, since we are
-    the subreaper."""
+    """SIGKILL every descendant until none runs.
+
+    A dead parent's children become ours, since we are the subreaper.
+    """
     deadline = time.monotonic() + 10.0
     while (running := _descendants(os.getpid())) and time.monotonic() < deadline:
         for pid in running:

@@ -1,5 +1,4 @@
-"""One engine process: start within a bound, say what it is doing, stop it, and leave nothing
-behind."""
+"""One engine process: start within a bound, say what it is doing, stop it, leave nothing behind."""
 
 from __future__ import annotations
 
@@ -174,8 +173,7 @@ class EngineProcess:
         self.stop()
 
     def restart(self, progress: Progress | None = None) -> None:
-        """Stop what is left of it and start it again, on the same port where that was
-        configured."""
+        """Stop what is left of it and start it again, on the same port if that was configured."""
         self.stop()
         if not self.config.port:
             self.port = 0

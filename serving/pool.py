@@ -50,8 +50,10 @@ class Engine:
 
 
 class EnginePool:
-    """Use it from one event loop. `start`, `close` and the constructor may be called outside of
-    one."""
+    """Use it from one event loop.
+
+    `start`, `close` and the constructor may be called outside of one.
+    """
 
     def __init__(
         self,
@@ -63,8 +65,10 @@ class EnginePool:
         transport: Transport | None = None,
         progress: Callable[[str], None] | None = None,
     ):
-        """`model_dir` is the HF folder that engines start from; `progress` hears of starts, deaths
-        and recoveries."""
+        """`model_dir` is the HF folder that engines start from.
+
+        `progress` hears of starts, deaths and recoveries.
+        """
         self.config = config
         self.transport = transport or DiskTransport()
         self._report = progress or log.info
@@ -158,10 +162,10 @@ class EnginePool:
                 engine.in_flight -= 1
 
     async def publish(self, weights_dir: str | Path, version: PolicyVersion) -> None:
-        """Bring every engine to `version` (see `hot_swap.swap`); returns when all ready engines
-        serve it.
+        """Bring every engine to `version` (see `hot_swap.swap`).
 
-        An engine that dies meanwhile is restarted and tried again.
+        Returns when all ready engines serve it. An engine that dies meanwhile is restarted and
+        tried again.
 
         Raises:
             SwapError: no engine took it. Engines whose old weights are intact go on serving them;

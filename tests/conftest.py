@@ -32,15 +32,13 @@ _CORPUS = (
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    """A byte-level BPE tokenizer of 400 tokens with ChatML's control tokens: it can spell any
-    text."""
+    """A byte-level BPE tokenizer of 400 tokens with ChatML's control tokens; it spells any text."""
     return _tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """An fp32 Llama with random weights: GQA, tied embeddings, a vocabulary that is no multiple of
-    64."""
+    """An fp32 Llama of random weights: GQA, tied embeddings, a vocabulary not a multiple of 64."""
     import transformers
 
     config = transformers.LlamaConfig(

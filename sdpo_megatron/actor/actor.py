@@ -95,8 +95,7 @@ class Actor:
     # --- one rollout batch ------------------------------------------------------------------------
 
     def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
-        """Train on a rollout batch: one optimiser step, or several where `batch.questions_per_step`
-        says so.
+        """Train on a rollout batch: one optimiser step, or several (`batch.questions_per_step`).
 
         Returns:
             Metrics of the batch (keys of `observability.metrics`), the same on every rank; those of
@@ -127,12 +126,11 @@ class Actor:
         return metrics | self._distance()
 
     def null_teacher_kl(self, samples: Sequence[TrainSample]) -> float:
-        """Mean divergence per token between the student and a teacher that saw the template without
-        content, nats.
+        """Mean divergence between the student and a teacher that saw the template without content.
 
-        What of the distillation signal is the wording of the prompt alone (method.md section 8).
-        NaN where no sample has a null prompt or the objective does not distil. No gradients; two
-        forward passes.
+        In nats per token. What of the distillation signal is the wording of the prompt alone
+        (method.md section 8). NaN where no sample has a null prompt or the objective does not
+        distil. No gradients; two forward passes.
         """
         taught = [sample for sample in samples if sample.null_prompt_ids is not None]
         counts = StepCounts.of(taught)
@@ -213,9 +211,7 @@ class Actor:
         return norm, rate
 
     def _fail_together(self, fault: str | None, batch: Minibatch) -> None:
-        """NumericsError on every rank when any rank saw a fault; the message names rank, layer and
-        sample.
-        """
+        """NumericsError on every rank when any saw a fault; it names rank, layer and sample."""
         mine = None if fault is None else f"rank {torch.distributed.get_rank()}: {fault}"
         if (problem := first_problem(mine)) is None:
             return
@@ -329,9 +325,7 @@ class _Clock:
 
 
 def _finalize(chunks: list[Any], _num_tokens: Any = None, **named: Any) -> None:
-    """Megatron's reduction of gradients, without its own division by tokens: the loss carries its
-    denominators.
-    """
+    """Megatron's gradient reduction, not divided by tokens: the loss carries its denominators."""
     from megatron.core.distributed import finalize_model_grads
 
     finalize_model_grads(chunks, None, **named)

@@ -53,9 +53,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def whole_checkpoints(root: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every whole checkpoint, oldest first; torn ones and leftovers are passed
-    over.
-    """
+    """(step, folder) of every whole checkpoint, oldest first; skips torn ones and leftovers."""
     if not root.is_dir():
         return []
     found = [(int(m[1]), path) for path in root.iterdir() if (m := _NAME.search(path.name))]
@@ -72,8 +70,7 @@ def save(
     *,
     keep: int,
 ) -> Path:
-    """Write the checkpoint of `step`; collective. Keeps the newest `keep` and deletes older ones
-    afterwards.
+    """Write the checkpoint of `step`, then delete all but the newest `keep`; collective.
 
     Raises:
         CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
@@ -128,8 +125,9 @@ def load(
 
 
 def load_parameters(folder: Path, chunks: Sequence[Any], name: str) -> None:
-    """Put one weight set into the parameters of models without an optimiser, rounded to their
-    dtype; collective.
+    """Put one weight set into the parameters of models without an optimiser; collective.
+
+    The set is rounded to the parameters' dtype.
 
     Args:
         name: master, or teacher_ema, teacher_initial, teacher_restarted where the run keeps them.

@@ -1,6 +1,4 @@
-"""Settings of the actor: the optimiser, the teacher's weights, and how attempts are cut into
-micro-batches.
-"""
+"""Settings of the actor: optimiser, teacher's weights, how attempts are cut into micro-batches."""
 
 from __future__ import annotations
 

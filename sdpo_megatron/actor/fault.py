@@ -1,6 +1,4 @@
-"""After NaN or infinity was seen: one more forward pass to name the rank and layer where it first
-appears.
-"""
+"""After NaN or infinity: one more forward pass names the rank and layer where it first appears."""
 
 from __future__ import annotations
 

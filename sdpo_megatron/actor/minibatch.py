@@ -24,9 +24,7 @@ def split_by_questions(samples: Sequence[TrainSample], questions: int) -> list[l
 
 
 class Minibatch:
-    """The samples of one optimiser step, cut into this rank's micro-batches; packs them for each
-    role once.
-    """
+    """The samples of one optimiser step as this rank's micro-batches, packed for each role once."""
 
     def __init__(
         self, config: ActorConfig, runtime: Runtime, samples: Sequence[TrainSample]

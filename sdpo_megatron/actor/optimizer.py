@@ -39,8 +39,9 @@ def wrap_for_data_parallel(chunks: Sequence[Any]) -> list[Any]:
 
 
 def build_optimizer(chunks: Sequence[Any], config: OptimizerConfig, dtype: torch.dtype) -> Any:
-    """Distributed AdamW over DDP-wrapped chunks; fp32 master weights whatever `dtype` the model
-    computes in.
+    """Distributed AdamW over DDP-wrapped chunks.
+
+    The master weights are fp32 whatever `dtype` the model computes in.
     """
     from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
     from megatron.core.optimizer import get_megatron_optimizer

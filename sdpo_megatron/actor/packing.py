@@ -1,5 +1,4 @@
-"""Attempts become packed micro-batches: equal in number on every data-parallel rank, balanced by
-tokens.
+"""Packed micro-batches of attempts: equal in number on all data-parallel ranks, balanced by tokens.
 
 Shape legend: T tokens of a packed micro-batch (padding included), S sequences in it, R response
     tokens in it.

@@ -1,5 +1,4 @@
-"""The self-teacher: the same module with another weight set swapped in, scored by forward-only
-passes.
+"""The self-teacher: the same module, another weight set swapped in, scored by forward-only passes.
 
 A pass is a weight set that reads a prompt. What is kept of it is the final hidden state of each
 response token and the LM-head shard, never logits (architecture.md, decision 2);
@@ -106,9 +105,7 @@ class Teacher:
         return [self._targets(heads) for heads in self._heads(self._passes, batches)]
 
     def score_null(self, batches: Sequence[PackedSequences]) -> list[Targets]:
-        """The same teacher under the null prompts: what the template's wording alone says. As
-        `score`.
-        """
+        """As `score`, but under the null prompts: what the template's wording alone says."""
         passes = teacher_passes(self.config, "null")
         return [
             Targets(teacher=self._content(heads, "null"))
@@ -123,9 +120,7 @@ class Teacher:
             self.sets["restarted"] = self.weights.snapshot()
 
     def after_rollout_batch(self) -> None:
-        """Move the set after all optimiser steps of a rollout batch where the cadence is
-        per_rollout_batch.
-        """
+        """Move the set after all optimiser steps of a rollout batch (cadence per_rollout_batch)."""
         if "ema" in self.sets and self.config.cadence == "per_rollout_batch":
             self.weights.move(self.sets["ema"], self.config.rate)
 

@@ -1,5 +1,4 @@
-"""Several weight sets in one module: the live weights, and fp32 copies that can be swapped into the
-same buffers.
+"""Several weight sets in one module: live weights, and fp32 copies to swap into the same buffers.
 
 A set is one fp32 tensor per parameter that this rank owns in the distributed optimiser, the size of
 its shard: 4 bytes x parameters / data-parallel ranks. Swapping writes the shards into the parameter
@@ -156,8 +155,9 @@ class ShardedWeights:
 
 
 def distributed_optimizers(optimizer: Any) -> list[Any]:
-    """The distributed optimisers inside what Megatron returns (dense and expert parameters have one
-    each).
+    """The distributed optimisers inside what Megatron returns.
+
+    Dense and expert parameters have one each.
     """
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 

@@ -1,6 +1,4 @@
-"""Rank 0's duties: the questions, the engines and verifiers, the teacher's prompts, and what a
-person sees.
-"""
+"""Rank 0's duties: questions, engines and verifiers, teacher's prompts, and what a person sees."""
 
 from __future__ import annotations
 
@@ -229,9 +227,7 @@ class Coordinator:
         return found
 
     def _recorded(self, state: TrainState) -> list[Group] | None:
-        """The attempts that an earlier life of this run sampled for this step from the very same
-        weights.
-        """
+        """Attempts that an earlier life of this run sampled for this step from the same weights."""
         if state.step + 1 not in self.store.steps():
             return None
         try:

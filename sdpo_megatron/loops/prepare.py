@@ -20,9 +20,7 @@ MAY_CHANGE = (
     "batch.chunk_tokens",
     "rollout.sampling.concurrency",
 )
-"""Settings that a resumed run may change: they decide where and how fast it runs, not what it
-computes.
-"""
+"""Settings that a resumed run may change: where and how fast it runs, not what it computes."""
 
 
 def prepare(config: TrainConfig, folder: Path) -> None:
@@ -65,9 +63,7 @@ def _prepare_smollm2(model: Path) -> None:
 
 
 def check_same_run(config: TrainConfig, saved: TrainConfig, folder: Path) -> None:
-    """ConfigError when the run in `folder` was started with settings that would change what it
-    computes.
-    """
+    """ConfigError when `folder`'s run started with settings that would change what it computes."""
     new, old = _flat(settings.to_plain(config)), _flat(settings.to_plain(saved))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"

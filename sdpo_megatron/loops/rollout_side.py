@@ -1,7 +1,6 @@
 """Rank 0's other half: engines, sampling and judging on an asyncio loop in a thread of its own.
 
-The training loop calls blocking methods; only rank 0 has one of these (architecture.md, decision
-9).
+The training loop calls blocking methods; only rank 0 has one (architecture.md, decision 9).
 """
 
 from __future__ import annotations
@@ -70,8 +69,9 @@ class RolloutSide:
             self._thread.join(timeout=10)
 
     def wait_ready(self) -> None:
-        """Block until engines and verifiers are up, or `cancel` was called; raises what went wrong
-        there.
+        """Block until engines and verifiers are up, or `cancel` was called.
+
+        Raises what went wrong there.
         """
         assert self._starting is not None
         self._unless_cancelled(self._starting)
@@ -85,8 +85,7 @@ class RolloutSide:
         *,
         probe: bool = False,
     ) -> list[Group] | None:
-        """Sample and judge a group per question (`probe`: a single attempt); None when `cancel` was
-        called meanwhile."""
+        """Sample and judge a group per question (`probe`: one attempt); None after `cancel`."""
         sampler = self._prober if probe else self._sampler
         assert self._judge is not None
         return self._unless_cancelled(
@@ -118,8 +117,9 @@ class RolloutSide:
             self._waiting_for = None
 
     def swap(self, folder: Path, version: PolicyVersion) -> None:
-        """Hot-swap every engine to the weights in `folder`; returns when all serve `version` with
-        its checksum.
+        """Hot-swap every engine to the weights in `folder`.
+
+        Returns when all serve `version` with its checksum.
         """
         self._wait(self._pool.publish(folder, version))
 

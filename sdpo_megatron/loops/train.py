@@ -1,5 +1,4 @@
-"""The training loop: sample, judge, score by the self-teacher, take the step, publish the weights;
-again.
+"""The training loop: sample, judge, score by the self-teacher, step, publish the weights; again.
 
 It reads like the picture in docs/a-step.md, one call per arrow. Every rank runs it; rank 0 also has
 a `Coordinator`, which owns the engines, the verifiers and what a person sees.

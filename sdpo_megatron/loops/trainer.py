@@ -1,6 +1,4 @@
-"""The trainer's side of the loop, on every rank: the actor, its checkpoints and the publishing of
-its weights.
-"""
+"""The trainer's side of the loop, on every rank: actor, checkpoints and publishing of weights."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ class Trainer:
     """Construction and every method are collective over the trainer ranks."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, runtime: Runtime) -> None:
-        """Build the actor; go on from the newest whole checkpoint of the run folder where there is
-        one.
-        """
+        """Build the actor; go on from the run folder's newest whole checkpoint if there is one."""
         self.config, self.folder = config, folder
         self.actor = Actor(
             config,
@@ -67,8 +63,9 @@ class Trainer:
         return {"teacher/null_kl": self.actor.null_teacher_kl(samples)}
 
     def publish(self, coordinator: Coordinator | None) -> dict[str, float]:
-        """Bring the live weights to the engines, if they do not have them yet; returns the seconds
-        it took.
+        """Bring the live weights to the engines, if they do not have them yet.
+
+        Returns the seconds it took.
         """
         start = time.monotonic()
         number = self.state.version.number

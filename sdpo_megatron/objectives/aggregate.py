@@ -1,5 +1,4 @@
-"""Denominators: what one token counts, so that the loss of a global batch is a plain sum over all
-its tokens.
+"""Denominators: what a token counts, so that a global batch's loss is a plain sum over its tokens.
 
 Every function takes the number of trained tokens (loss mask True) of each sample at hand and the
 totals of the global batch (over all micro-batches and data-parallel ranks), and returns the weight

@@ -1,5 +1,4 @@
-"""The KL anchor: keep the policy near a reference model (an option of the GRPO baseline; KL 0 by
-default).
+"""The KL anchor: keep the policy near a reference model (a GRPO baseline option; KL 0 by default).
 
     loss = coefficient * sum_t w_t * KL_t(pi || reference)
 

@@ -142,18 +142,14 @@ class ChunkScorer:
         return ChunkResult(result, student.sampled, finite, logit_grad)
 
     def _support(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(global ids [C, K], this rank's maximum [C]); K is 0 when the support is complete or not
-        needed.
-        """
+        """(global ids [C, K], this rank's maximum [C]); K = 0: support complete or not needed."""
         if self.objective.top_k:
             return global_topk(self.shard, logits, self.objective.top_k)
         none = torch.empty((logits.shape[0], 0), dtype=torch.int64, device=logits.device)
         return none, maximum_of(logits)
 
     def _distribution(self, normaliser: Normaliser, picked: Tensor, logits: Tensor) -> Distribution:
-        """log-probs from picked logits [C, K + 1], or from all of them when the support is
-        complete.
-        """
+        """log-probs from picked logits [C, K + 1], or from all when the support is complete."""
         at_ids = normaliser.log_probs(picked)
         support = normaliser.log_probs_(logits) if self.complete else at_ids[:, :-1]
         return Distribution(support.detach(), at_ids[:, -1], normaliser.log_rest)
@@ -197,9 +193,7 @@ class ChunkScorer:
         sequence_gap: Tensor | None,
         differentiate: bool,
     ) -> tuple[TermResult, Distribution | None]:
-        """The objective on the chunk, and the gradients of its summed loss with respect to the
-        student's log-probs.
-        """
+        """The chunk's objective; gradients of its summed loss with respect to student log-probs."""
         with torch.set_grad_enabled(differentiate):
             if differentiate:
                 student = Distribution(
@@ -222,8 +216,9 @@ class ChunkScorer:
         return TermResult(result.loss.detach(), result.sums, result.kl), found
 
     def _total_over_ranks(self, entries: Tensor) -> Tensor:
-        """[C, V] -> [C] summed over all ranks; the gradient reaches this rank's entries only, as it
-        should.
+        """[C, V] -> [C] summed over all ranks.
+
+        The gradient reaches this rank's entries only, as it should.
         """
         local = entries.sum(-1)
         return local + (self.shard.sum(local.detach()) - local.detach())

@@ -1,6 +1,4 @@
-"""The whole objective as one config: which terms, how attempts are weighted, what the sum is
-divided by.
-"""
+"""The whole objective as one config: which terms, how attempts are weighted, the denominator."""
 
 from __future__ import annotations
 

@@ -121,9 +121,7 @@ class DistillationTerm:
         return TermResult(loss=loss, sums=self._sums(view, loss, kl, off_policy, clipped), kl=kl)
 
     def bins(self, dist: Distribution, complete: bool) -> Tensor:
-        """The distribution over the K ids and the tail, over the K ids alone, or over the
-        vocabulary.
-        """
+        """Distribution over K ids and the tail, over the K ids alone, or over the vocabulary."""
         if complete:
             return dist.support
         if self.config.tail:
@@ -146,8 +144,9 @@ class DistillationTerm:
         return view.total(entries), clipped
 
     def _surrogate(self, view: TokenView) -> tuple[Tensor, Tensor]:
-        """(log pi - log q).detach() * log pi: its gradient is that of the reverse KL's one-sample
-        estimate.
+        """(log pi - log q).detach() * log pi.
+
+        Its gradient is that of the reverse KL's one-sample estimate.
         """
         assert view.teacher is not None
         now = view.student.sampled

@@ -250,9 +250,7 @@ class _Pass:
 
 
 def _largest_tenth(kl: Tensor, targets: TokenTargets) -> Tensor:
-    """Sum of the divergence over the tenth of the distilled tokens of the micro-batch that have the
-    most.
-    """
+    """Summed divergence of the tenth of the micro-batch's distilled tokens that have the most."""
     kept = kl[targets.loss_mask & (targets.distill_weight != 0)]
     return kept.topk(-(-kept.shape[0] // 10)).values.sum()
 

@@ -19,8 +19,9 @@ from sdpo_megatron.objectives.objective import Objective
 
 
 def summarise(sums: Mapping[str, float], objective: Objective) -> dict[str, float]:
-    """Means, shares and clip fractions. The keys depend on the objective only; a mean over nothing
-    is NaN.
+    """Means, shares and clip fractions.
+
+    The keys depend on the objective only; a mean over nothing is NaN.
     """
     tokens = sums["tokens"]
     squared = sums["mismatch_weight_squared"]

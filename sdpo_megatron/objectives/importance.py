@@ -1,5 +1,4 @@
-"""Importance weights: between optimiser steps of one batch, and between the training and the
-inference engine.
+"""Importance weights: between a batch's optimiser steps, and between training and inference engine.
 
 Both are detached factors of the per-token loss (method section 1, "Weights and masks").
 """

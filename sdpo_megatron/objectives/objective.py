@@ -85,9 +85,7 @@ class Objective:
         return TermResult(loss=loss, sums=sums, kl=kl)
 
     def _token_sums(self, view: TokenView) -> dict[str, Tensor]:
-        """How far the training engine's log-probs are from the rollout engine's, over all trained
-        tokens.
-        """
+        """Gap between the training and the rollout engine's log-probs, over all trained tokens."""
         targets, now = view.targets, view.student.sampled.detach()
         train = now if targets.old_log_probs is None else targets.old_log_probs
         mask = targets.loss_mask.to(now.dtype)

@@ -1,5 +1,4 @@
-"""The vocabulary, split by rows over tensor-parallel ranks: every collective of the loss is in this
-file.
+"""The vocabulary, split by rows over tensor-parallel ranks; every collective of the loss is here.
 
 Rank r holds rows [r Vp, (r + 1) Vp) of the head. Megatron pads the vocabulary to a multiple of TP;
 rows at or beyond the real size are left out of every product, so no padded id can enter a
@@ -79,8 +78,9 @@ class VocabShard:
         return local.clamp(0, max(self.rows - 1, 0)), here
 
     def pick(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """This shard's logits [C, rows] at global `ids` [C, S]; 0 where another rank holds the id
-        (then `sum`).
+        """This shard's logits [C, rows] at global `ids` [C, S].
+
+        0 where another rank holds the id (then `sum`).
         """
         if self.rows == 0:
             return logits.new_zeros(ids.shape)
@@ -88,8 +88,7 @@ class VocabShard:
         return logits.gather(-1, local).masked_fill(~here, 0.0)
 
     def merge_topk(self, values: Tensor, ids: Tensor, k: int) -> Tensor:
-        """The k best of every rank's candidates: values [C, <= k] and their global ids -> ids [C,
-        k].
+        """The k best of all ranks' candidates: values [C, <= k] and their global ids -> ids [C, k].
 
         The same rule as `topk_first`: among equal values the lower id wins.
         """
@@ -111,6 +110,7 @@ class VocabShard:
 @dataclass(frozen=True)
 class Normaliser:
     """log Z of each row over the whole vocabulary, and what else one pass over the logits gives.
+
     All [C].
 
     Attributes:

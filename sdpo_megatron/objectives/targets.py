@@ -1,5 +1,4 @@
-"""What the loss is computed against: the sampled tokens, and the distributions of the teacher and
-the reference.
+"""What the loss is computed against: sampled tokens, distributions of teacher and reference.
 
 Shapes: T response tokens of a micro-batch (prompt tokens never reach the loss), H hidden size, Vp
 rows of the LM head that this tensor-parallel rank holds.
@@ -163,8 +162,6 @@ def null_corrected(content: TeacherTarget, null: TeacherTarget, beta: float) -> 
 
 
 def first_nonfinite(values: Tensor) -> int | None:
-    """Index of the first NaN or infinity of a [T] tensor; None when there is none. Synchronises the
-    device once.
-    """
+    """Index of the first NaN or infinity of a [T] tensor, or None. Synchronises the device once."""
     bad = ~torch.isfinite(values)
     return int(bad.nonzero()[0, 0]) if bool(bad.any()) else None

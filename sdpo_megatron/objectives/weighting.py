@@ -83,8 +83,9 @@ def weigh_group(
 
 
 def question_weight(config: WeightingConfig, successes: Sequence[bool]) -> float:
-    """sqrt(p (1 - p)) of a question, or 1: the question matters most where it is neither solved nor
-    hopeless.
+    """sqrt(p (1 - p)) of a question, or 1.
+
+    The question matters most where it is neither solved nor hopeless.
     """
     if config.question_weight == "none" or not successes:
         return 1.0

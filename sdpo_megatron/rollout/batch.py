@@ -44,9 +44,7 @@ class BatchMaker:
         return samples, contexts
 
     def teacher_questions(self, groups: Sequence[Group], *, limit: int) -> list[Question]:
-        """Teacher prompts of up to `limit` failed attempts as questions of their own, spread over
-        the groups.
-        """
+        """Teacher prompts of up to `limit` failed attempts as questions, spread over the groups."""
         asked = [
             [
                 replace(

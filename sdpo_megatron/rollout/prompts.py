@@ -8,7 +8,7 @@ become control tokens:
    which characters are the template's and which are content;
 2. the final text is cut at the control tokens that are the template's;
 3. each is encoded as its id, and each piece between two of them as plain text
-(`split_special_tokens`).
+   (`split_special_tokens`).
 
 Pieces reach over the border between template and content, so ordinary content gets the same ids as
 from `tokenizer.apply_chat_template`. Text that no tokenizer marks as special (Qwen's ``<think>``)
@@ -55,8 +55,7 @@ class PromptBuilder:
         return self.encode(question.messages, question.prefill)
 
     def encode(self, messages: Sequence[Message], prefill: str = "") -> tuple[int, ...]:
-        """Token ids of `messages`, the generation prompt and `prefill`, which opens the model's
-        turn."""
+        """Token ids of `messages`, generation prompt and `prefill` that opens the model's turn."""
         pieces = self._pieces(messages, prefill)
         if not any(self._specials.search(piece.text) for piece in pieces if not piece.is_template):
             return tuple(self._encode_whole("".join(piece.text for piece in pieces)))
@@ -123,8 +122,10 @@ class PromptBuilder:
 
 
 def _mark(index: int, message: Message) -> dict[str, str]:
-    """The message with a marker for its text; white space around stays visible, templates may trim
-    it."""
+    """The message with a marker for its text.
+
+    White space around stays visible, templates may trim it.
+    """
     content = message["content"]
     if not content.strip():
         return dict(message)

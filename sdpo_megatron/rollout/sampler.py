@@ -31,8 +31,7 @@ class SamplingConfig:
     """Sampling temperature; student and teacher are compared at the same."""
 
     top_p: float = 1.0
-    """Nucleus mass. Below 1 the rollout log-probs are not renormalised to the nucleus: keep 1.0 in
-    training."""
+    """Nucleus mass. Below 1, rollout log-probs are not renormalised to it: keep 1.0 in training."""
 
     max_new_tokens: int = 1024
     """Longest response, tokens; a response cut there has finish_reason "length"."""
@@ -41,8 +40,10 @@ class SamplingConfig:
     """Requests in flight over all engines."""
 
     retries: int = 2
-    """Further tries of one attempt after an engine error. Deaths of engines do not count: the pool
-    sends again."""
+    """Further tries of one attempt after an engine error.
+
+    Deaths of engines do not count: the pool sends again.
+    """
 
     seed: int = 0
     """Seed of the run. With `EngineConfig.deterministic`, each attempt's seed follows from it, the

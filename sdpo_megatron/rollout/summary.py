@@ -8,8 +8,7 @@ from sdpo_megatron.nouns import Group, TeacherContext
 
 
 def rollout_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]:
-    """Metrics of the attempts and their verdicts; `seconds` of sampling, judging included where it
-    overlapped."""
+    """Metrics of attempts and verdicts; `seconds` of sampling, with judging where it overlapped."""
     attempts = [attempt for group in groups for attempt in group.attempts]
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     tokens = sum(len(attempt.response_ids) for attempt in attempts)

@@ -1,5 +1,4 @@
-"""The teacher's prompt for each attempt of a group (method.md section 3; arXiv 2601.20802,
-appendix).
+"""A teacher prompt for each attempt of a group (method.md section 3; arXiv 2601.20802, appendix).
 
     {prompt}{solution}{feedback}\n\nCorrectly solve the original question.
 
@@ -48,8 +47,7 @@ class TeacherPromptConfig:
     """{feedback} is the environment's text for this very attempt."""
 
     success_threshold: float = 1.0
-    """Reward from which an attempt is a demonstration for its siblings, and no longer in need of
-    feedback."""
+    """Reward from which an attempt is a demonstration for siblings and no longer needs feedback."""
 
     use_solutions: bool = True
     """Show a successful sibling."""
@@ -58,8 +56,10 @@ class TeacherPromptConfig:
     """An attempt that succeeded may be its own demonstration."""
 
     solution_choice: str = "first"
-    """Of several successful siblings: "first" by index, or "rotate": attempt i takes the i-th of
-    them, cyclically."""
+    """Which of several successful siblings: "first" by index, or "rotate".
+
+    "rotate": attempt i takes the i-th of them, cyclically.
+    """
 
     feedback_when: str = "no_solution"
     """Show feedback: "no_solution" (only when no sibling can be shown), "always" or "never"."""
@@ -112,8 +112,7 @@ class TeacherPromptBuilder:
         self.config = config
 
     def contexts(self, group: Group) -> tuple[TeacherContext | None, ...]:
-        """One context for each attempt; None where there is neither demonstration nor feedback to
-        show.
+        """One context an attempt; None where there is neither demonstration nor feedback to show.
 
         None also stands where nothing of either fits into `max_prompt_tokens`: such an attempt has
         no teacher and its loss is masked. `has_solution` and `has_feedback` say what is really in
@@ -122,8 +121,7 @@ class TeacherPromptBuilder:
         return tuple(self._context(group, index) for index in range(len(group.attempts)))
 
     def null_context(self, question: Question) -> TeacherContext:
-        """The template with nothing in it: what the teacher's shift consists of when it is told
-        nothing."""
+        """The empty template: what the teacher's shift consists of when it is told nothing."""
         return self._build(question, "", "", 0)
 
     def _context(self, group: Group, index: int) -> TeacherContext | None:

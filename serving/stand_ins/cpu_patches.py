@@ -1,5 +1,7 @@
-"""Changes inside SGLang 0.5.23 that a CPU needs beyond missing imports. Applied in every process of
-the engine."""
+"""Changes inside SGLang 0.5.23 that a CPU needs beyond missing imports.
+
+Applied in every process of the engine.
+"""
 
 from __future__ import annotations
 

@@ -34,8 +34,10 @@ class Placeholder(types.ModuleType):
         return value
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Act as a decorator, plain (``@triton.jit``) or with arguments
-        (``@triton.autotune(configs=...)``)."""
+        """Act as a decorator, plain or with arguments.
+
+        ``@triton.jit`` is plain, ``@triton.autotune(configs=...)`` has arguments.
+        """
         if len(args) == 1 and not kwargs and isinstance(args[0], types.FunctionType | type):
             return args[0]
         return _unchanged

@@ -1,6 +1,4 @@
-"""Context parallelism as functions over a process group: the cut, the gather and the loss add up to
-the whole.
-"""
+"""Context parallelism as functions over a process group: cut, gather, loss add up to the whole."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ def test_a_sequence_that_cannot_be_cut_says_so() -> None:
 
 
 def loss_of_the_parts(rank: int, world: int, case: int) -> dict[str, Any]:
-    """Loss and gradients with student and teacher cut apart, against those of the whole
-    micro-batch.
-    """
+    """Loss and gradients with student and teacher cut apart, against the whole micro-batch's."""
     import torch.distributed as dist
 
     from sdpo_megatron.actor.batch_loss import StepCounts, token_targets

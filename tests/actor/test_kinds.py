@@ -1,5 +1,6 @@
-"""Each kind of teacher against the same student in plain transformers, float64, written from the
-specification.
+"""Each kind of teacher against the same student in plain transformers, in float64.
+
+Written from the specification.
 """
 
 from __future__ import annotations

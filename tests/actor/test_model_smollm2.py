@@ -1,5 +1,6 @@
-"""SmolLM2 through Megatron against transformers, in fp32: one rank, and two pipeline stages with
-tied embeddings.
+"""SmolLM2 through Megatron against transformers, in fp32.
+
+One rank, and two pipeline stages with tied embeddings.
 """
 
 from __future__ import annotations

@@ -115,9 +115,7 @@ for device in ("cuda", "tpu"):
 
 
 def test_nothing_is_redirected_on_a_cuda_machine() -> None:
-    """A machine with CUDA, as far as this process can tell: the choice is made and torch is left
-    alone.
-    """
+    """A machine with CUDA, as this process sees it: the choice is made and torch is left alone."""
     program = """
 import torch
 torch.cuda.is_available = lambda: True

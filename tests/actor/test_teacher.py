@@ -1,6 +1,4 @@
-"""The teacher's weight sets: moved as their kind says, swapped in and out without a trace, sharded
-over ranks.
-"""
+"""Teacher's weight sets: moved by kind, swapped in and out without a trace, sharded over ranks."""
 
 from __future__ import annotations
 

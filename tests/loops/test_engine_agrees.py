@@ -1,6 +1,4 @@
-"""After swaps, the engine's log-probs are Megatron's; an exported run is the model that the engine
-had.
-"""
+"""After swaps, engine log-probs are Megatron's; an exported run is the model the engine had."""
 
 from __future__ import annotations
 

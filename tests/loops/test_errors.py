@@ -1,6 +1,4 @@
-"""What a user can get wrong ends at once, with a message that says what to do and a non-zero exit
-code.
-"""
+"""A user's mistakes end at once, with a message that says what to do and a non-zero exit code."""
 
 from __future__ import annotations
 

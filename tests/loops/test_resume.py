@@ -1,6 +1,4 @@
-"""A run killed with SIGKILL at any moment resumes to the losses of a run that was not, to the last
-digit.
-"""
+"""A run killed by SIGKILL at any moment resumes to an unkilled run's losses, to the last digit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Cases for the fused loss: an objective, sizes and a seed, from which every process makes the same
-tensors.
-"""
+"""Cases for the fused loss: objective, sizes and seed make the same tensors in every process."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ class Case:
 
 @dataclass
 class Data:
-    """Full tensors of a case (all rows of the head), in float32 values that the case's dtype
-    represents exactly.
-    """
+    """Full tensors of a case (all rows of the head), in float32 values exact in its dtype."""
 
     hidden: torch.Tensor
     weight: torch.Tensor

@@ -1,5 +1,4 @@
-"""The objective written densely in float64, straight from its specification, sharing no code with
-the package.
+"""The objective dense in float64, straight from its specification; no code shared with the package.
 
 Everything of shape [T, V] exists here, autograd does the gradients, tokens are treated one by one
 where that is plainer. Slow and obvious on purpose.

@@ -1,6 +1,4 @@
-"""The fused loss against the dense float64 reference: values, gradients, every layout, and its
-borders.
-"""
+"""The fused loss against the dense float64 reference: values, gradients, every layout, borders."""
 
 from __future__ import annotations
 
@@ -141,9 +139,7 @@ def test_drawn_shapes_under_tensor_parallel_2(tp2: Ranks, cases: list[Case]) -> 
 )
 @pytest.mark.parametrize("scale", [100.0, 3e3])
 def test_extreme_logits(name: str, scale: float) -> None:
-    """Logits to +-1e4, where most probabilities underflow: values and gradients stay finite and
-    right.
-    """
+    """Logits to +-1e4: most probabilities underflow, values and gradients stay finite and right."""
     case = Case(config=variants.ALL[name], scale=scale, seed=7)
     logits = make(case).hidden @ make(case).weight.t()
     assert scale < 3e3 or float(logits.abs().max()) > 1e4

@@ -37,9 +37,7 @@ def test_chooses_the_largest_and_the_lowest_index_among_equals(data: st.DataObje
 
 
 def test_blocks_are_really_skipped() -> None:
-    """k = 2 of 8 blocks: the winners are found although they lie in the same block, or the last
-    one.
-    """
+    """k = 2 of 8 blocks: the winners are found though they lie in the same block, or the last."""
     values = torch.zeros(2, 8 * BLOCK + 5)
     values[0, 3 * BLOCK + 1], values[0, 3 * BLOCK + 2] = 5.0, 6.0
     values[1, -1], values[1, 0] = 7.0, 1.0

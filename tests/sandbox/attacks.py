@@ -21,9 +21,7 @@ else:
 
 
 def attack(body: str, stdin: bytes = b"", **limits: float) -> Program:
-    """A program that prints BREACH when `body` goes through and STOPPED with the error when it
-    raises.
-    """
+    """A program that prints BREACH if `body` goes through, STOPPED with the error if it raises."""
     source = _TEMPLATE.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    "))
     return Program.script(source, stdin, **limits)
 

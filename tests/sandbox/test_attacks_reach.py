@@ -1,5 +1,6 @@
-"""Attacks that reach out: network, other processes, the host's files, other runs. One property a
-test.
+"""Attacks that reach out: network, other processes, the host's files, other runs.
+
+One property a test.
 """
 
 from __future__ import annotations

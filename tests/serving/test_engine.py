@@ -28,8 +28,7 @@ PROMPT = (1, 40, 41, 42, 43)
 
 
 def with_client(engine: EngineProcess, use: Callable[[EngineClient], Awaitable[Any]]) -> Any:
-    """Run `use(client)` in an event loop of its own; the engine's initial weights are loaded
-    before."""
+    """Run `use(client)` in its own event loop, after loading the engine's initial weights."""
 
     async def main() -> Any:
         client = EngineClient(engine.url, engine.config)
@@ -65,8 +64,7 @@ def checksum_of(folder: Path, dtype: str = "float32") -> str:
 
 
 def test_log_probs_are_those_of_transformers(tiny_engine: EngineProcess, tiny_llama: Path) -> None:
-    """Every sampled token's log-probability at the sampling temperature, before top-p; 1e-5 in
-    fp32."""
+    """Every sampled token's log-prob at the sampling temperature, before top-p; 1e-5 in fp32."""
     import transformers
 
     sampling = SamplingParams(temperature=0.7, top_p=0.9, max_new_tokens=24, seed=11)
@@ -88,8 +86,7 @@ def test_length_limit_is_recorded(tiny_engine: EngineProcess) -> None:
 
 
 def test_tokens_of_the_stop_string_are_kept(tiny_engine: EngineProcess, tokenizer: Any) -> None:
-    """Ids and log-probs hold everything that was sampled, up to the token that completed the stop
-    string."""
+    """Ids and log-probs hold all that was sampled up to the token completing the stop string."""
     free = SamplingParams(max_new_tokens=40, seed=3)
     whole = with_client(tiny_engine, lambda client: client.generate(PROMPT, free))
     stop = tokenizer.decode(whole.token_ids[9:10])

@@ -83,8 +83,7 @@ def test_sigkill_of_the_parent_leaves_nothing(tag: str, tmp_path: Path) -> None:
 
 
 def test_sigkill_of_the_guardian_ends_the_engine(tag: str) -> None:
-    """The kernel ends the engine's main process; SGLang's own children ask the kernel for the
-    same."""
+    """The kernel ends the engine's main process; SGLang's own children ask it for the same."""
     guardian = start(tag)
     before = set(running_with(tag))
     guardian.kill()

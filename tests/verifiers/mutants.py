@@ -1,5 +1,4 @@
-"""Single-operator and single-constant mutants of a function, and an oracle that runs its tests one
-by one.
+"""Mutants of a function by one operator or constant, and an oracle running its tests one by one.
 
 The oracle shares nothing with the sandbox or the verifier: plain `exec` in a child process with a
 clock.
@@ -36,8 +35,7 @@ _COMPARE: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 
 def mutants(source: str, entry: str) -> Iterator[str]:
-    """Every source that differs from `source` by one operator or one constant inside the function
-    `entry`."""
+    """Every source that differs from `source` by one operator or constant in function `entry`."""
     tree = ast.parse(source)
     count = len(_sites(tree, entry))
     for number in range(count):

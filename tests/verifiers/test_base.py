@@ -107,8 +107,7 @@ def test_verdicts_survive_json_and_nonsense_is_refused() -> None:
     ],
 )
 def test_verifiers_are_thread_safe(name: str, item: dict[str, object], right: str) -> None:
-    """math-verify's own time limits would raise outside the main thread; 8 threads agree with
-    one."""
+    """math-verify's time limits would raise outside the main thread; 8 threads agree with one."""
     verifier = load_verifier(name)
     expected = verifier.verify(item, right)
     assert expected.success

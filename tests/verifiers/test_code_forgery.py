@@ -1,5 +1,6 @@
-"""Attempts that try to pass without solving: each knows the protocol as well as we do, none gets a
-reward.
+"""Attempts that try to pass without solving.
+
+Each knows the protocol as well as we do, none gets a reward.
 """
 
 from __future__ import annotations

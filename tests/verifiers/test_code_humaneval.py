@@ -1,6 +1,4 @@
-"""All of HumanEval: the canonical solutions pass; their mutants get the right verdict and the right
-words.
-"""
+"""All of HumanEval: canonical solutions pass; mutants get the right verdict and the right words."""
 
 from __future__ import annotations
 
@@ -45,8 +43,7 @@ def _mutants(name: str) -> list[str]:
 
 
 def _check(name: str, source: str, failing: int | None, verdict: Verdict) -> str:
-    """Compares one verdict with the oracle's; returns "killed", "hidden",
-    "survived" or "slow"."""
+    """Compares one verdict with the oracle's; returns "killed", "hidden", "survived" or "slow"."""
     public = list(humaneval_item(name)["public"])
     if verdict.details["outcome"] == "cpu_time" and (
         failing is None or verdict.details["failed_test"] != failing

@@ -1,6 +1,4 @@
-"""Properties of the code verifier's parts on arbitrary text, and of the whole verifier through the
-sandbox.
-"""
+"""Properties of the code verifier's parts on arbitrary text; of the whole through the sandbox."""
 
 from __future__ import annotations
 

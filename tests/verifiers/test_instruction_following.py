@@ -1,5 +1,4 @@
-"""Each instruction is checked by program, offline; the ones that needed NLTK's download
-included."""
+"""Each instruction is checked by program, offline, also those that needed NLTK's download."""
 
 from __future__ import annotations
 

@@ -101,8 +101,7 @@ def test_a_wrong_letter_is_named_and_the_right_one_is_not() -> None:
 @CALM
 @given(st.permutations("ABCD"))
 def test_reordered_options_keep_the_verdict(order: list[str]) -> None:
-    """The option that was B stands at another letter; who picks it is right, who picks another is
-    not."""
+    """The option that was B has another letter; picking it is right, picking another is not."""
     new_letter = dict(zip(order, "ABCD", strict=True))
     item = {"answer": new_letter["B"]}
     for old, new in new_letter.items():

@@ -1,5 +1,4 @@
-"""What ends a job decides what is said of it: the response's fault, infrastructure's, or the
-task's."""
+"""What ends a job decides what is said of it: the fault of response, infrastructure or task."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The service in this process: tokens, limits, idempotency, deadlines, and what an item's failure
-looks like."""
+"""The service in this process: tokens, limits, idempotency, deadlines, how item failures look."""
 
 from __future__ import annotations
 

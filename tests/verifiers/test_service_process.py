@@ -1,5 +1,4 @@
-"""The service as a process: it drains on SIGTERM, and killing it 20 times under load loses
-nothing."""
+"""The service as a process: drains on SIGTERM; killing it 20 times under load loses nothing."""
 
 from __future__ import annotations
 

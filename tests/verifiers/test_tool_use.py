@@ -1,5 +1,4 @@
-"""Calls are compared by structure: layout, order of keys and of calls, and kinds of numbers do not
-matter."""
+"""Calls compare by structure: layout, order of keys and calls, kinds of numbers do not matter."""
 
 from __future__ import annotations
 
@@ -127,8 +126,7 @@ CALLS = st.lists(
 def test_matching_equals_trying_every_assignment(
     wanted: list[dict[str, Any]], calls: list[ToolCall], ordered: bool
 ) -> None:
-    """Reference: some choice of distinct targets for all calls leaves only optional targets
-    open."""
+    """Reference: some choice of distinct targets for all calls leaves only optional ones open."""
 
     def fits(targets: tuple[int, ...]) -> bool:
         open_targets = set(range(len(wanted))) - set(targets)

@@ -42,9 +42,8 @@ class PackedAttention(torch.nn.Module):
     ) -> torch.Tensor:
         """query [T, N, D], key and value [T, G, D] -> [T, N * D].
 
-        Each token sees its own sequence up to itself.
-        The sequences are those of `packed_seq_params.cu_seqlens_q`; they must cover all T tokens,
-        padding included.
+        Each token sees its own sequence up to itself. The sequences are those of
+        `packed_seq_params.cu_seqlens_q`; they must cover all T tokens, padding included.
         """
         assert packed_seq_params is not None, (
             "only packed sequences are supported: give packed_seq_params"

@@ -20,8 +20,10 @@ def assign_req_to_token_pool_cpu(
     out_cache_loc: torch.Tensor,
     pool_len: int,
 ) -> None:
-    """Write each request's new cache slots, laid end to end in `out_cache_loc`, into its row of
-    `req_to_token`."""
+    """Write each request's new cache slots into its row of `req_to_token`.
+
+    The slots are laid end to end in `out_cache_loc`.
+    """
     taken = 0
     rows = zip(req_pool_indices.tolist(), start_offset.tolist(), end_offset.tolist(), strict=True)
     for row, start, end in rows:

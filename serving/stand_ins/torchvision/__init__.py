@@ -1,5 +1,4 @@
-"""torchvision by name only: transformers and SGLang import it for image models, which are not
-served here."""
+"""torchvision by name only: transformers and SGLang import it for image models, not served here."""
 
 import enum
 
