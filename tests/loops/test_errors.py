@@ -12,8 +12,7 @@ import pytest
 
 from tests.loops import runs
 
-pytestmark = pytest.mark.timeout(120)
-BOUND_S = 60  # 30 s on a machine that does nothing else
+pytestmark = pytest.mark.timeout(300)
 
 
 def complaint(arguments: list[str]) -> str:
@@ -22,7 +21,7 @@ def complaint(arguments: list[str]) -> str:
         [sys.executable, "-m", "sdpo_megatron.cli", "train", *arguments],
         capture_output=True,
         text=True,
-        timeout=BOUND_S,
+        timeout=280,
     )
     assert result.returncode == 2, (result.stdout, result.stderr)
     assert "Traceback" not in result.stderr
