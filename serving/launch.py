@@ -204,7 +204,8 @@ class EngineProcess:
     def _port_taken(self, reason: str) -> str:
         return (
             f"port {self.port} on {self.config.host} cannot be used for the engine: {reason}. Stop "
-            "what listens there, or set rollout.engine.port to another one (0 picks a free one)."
+            "what listens there, or set rollout.engine.port (0 picks a free one) or "
+            "rollout.engine.host."
         )
 
     def _status(self) -> int | None:
