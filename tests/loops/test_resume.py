@@ -102,6 +102,8 @@ def test_a_second_signal_ends_the_run_at_once(tiny_llama: Path, tmp_path: Path) 
     process = runs.start(runs.overrides(tiny_llama, folder))
     runs.wait_until(lambda: (folder / "logs/engine-0.log").exists(), process)
     members = runs.family(process)
+    for rank in psutil.Process(process.pid).children():
+        rank.suspend()  # so that it cannot stop by itself in between
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     while "once more to stop at once" not in process.stdout.readline():
