@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def engine_environment(config: EngineConfig) -> dict[str, str]:
     environment |= {
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        # Its temporary files go when it ends (guardian.py); what it compiled is to stay.
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", _inductor_cache()),
         "PYTHONPATH": os.pathsep.join(
             filter(None, [_source_root(), os.environ.get("PYTHONPATH", "")])
         ),
@@ -112,6 +115,11 @@ def _cpu_environment(config: EngineConfig) -> Mapping[str, str]:
             ",".join(map(str, rank)) for rank in cores
         )
     return environment
+
+
+def _inductor_cache() -> str:
+    """Where compiled kernels outlive an engine."""
+    return os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
 
 
 def _source_root() -> str:

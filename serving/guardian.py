@@ -14,6 +14,9 @@ The guardian is a child subreaper, so descendants whose parent died are still it
 it be killed itself, the kernel kills the engine (PR_SET_PDEATHSIG; the guardian has one thread),
 and SGLang's children set the same for theirs.
 
+What the command writes as temporary files goes with it: TMPDIR is a folder that the guardian
+removes. (SGLang leaves its sockets and metric files behind, a dozen at each start.)
+
 Standard library only, Linux only: it must start in milliseconds and stay small beside every engine.
 """
 
@@ -24,9 +27,11 @@ import contextlib
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 PR_SET_PDEATHSIG = 1
@@ -57,13 +62,18 @@ def main() -> int:
             os._exit(1)
 
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    engine = subprocess.Popen(command, start_new_session=True, preexec_fn=before_exec)
+    temporary = tempfile.mkdtemp(prefix="sdpo-engine-")
+    environment = os.environ | {"TMPDIR": temporary}
+    engine = subprocess.Popen(
+        command, start_new_session=True, preexec_fn=before_exec, env=environment
+    )
     try:
         reason = wait_for_an_end(args.parent, engine, stop_read)
         if reason == "stopped":
             terminate(engine, args.grace)
     finally:
         kill_descendants()
+        shutil.rmtree(temporary, ignore_errors=True)
     code = engine.wait()
     return 128 - code if code < 0 else code
 

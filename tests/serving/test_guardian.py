@@ -65,6 +65,17 @@ def start(tag: str, then: str = SLEEP) -> subprocess.Popen[bytes]:
     return guardian
 
 
+def test_temporary_files_of_the_engine_go_with_it(
+    tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    guardian = start(tag, then=f"import tempfile; tempfile.mkstemp(); {SLEEP}")
+    assert eventually(lambda: len(list(tmp_path.glob("sdpo-engine-*/*"))) == 1)
+    guardian.send_signal(signal.SIGTERM)
+    guardian.wait(timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sigkill_of_the_parent_leaves_nothing(tag: str, tmp_path: Path) -> None:
     words = command(SLEEP)
     words[words.index("PARENT")] = "{parent}"
