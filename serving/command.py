@@ -71,12 +71,13 @@ def engine_command(config: EngineConfig, model_dir: Path, port: int, seed: int) 
 
 def engine_environment(config: EngineConfig) -> dict[str, str]:
     """The engine's environment: ours, plus what its device needs."""
+    # Its temporary files go when it ends (guardian.py); what it compiled is to stay.
+    compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
     environment = dict(os.environ)
+    environment.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
     environment |= {
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
-        # Its temporary files go when it ends (guardian.py); what it compiled is to stay.
-        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", _inductor_cache()),
         "PYTHONPATH": os.pathsep.join(
             filter(None, [_source_root(), os.environ.get("PYTHONPATH", "")])
         ),
@@ -115,11 +116,6 @@ def _cpu_environment(config: EngineConfig) -> Mapping[str, str]:
             ",".join(map(str, rank)) for rank in cores
         )
     return environment
-
-
-def _inductor_cache() -> str:
-    """Where compiled kernels outlive an engine."""
-    return os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
 
 
 def _source_root() -> str:

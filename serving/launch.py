@@ -123,8 +123,9 @@ class EngineProcess:
         told = ""
         try:
             while time.monotonic() - self._launched_at < self.config.start_timeout_s:
-                phase = self._phase()
-                if _CANNOT_LISTEN in self.log_tail(lines=1000):
+                said = self.log_tail(lines=1000)
+                phase = next((phase for text, phase in reversed(_PHASES) if text in said), "")
+                if _CANNOT_LISTEN in said:
                     raise EngineStartError(self._port_taken("something else listens there"))
                 if phase and phase != told:
                     told = phase
@@ -192,9 +193,7 @@ class EngineProcess:
         return "\n".join(tail) or "(the log is empty)"
 
     def _hold_port(self) -> None:
-        """Take the configured port, or a free one, and keep it for the engine."""
-        if self._held_port is not None:
-            self._held_port.close()
+        """Take the configured port, or a free one, and keep it for the engine until `stop`."""
         try:
             self._held_port = hold_port(self.config.host, self.port)
         except OSError as error:
@@ -215,10 +214,6 @@ class EngineProcess:
         return (
             f"engine {self.index} {what}.\nLog: {self.log_file}; its last lines:\n{self.log_tail()}"
         )
-
-    def _phase(self) -> str:
-        tail = self.log_tail(lines=1000)
-        return next((phase for text, phase in reversed(_PHASES) if text in tail), "")
 
 
 def _answers(url: str) -> bool:

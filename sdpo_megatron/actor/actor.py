@@ -292,12 +292,13 @@ class Actor:
         Raises:
             CheckpointError: It is of another model or teacher.
         """
-        found = from_rank_0(checkpoint.whole_checkpoints(root)[-1:])
-        if not found:
+        first = torch.distributed.get_rank() == 0
+        newest = from_rank_0(checkpoint.whole_checkpoints(root)[-1:] if first else [])
+        if not newest:
             return None
         teacher = [f"teacher_{name}" for name in self.teacher.sets]
         names = ["master", "exp_avg", "exp_avg_sq", *teacher]
-        sets, common = checkpoint.load(found[0][1], self.weights, self.chunks, names)
+        sets, common = checkpoint.load(newest[0][1], self.weights, self.chunks, names)
         self.optimizer_steps = common["optimizer_steps"]
         torch.set_rng_state(common["rng"])
         restore_adam_state(

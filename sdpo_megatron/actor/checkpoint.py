@@ -83,7 +83,8 @@ def save(
     needed = _bytes_of(sets)
 
     def make_room() -> None:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for left in root.glob("step-*.tmp"):  # by a kill, of this step or another
+            shutil.rmtree(left, ignore_errors=True)
         scratch.mkdir(parents=True)
         _need_space(root, needed)
 
@@ -102,8 +103,7 @@ def save(
     _agree(_problem_of(make_room) if first else None, scratch, step)
     _agree(_problem_of(write), scratch, step)
     if first:
-        outlived = [path for _, path in whole_checkpoints(root)[:-keep]]
-        for old in [*outlived, *root.glob("step-*.tmp")]:  # a kill leaves the one it was writing
+        for _, old in whole_checkpoints(root)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     return folder
 

@@ -47,8 +47,10 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
     def hand_down(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked += 1
-        _signal_all(ranks, signal.SIGTERM if asked == 1 else signal.SIGKILL)
-        if asked == 1:
+        if asked > 1:
+            _signal_all(ranks, signal.SIGKILL)
+        else:
+            _signal_all(ranks, signal.SIGTERM)
             print(_STOPPING, file=sys.stderr, flush=True)
 
     previous = {number: signal.signal(number, hand_down) for number in SIGNALS}

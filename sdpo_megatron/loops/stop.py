@@ -11,8 +11,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Attributes:
-    asked: Whether a signal has come.
+    """What this rank has heard.
+
+    Attributes:
+        asked: Whether a signal has come.
     """
 
     def __init__(self) -> None:
