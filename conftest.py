@@ -57,6 +57,7 @@ _TOGETHER = {
     "tests/loops/test_resume.py": "resume",  # the longest file: it starts first
     "tests/sandbox/": "judging",  # attacks that use up processes, memory and descriptors
     "tests/verifiers/": "judging",
+    "tests/judging/": "judging",
     "tests/serving/test_engine.py": "engine",  # one engine serves both
     "tests/rollout/test_sampler.py": "engine",
 }

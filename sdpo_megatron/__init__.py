@@ -2,7 +2,8 @@
 
 The folders, and what may import what (arrows point downwards only):
 
-    loops -> rollout, actor -> objectives, weights, verifiers -> sandbox, tasks -> observability
+    loops -> config -> judging -> tasks -> verifiers -> sandbox
+    loops -> rollout, actor -> objectives, weights
 
 `nouns` and `errors` are at the bottom: everything may import them, they import nothing of ours.
 `import sdpo_megatron` needs neither Megatron nor SGLang.

@@ -20,11 +20,11 @@ import yaml
 from sdpo_megatron import settings
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.judging.config import JudgeConfig
 from sdpo_megatron.rollout.sampler import SamplingConfig
 from sdpo_megatron.rollout.teacher_prompts import TeacherPromptConfig
 from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.tasks import TaskConfig
-from sdpo_megatron.verifiers.judge import JudgeConfig
 from serving.config import EngineConfig
 
 CONF = Path(__file__).parent / "conf"

@@ -30,7 +30,7 @@ LEVELS = {
     "serving": 4,
     "sdpo_megatron.objectives": 5,
     "sdpo_megatron.weights": 5,
-    "sdpo_megatron.verifiers, with tasks": 5,
+    "sdpo_megatron.judging": 5,
     "sdpo_megatron.tasks": 6,
     "sdpo_megatron.verifiers": 7,
     "sdpo_megatron.sandbox": 8,
@@ -40,8 +40,6 @@ LEVELS = {
     "sdpo_megatron.errors": 11,
     "sdpo_megatron.ports": 11,
 }
-# A verifier judges an item and knows no task; a task names its verifier; these judge the attempts
-# of whole tasks, so they stand above both.
 WITH_TASKS = {f"sdpo_megatron.verifiers.{name}" for name in ("judge", "client", "batch", "cli")}
 # The libraries that are heavy or need a device, and the parts that may import them.
 ENGINES = {
@@ -69,8 +67,6 @@ class Import:
 
 def _part(module: str) -> str:
     """The key of LEVELS that a module belongs to, or its top-level name."""
-    if module in WITH_TASKS:
-        return "sdpo_megatron.verifiers, with tasks"
     names = module.split(".")
     return ".".join(names[:2]) if names[0] == "sdpo_megatron" else names[0]
 

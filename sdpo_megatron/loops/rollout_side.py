@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.judging.judge import Judge, open_judge
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.sampler import Sampler
 from sdpo_megatron.tasks import Task
-from sdpo_megatron.verifiers.judge import Judge, open_judge
 from serving.pool import EnginePool
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import Line
 from sdpo_megatron.tasks.task import Layout, item_options, public_indices
-from sdpo_megatron.verifiers.code_tests import split_asserts
+from sdpo_megatron.verifiers.code.asserts import split_asserts
 
 INSTRUCTION = "Complete this Python function. Reply with only the code, without the docstring."
 FENCE_OPEN, FENCE_CLOSE, NEWLINE = "```python\n", "```", "\n"

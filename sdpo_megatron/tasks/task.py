@@ -14,7 +14,7 @@ from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import Line, read_lines
 from sdpo_megatron.verifiers.base import REVEAL_KEY, import_path_of
-from sdpo_megatron.verifiers.code_tests import public_split
+from sdpo_megatron.verifiers.code.asserts import public_split
 
 DATA = Path(__file__).parent / "data"
 

@@ -17,7 +17,7 @@ from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks import TaskConfig, load_task
 from sdpo_megatron.tasks.toolalpaca import offered_tools
 from sdpo_megatron.verifiers.base import load_verifier
-from sdpo_megatron.verifiers.code_tests import split_asserts
+from sdpo_megatron.verifiers.code.asserts import split_asserts
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_real_data = pytest.mark.skipif(

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.judging.wire import verdict_from_json, verdict_to_json
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.base import (
     REVEAL_KEY,
@@ -20,7 +21,6 @@ from sdpo_megatron.verifiers.base import (
     require,
     wrong_answer,
 )
-from sdpo_megatron.verifiers.wire import verdict_from_json, verdict_to_json
 
 PURE = sorted(set(VERIFIERS) - {"code"})
 

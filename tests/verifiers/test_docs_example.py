@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sdpo_megatron.judging.config import JudgeConfig
+from sdpo_megatron.judging.judge import open_judge
 from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.tasks import TaskConfig, load_task
-from sdpo_megatron.verifiers.judge import JudgeConfig, open_judge
 
 PAGE = Path(__file__).parents[2] / "docs" / "verifiers.md"
 

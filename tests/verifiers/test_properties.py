@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sdpo_megatron.judging.wire import verdict_from_json, verdict_to_json
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.base import REVEAL_KEY, load_verifier
-from sdpo_megatron.verifiers.wire import verdict_from_json, verdict_to_json
 
 # What the verifiers look for, and what has broken parsers: drawn in any order and number, with any
 # text between.

@@ -1,0 +1,90 @@
+"""Judging on this machine: programs in the sandbox, all else in the pool of bounded children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from sdpo_megatron.judging.pool import PoolConfig, VerifierPool
+from sdpo_megatron.nouns import Verdict
+from sdpo_megatron.sandbox import Sandbox, SandboxConfig
+from sdpo_megatron.verifiers.base import BadItem
+from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
+
+CODE = "code"  # the one verifier that runs the response, so it needs the sandbox and not the pool
+
+
+class Verifies(Protocol):
+    """Anything that judges by verifier name: this machine, or a client of a service."""
+
+    async def verify(self, verifier: str, item: Mapping[str, Any], response: str) -> Verdict:
+        """Judge one response.
+
+        Raises:
+            VerifierUnavailable: Infrastructure failed; says nothing about the response.
+        """
+        ...
+
+
+class LocalVerifiers:
+    """Judges by verifier name. An async context manager; the sandbox starts at the door when `code`
+    is among `names`."""
+
+    def __init__(
+        self,
+        names: frozenset[str],
+        pool: PoolConfig,
+        sandbox: SandboxConfig,
+        code: CodeVerifierConfig | None = None,
+    ) -> None:
+        self._names = names
+        self._pool = VerifierPool(pool)
+        self._sandbox_config = sandbox
+        self._code_config = code
+        self._code: CodeVerifier | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._exits = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._exits.enter_async_context(self._pool)
+            if CODE in self._names:
+                await self._open_sandbox()
+        except BaseException:
+            await self._exits.aclose()
+            raise
+        return self
+
+    async def _open_sandbox(self) -> None:
+        sandbox = Sandbox(self._sandbox_config)
+        self._exits.callback(sandbox.close)
+        await asyncio.to_thread(sandbox.start)
+        self._threads = ThreadPoolExecutor(sandbox.config.workers, "sdpo-sandbox")
+        self._exits.callback(self._threads.shutdown, wait=False, cancel_futures=True)
+        self._code = CodeVerifier(sandbox, self._code_config)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._exits.aclose()
+
+    async def verify(self, verifier: str, item: Mapping[str, Any], response: str) -> Verdict:
+        """Judge one response.
+
+        Raises:
+            BadItem, ConfigError, VerifierBroken, VerifierUnavailable: See `pool`.
+        """
+        if verifier == CODE and self._code is not None:
+            loop = asyncio.get_running_loop()
+            try:
+                return await loop.run_in_executor(self._threads, self._code.verify, item, response)
+            except (KeyError, TypeError, ValueError) as error:  # says nothing of the response
+                raise BadItem(f"verifier code: {type(error).__name__}: {error}") from error
+        return await self._pool.verify(verifier, item, response)

@@ -1,0 +1,1 @@
+"""Verdicts over files: shards, parts that appear whole or not at all."""

@@ -1,0 +1,1 @@
+"""The client of verifier services: endpoints, retries, answers."""

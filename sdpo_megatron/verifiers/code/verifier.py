@@ -1,0 +1,86 @@
+"""Judges code: HumanEval's asserts, LiveCodeBench's stdin and functional tests, public and hidden.
+
+The attempt runs in the sandbox and never shares an interpreter with what judges it. HumanEval's
+tests run in a second confined process that calls the attempt by plain data; LiveCodeBench's tests
+are data and are compared here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sdpo_megatron.nouns import Verdict
+from sdpo_megatron.sandbox import Sandbox
+from sdpo_megatron.sandbox.inside.render import shorten_middle
+from sdpo_megatron.verifiers.base import BadItem
+
+from .config import CodeVerifierConfig
+from .feedback import HIDDEN_TEXT
+from .humaneval import judge_humaneval
+from .livecodebench import judge_livecodebench
+from .outcome import Outcome
+
+_Judge = Callable[[Sandbox, CodeVerifierConfig, Mapping[str, Any], str], Outcome]
+# How an item of each kind is judged, and the keys that it must have.
+_KINDS: dict[str, tuple[_Judge, tuple[str, ...]]] = {
+    "humaneval": (judge_humaneval, ("prompt", "entry_point", "test", "public")),
+    "livecodebench": (judge_livecodebench, ("tests", "public")),
+}
+_NOTHING_PUBLIC = "A test fails."
+
+
+class CodeVerifier:
+    """A verifier (see verifiers.base) for items of kind "humaneval" and "livecodebench".
+
+    HumanEval item: "prompt", "entry_point", "test" as in the data set; "public": indices into
+    `split_asserts(test).tests`.
+
+    LiveCodeBench item: "tests": [{"input": str, "output": str}, ...]; "public": indices of them;
+    "entry_point": absent or "" for stdin programs, else "Solution.method" or the name of a
+    function. The input of a functional test is one JSON value a line, its output one JSON value.
+
+    `verify` raises VerifierUnavailable when the sandbox fails and BadItem on a malformed item,
+    never on any response.
+    """
+
+    name = "code"
+
+    def __init__(self, sandbox: Sandbox, config: CodeVerifierConfig | None = None) -> None:
+        self.sandbox = sandbox
+        self.config = config or CodeVerifierConfig()
+
+    def verify(self, item: Mapping[str, Any], response: str) -> Verdict:
+        start = time.monotonic()
+        judge, keys = _KINDS.get(item.get("kind", ""), (None, ()))
+        if judge is None:
+            raise BadItem(f"a code item of kind {item.get('kind')!r}; known: {', '.join(_KINDS)}")
+        missing = [key for key in keys if key not in item]
+        if missing:
+            raise BadItem(f"a code item of kind {item['kind']} lacks {', '.join(missing)}")
+        try:
+            outcome = judge(self.sandbox, self.config, item, response)
+        except (ValueError, TypeError, KeyError) as error:  # of the item: responses never raise
+            raise BadItem(f"a code item that cannot be used: {error}") from error
+        return Verdict(
+            reward=self._reward(outcome),
+            success=outcome.success,
+            format_ok=outcome.format_ok,
+            feedback=self._feedback(outcome),
+            seconds=time.monotonic() - start,
+            layers=outcome.layers,
+            details=outcome.details(),
+        )
+
+    def _reward(self, outcome: Outcome) -> float:
+        if self.config.reward == "fraction":
+            return outcome.num_passed / outcome.num_tests
+        return 1.0 if outcome.success else 0.0
+
+    def _feedback(self, outcome: Outcome) -> str:
+        if outcome.success:
+            return ""
+        if outcome.failed_hidden_only:
+            return HIDDEN_TEXT if outcome.num_public else _NOTHING_PUBLIC
+        return shorten_middle(outcome.feedback, self.config.max_feedback_chars)
