@@ -41,9 +41,9 @@ from sdpo_megatron.objectives import (
     ObjectiveConfig,
     TokenTargets,
     build_objective,
-    head_loss,
     single,
 )
+from sdpo_megatron.objectives.head_loss import head_loss
 
 RESULTS = Path(__file__).parent / "results" / "loss.json"
 MIB = 1 << 20

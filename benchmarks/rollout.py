@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from sdpo_megatron.nouns import PolicyVersion, Question, Verdict
+from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
-from sdpo_megatron.rollout.sampler import Sampler, SamplingConfig
+from sdpo_megatron.rollout.sampler import Sampler
 from sdpo_megatron.rollout.tokenizer import load_tokenizer
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig

@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         return _COMMANDS[parsed.command](parsed.rest)
+    except ConfigError as error:  # a line for each mistake
+        print("\n".join(f"sdpo: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
     except SdpoError as error:
         print(f"sdpo: {error}", file=sys.stderr)
         return 2
@@ -62,9 +65,6 @@ def _train(arguments: Sequence[str]) -> int:
     parsed = parser.parse_args(arguments)
 
     from sdpo_megatron import config as configs
-    from sdpo_megatron.loops.launch import launch
-    from sdpo_megatron.loops.prepare import prepare
-    from sdpo_megatron.observability.run_folder import RunFolder
 
     overrides = list(parsed.overrides)
     if parsed.resume:
@@ -74,6 +74,10 @@ def _train(arguments: Sequence[str]) -> int:
         config = configs.load_resumed(saved, [*overrides, f"run.folder={parsed.resume}"])
     else:
         config = configs.load(overrides)
+    from sdpo_megatron.loops.launch import launch
+    from sdpo_megatron.loops.prepare import prepare
+    from sdpo_megatron.observability.run_folder import RunFolder
+
     path = Path(config.run.folder or f"runs/{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}")
     prepare(config, path)
     folder = RunFolder(path)
@@ -88,15 +92,11 @@ def _config(arguments: Sequence[str]) -> int:
         prog="sdpo config", description="Compose, check and print; start nothing."
     )
     parser.add_argument("overrides", nargs="*", help="group=choice or key=value")
-    import yaml
-
-    from sdpo_megatron import config as configs
-    from sdpo_megatron import settings
-
     parsed = parser.parse_args(arguments)
-    print(
-        yaml.safe_dump(settings.to_plain(configs.load(parsed.overrides)), sort_keys=False), end=""
-    )
+
+    from sdpo_megatron.config import load, printed
+
+    print(printed(load(parsed.overrides)), end="")
     return 0
 
 

@@ -35,7 +35,7 @@ LEVELS = {
     "sdpo_megatron.verifiers": 7,
     "sdpo_megatron.sandbox": 8,
     "sdpo_megatron.observability": 9,
-    "sdpo_megatron.settings": 10,
+    "sdpo_megatron.fields": 10,
     "sdpo_megatron.nouns": 11,
     "sdpo_megatron.errors": 11,
     "sdpo_megatron.ports": 11,
@@ -49,7 +49,14 @@ ENGINES = {
 }
 # Pure mathematics: nothing but torch, the standard library, the nouns and errors.
 PURE = "sdpo_megatron.objectives"
-PURE_MAY_IMPORT = {"torch", "sdpo_megatron.nouns", "sdpo_megatron.errors", PURE}
+PURE_MAY_IMPORT = {
+    "torch",
+    "pydantic",
+    "sdpo_megatron.nouns",
+    "sdpo_megatron.errors",
+    "sdpo_megatron.fields",
+    PURE,
+}
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from sdpo_megatron.objectives import (
     Objective,
     TeacherTarget,
     TokenTargets,
-    head_loss,
     token_weights,
 )
+from sdpo_megatron.objectives.head_loss import head_loss
 
 
 @dataclass(frozen=True)

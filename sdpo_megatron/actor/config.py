@@ -2,114 +2,149 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
-from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.objectives import ObjectiveConfig
+from sdpo_megatron.fields import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    refuse,
+    settings,
+)
+from sdpo_megatron.objectives.config import ObjectiveConfig
 
-TeacherKind = Literal["ema", "frozen", "live", "trust_region", "restart_freeze"]
-Cadence = Literal["per_optimizer_step", "per_rollout_batch"]
-Decay = Literal["constant", "linear", "cosine"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _one_of(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise ConfigError(f"{name}={value!r}: expected one of {', '.join(get_args(choices))}")
-
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class OptimizerConfig:
-    """AdamW with fp32 master weights, sharded over data-parallel ranks (method.md section 4 gives
-    the paper's values).
-    """
+    """AdamW with fp32 master weights, sharded over data-parallel ranks."""
 
-    lr: float = 1e-5
+    lr: NonNegative = 1e-5
     """Peak learning rate."""
-    warmup_steps: int = 0
+    warmup_steps: Count = 0
     """Optimiser steps of linear warm-up from 0."""
-    decay: str = "constant"
-    """constant, linear or cosine, from the peak to `min_lr` at `decay_steps`."""
-    decay_steps: int = 0
-    """Optimiser steps after which `min_lr` is reached; unused with constant."""
-    min_lr: float = 0.0
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    clip_grad: float = 1.0
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """From the peak to `min_lr` at `decay_steps`."""
+    decay_steps: Count = 0
+    """Optimiser steps after which `min_lr` is reached; 0 with constant, which never gets there."""
+    min_lr: NonNegative = 0.0
+    """Learning rate at and after `decay_steps`; 0 with constant."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay."""
+    beta1: Beta = 0.9
+    """Decay of the first moment."""
+    beta2: Beta = 0.999
+    """Decay of the second moment."""
+    eps: Positive = 1e-8
+    """Added to the root of the second moment."""
+    clip_grad: NonNegative = 1.0
     """Global gradient norm above which gradients are scaled down; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
-        _one_of("optimizer.decay", self.decay, Decay)
-        for name in ("lr", "min_lr", "weight_decay", "clip_grad", "eps"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
-        if self.decay != "constant" and self.decay_steps <= self.warmup_steps:
-            raise ConfigError(
-                f"optimizer.decay={self.decay} needs optimizer.decay_steps > warmup_steps "
-                f"({self.warmup_steps}), got {self.decay_steps}"
-            )
+        problems = []
+        if self.decay == "constant":
+            problems += [
+                (name, "does nothing with {decay}: set {decay:key}=linear or cosine, or leave it 0")
+                for name in ("decay_steps", "min_lr")
+                if getattr(self, name)
+            ]
+        elif self.decay_steps <= self.warmup_steps:
+            problems.append(("decay_steps", "must be above {warmup_steps} with {decay}"))
+        if self.min_lr > self.lr:
+            problems.append(("min_lr", "must not be above {lr}"))
+        refuse(self, problems)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
-    """Which weights the teacher has (method.md section 2)."""
-
-    kind: str = "ema"
-    """ema, frozen, live, trust_region or restart_freeze."""
-    rate: float = 0.05
-    """EMA rate r in theta' <- (1-r) theta' + r theta; trust region: share r of the live logits."""
-    cadence: str = "per_optimizer_step"
-    """When an EMA moves: per_optimizer_step, or per_rollout_batch as in the authors' code."""
-    restart_every: int = 0
-    """restart_freeze: optimiser steps between re-copies from the student."""
+@settings
+class _Teacher:
+    kind: str
     keep_hidden_on_host: bool = False
     """Keep the teacher's hidden states in (pinned) host memory between the two passes."""
 
-    def __post_init__(self) -> None:
-        _one_of("teacher.kind", self.kind, TeacherKind)
-        _one_of("teacher.cadence", self.cadence, Cadence)
-        if not 0.0 <= self.rate <= 1.0:
-            raise ConfigError(f"teacher.rate={self.rate}: must be in [0, 1]")
-        if (self.kind == "restart_freeze") != (self.restart_every > 0):
-            raise ConfigError(
-                f"teacher.kind={self.kind} with restart_every={self.restart_every}: restart_freeze "
-                "needs "
-                "restart_every >= 1 and no other kind takes it"
-            )
+
+@settings
+class EmaTeacher(_Teacher):
+    """An exponential moving average of the student: theta' <- (1-r) theta' + r theta."""
+
+    kind: Literal["ema"] = "ema"
+    """A moving average of the student."""
+    rate: Fraction = 0.05
+    """r."""
+    cadence: Literal["per_optimizer_step", "per_rollout_batch"] = "per_optimizer_step"
+    """When it moves; per_rollout_batch as in the authors' code."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
+class FrozenTeacher(_Teacher):
+    """The weights that training started from."""
+
+    kind: Literal["frozen"] = "frozen"
+    """The initial weights."""
+
+
+@settings
+class LiveTeacher(_Teacher):
+    """The student's own weights of this step. Diverges in the paper (Table 4)."""
+
+    kind: Literal["live"] = "live"
+    """The student's own weights."""
+
+
+@settings
+class TrustRegionTeacher(_Teacher):
+    """The initial weights, with a share of the live logits."""
+
+    kind: Literal["trust_region"] = "trust_region"
+    """The initial weights, mixed with the live ones."""
+    rate: Fraction = 0.05
+    """Share of the live logits."""
+
+
+@settings
+class RestartFreezeTeacher(_Teacher):
+    """Frozen, but copied from the student anew from time to time."""
+
+    kind: Literal["restart_freeze"] = "restart_freeze"
+    """Frozen between copies of the student."""
+    restart_every: PositiveInt
+    """Optimiser steps between copies."""
+
+
+TeacherConfig = Annotated[
+    EmaTeacher | FrozenTeacher | LiveTeacher | TrustRegionTeacher | RestartFreezeTeacher,
+    Field(discriminator="kind"),
+]
+"""Which weights the teacher has."""
+
+
+@settings
 class BatchConfig:
     """How many questions make a batch, a step and a micro-batch."""
 
-    questions: int = 4
+    questions: PositiveInt = 4
     """Questions per rollout batch; each gets `rollout.sampling.num_attempts` attempts."""
-    questions_per_step: int = 0
+    questions_per_step: Count = 0
     """Questions per optimiser step; 0 means all of the batch, which keeps pi_old equal to pi_now.
     """
-    micro_batch_tokens: int = 4096
+    micro_batch_tokens: PositiveInt = 4096
     """Token budget of one packed micro-batch (the longer of student and teacher sequence counts).
     """
-    chunk_tokens: int = 256
+    chunk_tokens: PositiveInt = 256
     """Response tokens whose logits exist at one time in the fused loss."""
 
     def __post_init__(self) -> None:
-        for name in ("questions", "micro_batch_tokens", "chunk_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"batch.{name}={getattr(self, name)}: must be at least 1")
-        if self.questions_per_step < 0 or (
-            self.questions_per_step and self.questions % self.questions_per_step
-        ):
-            raise ConfigError(
-                f"batch.questions_per_step={self.questions_per_step} must divide "
-                f"batch.questions={self.questions}"
-            )
+        if self.questions_per_step and self.questions % self.questions_per_step:
+            refuse(self, [("questions_per_step", "must divide {questions}")])
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ActorConfig:
     """The groups that the actor reads; the run's configuration adds the others."""
 
@@ -118,4 +153,4 @@ class ActorConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    teacher: TeacherConfig = field(default_factory=EmaTeacher)

@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.weights.spec import ModelSpec
+from sdpo_megatron.fields import PositiveInt, refuse, settings
 
-Dtype = Literal["fp32", "bf16"]
-Fp8Recipe = Literal["tensorwise", "delayed", "mxfp8", "blockwise"]
-Recompute = Literal["none", "selective", "full"]
+if TYPE_CHECKING:
+    import torch
+
+    from sdpo_megatron.weights.spec import ModelSpec
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ParallelConfig:
     """How the model is split over ranks; data parallelism is what remains of the world size."""
 
-    tensor: int = 1
+    tensor: PositiveInt = 1
     """Ranks that share each matrix; must divide heads, key-value heads and feed-forward width."""
-    pipeline: int = 1
+    pipeline: PositiveInt = 1
     """Pipeline stages; must divide the number of layers."""
-    context: int = 1
+    context: PositiveInt = 1
     """Ranks that share each sequence (Transformer Engine's attention only)."""
-    expert: int = 1
+    expert: PositiveInt = 1
     """Ranks over which a mixture's experts are spread; must divide their number."""
-    expert_tensor: int = 1
+    expert_tensor: PositiveInt = 1
     """Ranks that share each expert's matrices."""
     sequence_parallel: bool = False
     """Split activations between the matrices along the sequence, too; needs tensor > 1."""
-    recompute: str = "none"
-    """Activations computed anew in the backward pass: none, selective (attention) or full."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations computed anew in the backward pass: none, those of attention, or all."""
 
     def __post_init__(self) -> None:
-        for name in ("tensor", "pipeline", "context", "expert", "expert_tensor"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"parallel.{name}={getattr(self, name)}: must be at least 1")
         if self.sequence_parallel and self.tensor == 1:
-            raise ConfigError(
-                "parallel.sequence_parallel=true needs parallel.tensor > 1; set one or the other"
-            )
-        if self.recompute not in get_args(Recompute):
-            raise ConfigError(
-                f"parallel.recompute={self.recompute!r}: expected one of "
-                f"{', '.join(get_args(Recompute))}"
-            )
+            refuse(self, [("sequence_parallel", "needs {tensor:key} > 1; set one or the other")])
 
     @property
     def model_ranks(self) -> int:
@@ -132,28 +120,21 @@ def _common_divisors(widths: Iterable[int]) -> list[int]:
     return [n for n in range(1, min(values) + 1) if all(value % n == 0 for value in values)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class PrecisionConfig:
     """In what the model computes; master weights and gradients are fp32 whatever it is."""
 
-    dtype: str = "bf16"
-    """fp32 or bf16: parameters and activations."""
-    fp8: str | None = None
-    """FP8 recipe (tensorwise, delayed, mxfp8, blockwise) or None; needs Transformer Engine."""
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    """Of parameters and activations."""
+    fp8: Literal["tensorwise", "delayed", "mxfp8", "blockwise"] | None = None
+    """FP8 recipe; needs Transformer Engine. null: none."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in get_args(Dtype):
-            raise ConfigError(
-                f"precision.dtype={self.dtype!r}: expected one of {', '.join(get_args(Dtype))}"
-            )
-        if self.fp8 is not None and self.fp8 not in get_args(Fp8Recipe):
-            raise ConfigError(
-                f"precision.fp8={self.fp8!r}: expected null or one of "
-                f"{', '.join(get_args(Fp8Recipe))}"
-            )
         if self.fp8 is not None and self.dtype != "bf16":
-            raise ConfigError("precision.fp8 works on bf16 parameters: set precision.dtype=bf16")
+            refuse(self, [("fp8", "works on bf16 parameters: set {dtype:key}=bf16")])
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        import torch
+
         return torch.float32 if self.dtype == "fp32" else torch.bfloat16

@@ -34,6 +34,7 @@ from sdpo_megatron.observability.exporter import Exporter, ExporterConfig
 from sdpo_megatron.observability.metrics import reconcile
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.rollout.batch import BatchMaker
+from sdpo_megatron.rollout.overlong import within_limits
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.store import RolloutStore
 from sdpo_megatron.rollout.summary import rollout_metrics, teacher_metrics
@@ -73,14 +74,18 @@ class Coordinator:
             )
         )
         task = load_task(config.task)
-        self.questions = task.questions
         prompts = PromptBuilder(
             load_tokenizer(config.model.path), thinking=config.rollout.sampling.thinking
         )
-        self.batches = BatchMaker(
-            TeacherPromptBuilder(prompts, config.rollout.teacher_prompt),
-            build_objective(config.objective),
+        teacher_prompts = TeacherPromptBuilder(prompts, config.rollout.teacher_prompt)
+        objective = build_objective(config.objective)
+        self.questions = within_limits(
+            task.questions,
+            prompts,
+            config.rollout.sampling.max_prompt_tokens,
+            teacher_prompts if objective.needs_teacher else None,
         )
+        self.batches = BatchMaker(teacher_prompts, objective)
         self.rollouts = self._stack.enter_context(
             RolloutSide(
                 config,
@@ -95,6 +100,13 @@ class Coordinator:
         self.display.message(
             f"run folder {self.folder.path}; {len(self.questions)} questions of {config.task.name}"
         )
+        if left_out := len(task.questions) - len(self.questions):
+            self.display.warn(
+                f"{left_out} of {len(task.questions)} questions are left out: their prompts are "
+                "longer than rollout.sampling.max_prompt_tokens="
+                f"{config.rollout.sampling.max_prompt_tokens}, or than "
+                "rollout.teacher_prompt.max_prompt_tokens in the teacher's template"
+            )
         return self
 
     def __exit__(self, *exc: object) -> None:

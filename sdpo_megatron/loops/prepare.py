@@ -7,9 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdpo_megatron import config as configs
-from sdpo_megatron import settings
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError, ModelFileError
+from sdpo_megatron.fields.reading import to_plain
 
 MAY_CHANGE = (
     "run.",
@@ -64,7 +64,7 @@ def _prepare_smollm2(model: Path) -> None:
 
 def check_same_run(config: TrainConfig, saved: TrainConfig, folder: Path) -> None:
     """ConfigError when `folder`'s run started with settings that would change what it computes."""
-    new, old = _flat(settings.to_plain(config)), _flat(settings.to_plain(saved))
+    new, old = _flat(to_plain(config)), _flat(to_plain(saved))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(new.keys() | old.keys())

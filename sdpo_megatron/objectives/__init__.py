@@ -9,39 +9,68 @@
     targets                 what the loss is computed against
     health                  metrics of learning from the summed statistics
 
-Imports torch and `sdpo_megatron.errors` alone; the actor and the rollout side import it.
+Imports torch, pydantic (through `fields`) and `sdpo_megatron.errors` alone; the actor and the
+rollout side import it. What needs torch is loaded when it is first asked for, so that a
+configuration can be read without it. `head_loss` is imported from its file: the names are one.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from sdpo_megatron.objectives.advantages import group_advantages
 from sdpo_megatron.objectives.aggregate import GlobalCounts, token_weights
-from sdpo_megatron.objectives.anchor import AnchorConfig
-from sdpo_megatron.objectives.config import ObjectiveConfig
-from sdpo_megatron.objectives.distillation import DistillationConfig
-from sdpo_megatron.objectives.head_loss import HeadLoss, head_loss
-from sdpo_megatron.objectives.importance import ImportanceConfig
-from sdpo_megatron.objectives.objective import Objective, build_objective
-from sdpo_megatron.objectives.policy_gradient import PolicyGradientConfig
-from sdpo_megatron.objectives.score import head_log_probs
-from sdpo_megatron.objectives.targets import (
-    TeacherHead,
-    TeacherTarget,
-    TokenTargets,
-    null_corrected,
-    single,
-    trust_region,
+from sdpo_megatron.objectives.config import (
+    AnchorConfig,
+    DistillationConfig,
+    GrpoWeighting,
+    HybridWeighting,
+    ImportanceConfig,
+    ObjectiveConfig,
+    PolicyGradientConfig,
+    SdpoWeighting,
+    SrpoWeighting,
+    WeightingConfig,
 )
-from sdpo_megatron.objectives.weighting import AttemptWeight, WeightingConfig
+from sdpo_megatron.objectives.weighting import AttemptWeight
+
+if TYPE_CHECKING:
+    from sdpo_megatron.objectives.objective import Objective, build_objective
+    from sdpo_megatron.objectives.score import head_log_probs
+    from sdpo_megatron.objectives.targets import (
+        TeacherHead,
+        TeacherTarget,
+        TokenTargets,
+        null_corrected,
+        single,
+        trust_region,
+    )
+
+_WITH_TORCH = {
+    "objective": ("Objective", "build_objective"),
+    "score": ("head_log_probs",),
+    "targets": (
+        "TeacherHead",
+        "TeacherTarget",
+        "TokenTargets",
+        "null_corrected",
+        "single",
+        "trust_region",
+    ),
+}
 
 __all__ = [
     "AnchorConfig",
     "AttemptWeight",
     "DistillationConfig",
     "GlobalCounts",
-    "HeadLoss",
+    "GrpoWeighting",
+    "HybridWeighting",
     "ImportanceConfig",
     "Objective",
     "ObjectiveConfig",
     "PolicyGradientConfig",
+    "SdpoWeighting",
+    "SrpoWeighting",
     "TeacherHead",
     "TeacherTarget",
     "TokenTargets",
@@ -49,9 +78,15 @@ __all__ = [
     "build_objective",
     "group_advantages",
     "head_log_probs",
-    "head_loss",
     "null_corrected",
     "single",
     "token_weights",
     "trust_region",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _WITH_TORCH.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

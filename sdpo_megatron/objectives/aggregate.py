@@ -23,10 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.objectives.config import Denominator
 
-DENOMINATORS = ("global_token", "official", "seq_mean_token_mean", "seq_mean_token_sum_norm")
+DENOMINATORS = get_args(Denominator)
 
 
 @dataclass(frozen=True, kw_only=True)

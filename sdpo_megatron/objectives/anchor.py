@@ -9,42 +9,13 @@ student's top-K and the tail: no sampling noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.objectives.bins import with_tail
+from sdpo_megatron.objectives.config import AnchorConfig
 from sdpo_megatron.objectives.divergences import reverse_kl
 from sdpo_megatron.objectives.importance import LOG_RATIO_BOUND
 from sdpo_megatron.objectives.view import Distribution, TermResult, TokenView
-
-ESTIMATORS = ("sampled", "support")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnchorConfig:
-    """How strongly the policy is held.
-
-    Attributes:
-        coefficient: Factor of the KL (GRPO papers use 0.001 to 0.04).
-        estimator: "sampled" (k3 on the sampled token) or "support" (reverse KL on the top-K and the
-            tail).
-    """
-
-    coefficient: float = 0.001
-    estimator: str = "sampled"
-
-    def __post_init__(self) -> None:
-        if self.coefficient <= 0.0:
-            raise ConfigError(
-                f"anchor.coefficient: got {self.coefficient:g}, expected a positive number, or "
-                "anchor: null"
-            )
-        if self.estimator not in ESTIMATORS:
-            raise ConfigError(
-                f"anchor.estimator: got {self.estimator!r}, expected one of {', '.join(ESTIMATORS)}"
-            )
 
 
 class AnchorTerm:

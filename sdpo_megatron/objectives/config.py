@@ -1,85 +1,205 @@
-"""The whole objective as one config: which terms, how attempts are weighted, the denominator."""
+"""The whole objective as one config: which terms, how attempts are weighted, the denominator.
+
+Without torch, so that a configuration is checked before anything heavy is loaded.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated, Literal
 
-from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.objectives.aggregate import DENOMINATORS
-from sdpo_megatron.objectives.anchor import AnchorConfig
-from sdpo_megatron.objectives.distillation import DistillationConfig
-from sdpo_megatron.objectives.importance import ImportanceConfig
-from sdpo_megatron.objectives.policy_gradient import PolicyGradientConfig
-from sdpo_megatron.objectives.weighting import WeightingConfig
+from pydantic import Field
+
+from sdpo_megatron.fields import (
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    refuse,
+    settings,
+)
+
+Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
+Denominator = Literal["global_token", "official", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
+class DistillationConfig:
+    """How the student is pulled to the teacher (`distillation.py`)."""
+
+    level: Literal["logit", "token", "sequence"] = "logit"
+    """logit: the divergence over the support; token: the sampled token only, reverse KL; sequence:
+    one scalar per attempt, reverse KL."""
+    divergence: Divergence = "jsd"
+    """At the levels token and sequence it must be reverse_kl."""
+    alpha: Fraction = 0.5
+    """Weight of the teacher in the mixture of jsd; 0 and 1 mean forward and reverse KL."""
+    top_k: PositiveInt | None = 100
+    """Number of ids in the support, the student's most probable ones; null is the exact full
+    vocabulary."""
+    tail: bool = True
+    """Add the bucket of all other ids; without it both distributions are renormalised over the
+    support."""
+    entry_clip: Positive | None = None
+    """Upper bound of each entry's contribution, in nats (arXiv 2601.18734); null is off."""
+    advantage_clip: Positive | None = None
+    """Bound of |log q - log pi| per entry, in nats (5 in the paper's test-time runs); reverse KL
+    only; null is off."""
+    null_beta: Positive | None = None
+    """Null-corrected teacher: target = student + beta (content - empty template), in logits; null
+    is off."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.level != "logit" and not self.is_reverse:
+            problems.append(
+                (
+                    "level",
+                    "is a policy gradient on the sampled token, which is reverse KL, but here "
+                    "{divergence}: set {divergence:key}=reverse_kl",
+                )
+            )
+        if self.advantage_clip is not None and not self.is_reverse:
+            problems.append(
+                (
+                    "advantage_clip",
+                    "bounds the advantage log q - log pi, which only reverse KL has, but here "
+                    "{divergence}: set {divergence:key}=reverse_kl, or use {entry_clip:key}",
+                )
+            )
+        if self.level != "logit" and self.entry_clip is not None:
+            problems.append(
+                (
+                    "entry_clip",
+                    "bounds entries of the support: set {level:key}=logit, or use "
+                    "{advantage_clip:key}",
+                )
+            )
+        refuse(self, problems)
+
+    @property
+    def is_reverse(self) -> bool:
+        """Whether the divergence is reverse KL, by name or as jsd at alpha 1."""
+        return self.divergence == "reverse_kl" or (self.divergence == "jsd" and self.alpha == 1.0)
+
+
+@settings
+class PolicyGradientConfig:
+    """The clipping of GRPO (`policy_gradient.py`)."""
+
+    clip_low: Fraction = 0.2
+    """The ratio is not followed below 1 - clip_low where the advantage is negative."""
+    clip_high: NonNegative = 0.28
+    """The ratio is not followed above 1 + clip_high where the advantage is positive."""
+
+
+@settings
+class AnchorConfig:
+    """How strongly the policy is held to the initial weights (`anchor.py`)."""
+
+    coefficient: Positive = 0.001
+    """Factor of the KL (GRPO papers use 0.001 to 0.04)."""
+    estimator: Literal["sampled", "support"] = "sampled"
+    """sampled: k3 on the sampled token; support: reverse KL on the top-K and the tail."""
+
+
+@settings
+class ImportanceConfig:
+    """How far importance weights may go (`importance.py`)."""
+
+    is_clip: Positive | None = 2.0
+    """Cap of pi_now / pi_old on the distillation loss; null leaves it out. One step per batch makes
+    it 1 anyway."""
+    mismatch_cap: Positive | None = 2.0
+    """Cap of pi_train / pi_rollout on every loss (truncated importance sampling); null leaves it
+    out."""
+
+
+@settings
+class _Weighting:
+    kind: str
+    question_weight: Literal["none", "bernoulli_std"] = "none"
+    """bernoulli_std: every attempt of a question counts sqrt(p (1 - p)), p its success rate (arXiv
+    2605.27765)."""
+
+
+@settings
+class SdpoWeighting(_Weighting):
+    """Every attempt to distillation."""
+
+    kind: Literal["sdpo"] = "sdpo"
+    """Every attempt is distilled."""
+
+
+@settings
+class GrpoWeighting(_Weighting):
+    """Every attempt to the policy gradient."""
+
+    kind: Literal["grpo"] = "grpo"
+    """Every attempt gets the policy gradient."""
+
+
+@settings
+class HybridWeighting(_Weighting):
+    """Every attempt to both (Eq. 3 of the paper)."""
+
+    kind: Literal["hybrid"] = "hybrid"
+    """Every attempt gets both."""
+    lambda_grpo: Fraction = 0.9
+    """Share of GRPO (0.9 helps models below 1 B in the paper)."""
+
+
+@settings
+class SrpoWeighting(_Weighting):
+    """Correct attempts to the policy gradient, failed ones to distillation (arXiv 2604.02288)."""
+
+    kind: Literal["srpo"] = "srpo"
+    """Correct attempts get the policy gradient, failed ones are distilled."""
+
+
+WeightingConfig = Annotated[
+    SdpoWeighting | GrpoWeighting | HybridWeighting | SrpoWeighting, Field(discriminator="kind")
+]
+"""Which attempts go to which term."""
+
+
+@settings
 class ObjectiveConfig:
-    """What is minimised.
+    """What is minimised."""
 
-    Attributes:
-        weighting: Which attempts go to which term.
-        distillation: The SDPO term; None for none.
-        policy_gradient: The GRPO term; None for none.
-        anchor: KL to a reference on the attempts of the GRPO term; None for none.
-        importance: Caps of the importance weights.
-        denominator: "global_token" (default), "official", "seq_mean_token_mean" or
-            "seq_mean_token_sum_norm".
-        norm_length: Length in tokens that seq_mean_token_sum_norm divides by; None elsewhere.
-        off_policy: A rollout batch serves more than one optimiser step, so log pi_old is scored
-            before the first one.
-        diagnostics: Also compute the teacher's own top-K, for its overlap with the student's.
-    """
-
-    weighting: WeightingConfig = field(default_factory=WeightingConfig)
+    weighting: WeightingConfig = field(default_factory=SdpoWeighting)
     distillation: DistillationConfig | None = field(default_factory=DistillationConfig)
     policy_gradient: PolicyGradientConfig | None = None
     anchor: AnchorConfig | None = None
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
-    denominator: str = "global_token"
-    norm_length: int | None = None
+    denominator: Denominator = "global_token"
+    """What a token counts (docs/objective.md)."""
+    norm_length: PositiveInt | None = None
+    """Length in tokens that seq_mean_token_sum_norm divides by; null elsewhere."""
     off_policy: bool = False
+    """A rollout batch serves more than one optimiser step, so log pi_old is scored before the first
+    one."""
     diagnostics: bool = True
+    """Also compute the teacher's own top-K, for its overlap with the student's."""
 
     def __post_init__(self) -> None:
-        kind = self.weighting.kind
-        if kind != "grpo" and self.distillation is None:
-            raise ConfigError(
-                f"objective.weighting.kind {kind!r} sends attempts to distillation, but "
-                "objective.distillation is null"
-            )
-        if kind != "sdpo" and self.policy_gradient is None:
-            raise ConfigError(
-                f"objective.weighting.kind {kind!r} sends attempts to GRPO, but "
-                "objective.policy_gradient is null"
-            )
-        if kind == "grpo" and self.distillation is not None:
-            raise ConfigError(
-                "objective.weighting.kind 'grpo' never uses objective.distillation; set it to null"
-            )
-        if kind == "sdpo" and self.policy_gradient is not None:
-            raise ConfigError(
-                "objective.weighting.kind 'sdpo' never uses objective.policy_gradient; set it to "
-                "null"
-            )
+        kind, problems = self.weighting.kind, []
+        for term, unused_with in (("distillation", "grpo"), ("policy_gradient", "sdpo")):
+            given = getattr(self, term) is not None
+            if given and kind == unused_with:
+                problems.append((term, "is never used with {weighting.kind}: set it to null"))
+            elif not given and kind != unused_with:
+                problems.append((term, "{weighting.kind} sends attempts to it: give its settings"))
         if self.anchor is not None and self.policy_gradient is None:
-            raise ConfigError(
-                "objective.anchor holds the attempts of the GRPO term, but "
-                "objective.policy_gradient is null"
-            )
-        if self.denominator not in DENOMINATORS:
-            raise ConfigError(
-                f"objective.denominator: got {self.denominator!r}, expected one of "
-                f"{', '.join(DENOMINATORS)}"
+            problems.append(
+                ("anchor", "holds the attempts of the GRPO term, but {policy_gradient}")
             )
         if (self.denominator == "seq_mean_token_sum_norm") != (self.norm_length is not None):
-            raise ConfigError(
-                f"objective.norm_length: got {self.norm_length} with denominator "
-                f"{self.denominator!r}; it belongs to "
-                "seq_mean_token_sum_norm, which needs it (the response limit, in tokens)"
+            problems.append(
+                (
+                    "norm_length",
+                    "belongs to {denominator:key}=seq_mean_token_sum_norm, which needs it (the "
+                    "response limit, in tokens); here {denominator}",
+                )
             )
-        if self.norm_length is not None and self.norm_length < 1:
-            raise ConfigError(
-                f"objective.norm_length: got {self.norm_length}, expected a positive number of "
-                "tokens"
-            )
+        refuse(self, problems)

@@ -10,91 +10,16 @@ with the advantage log q(y) - log pi(y), per token or averaged over the attempt)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.objectives.bins import renormalised, with_tail
+from sdpo_megatron.objectives.config import DistillationConfig, ImportanceConfig
 from sdpo_megatron.objectives.divergences import divergence
-from sdpo_megatron.objectives.importance import ImportanceConfig, ratio, truncated
+from sdpo_megatron.objectives.importance import ratio, truncated
 from sdpo_megatron.objectives.view import Distribution, TermResult, TokenView
 
-LEVELS = ("logit", "token", "sequence")
 THIRDS = ("first", "middle", "last")  # of the response: where the KL sits
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillationConfig:
-    """How the student is pulled to the teacher.
-
-    Attributes:
-        level: "logit" (default), "token" (sampled token only, reverse KL) or "sequence" (one scalar
-            per attempt, reverse KL).
-        divergence: "forward_kl", "reverse_kl" or "jsd"; at the levels token and sequence it must be
-            "reverse_kl".
-        alpha: Weight of the teacher in the mixture of jsd, in [0, 1]; 0 and 1 mean forward and
-            reverse KL.
-        top_k: Number of ids in the support, the student's most probable ones; None is the exact
-            full vocabulary.
-        tail: Add the bucket of all other ids; without it both distributions are renormalised over
-            the support.
-        entry_clip: Upper bound of each entry's contribution, in nats (arXiv 2601.18734); None is
-            off.
-        advantage_clip: Bound of |log q - log pi| per entry, in nats (5 in the paper's test-time
-            runs); reverse KL only; None is off.
-        null_beta: Null-corrected teacher: target = student + beta (content - empty template), in
-            logits; None is off.
-    """
-
-    level: str = "logit"
-    divergence: str = "jsd"
-    alpha: float = 0.5
-    top_k: int | None = 100
-    tail: bool = True
-    entry_clip: float | None = None
-    advantage_clip: float | None = None
-    null_beta: float | None = None
-
-    def __post_init__(self) -> None:
-        divergence(self.divergence, self.alpha)
-        if self.level not in LEVELS:
-            raise ConfigError(
-                f"distillation.level: got {self.level!r}, expected one of {', '.join(LEVELS)}"
-            )
-        reverse = self.divergence == "reverse_kl" or (
-            self.divergence == "jsd" and self.alpha == 1.0
-        )
-        if self.level != "logit" and not reverse:
-            raise ConfigError(
-                f"distillation.level {self.level!r} is a policy gradient on the sampled token, "
-                "which is reverse KL; "
-                f"got divergence {self.divergence!r}. Set divergence: reverse_kl"
-            )
-        if self.advantage_clip is not None and not reverse:
-            raise ConfigError(
-                "distillation.advantage_clip bounds the advantage log q - log pi, which only "
-                "reverse KL has; "
-                f"got divergence {self.divergence!r}. Set divergence: reverse_kl, or use entry_clip"
-            )
-        if self.level != "logit" and self.entry_clip is not None:
-            raise ConfigError(
-                "distillation.entry_clip bounds entries of the support; set level: logit, or use "
-                "advantage_clip"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(
-                f"distillation.top_k: got {self.top_k}, expected at least 1, or null for the full "
-                "vocabulary"
-            )
-        for name in ("entry_clip", "advantage_clip", "null_beta"):
-            value = getattr(self, name)
-            if value is not None and value <= 0.0:
-                raise ConfigError(
-                    f"distillation.{name}: got {value:g}, expected a positive number, or null for "
-                    "off"
-                )
 
 
 class DistillationTerm:

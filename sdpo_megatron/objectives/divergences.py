@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.objectives.config import Divergence
 
 Entries = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,4 +59,4 @@ def divergence(name: str, alpha: float) -> Entries:
     return partial(jsd, alpha=alpha)
 
 
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+DIVERGENCES = get_args(Divergence)

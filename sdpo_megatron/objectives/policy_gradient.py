@@ -9,36 +9,11 @@ step per batch pi_old is pi_now, r is 1 and the gradient is that of -A log pi.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.objectives.importance import ImportanceConfig, ratio, truncated
+from sdpo_megatron.objectives.config import ImportanceConfig, PolicyGradientConfig
+from sdpo_megatron.objectives.importance import ratio, truncated
 from sdpo_megatron.objectives.view import TermResult, TokenView
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyGradientConfig:
-    """The clipping of GRPO.
-
-    Attributes:
-        clip_low: r is not followed below 1 - clip_low where the advantage is negative.
-        clip_high: r is not followed above 1 + clip_high where the advantage is positive.
-    """
-
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.clip_low <= 1.0:
-            raise ConfigError(
-                f"policy_gradient.clip_low: got {self.clip_low:g}, expected a number in [0, 1]"
-            )
-        if self.clip_high < 0.0:
-            raise ConfigError(
-                f"policy_gradient.clip_high: got {self.clip_high:g}, expected 0 or more"
-            )
 
 
 class PolicyGradientTerm:

@@ -12,42 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.objectives.advantages import group_advantages
-
-KINDS = ("sdpo", "grpo", "hybrid", "srpo")
-QUESTION_WEIGHTS = ("none", "bernoulli_std")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightingConfig:
-    """How attempts are weighted.
-
-    Attributes:
-        kind: "sdpo", "grpo", "hybrid" or "srpo".
-        lambda_grpo: Share of GRPO in `hybrid`, in [0, 1] (0.9 helps models below 1 B in the paper).
-        question_weight: "none", or "bernoulli_std": every attempt of a question counts sqrt(p (1 -
-            p)), p its success rate (arXiv 2605.27765).
-    """
-
-    kind: str = "sdpo"
-    lambda_grpo: float = 0.9
-    question_weight: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(
-                f"weighting.kind: got {self.kind!r}, expected one of {', '.join(KINDS)}"
-            )
-        if not 0.0 <= self.lambda_grpo <= 1.0:
-            raise ConfigError(
-                f"weighting.lambda_grpo: got {self.lambda_grpo:g}, expected a number in [0, 1]"
-            )
-        if self.question_weight not in QUESTION_WEIGHTS:
-            raise ConfigError(
-                f"weighting.question_weight: got {self.question_weight!r}, expected one of "
-                f"{', '.join(QUESTION_WEIGHTS)}"
-            )
+from sdpo_megatron.objectives.config import HybridWeighting, WeightingConfig
 
 
 @dataclass(frozen=True)
@@ -95,10 +61,10 @@ def question_weight(config: WeightingConfig, successes: Sequence[bool]) -> float
 
 def _shares(config: WeightingConfig, success: bool) -> tuple[float, float]:
     """(distillation, policy gradient) shares of one attempt."""
+    if isinstance(config, HybridWeighting):
+        return 1.0 - config.lambda_grpo, config.lambda_grpo
     if config.kind == "sdpo":
         return 1.0, 0.0
     if config.kind == "grpo":
         return 0.0, 1.0
-    if config.kind == "srpo":
-        return (0.0, 1.0) if success else (1.0, 0.0)
-    return 1.0 - config.lambda_grpo, config.lambda_grpo
+    return (0.0, 1.0) if success else (1.0, 0.0)

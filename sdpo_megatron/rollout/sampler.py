@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sdpo_megatron.errors import ConfigError, EngineError, VerifierUnavailable
+from sdpo_megatron.errors import EngineError, VerifierUnavailable
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
+from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.tokenizer import decode_response
 from serving.completion import Completion, SamplingParams
@@ -18,55 +18,6 @@ from serving.pool import EnginePool
 Judge = Callable[[Question, str], Awaitable[Verdict]]
 T = TypeVar("T")
 OnAttempt = Callable[[Question, Attempt, Verdict], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How attempts are sampled."""
-
-    num_attempts: int = 8
-    """Attempts at each question: the group size."""
-
-    temperature: float = 1.0
-    """Sampling temperature; student and teacher are compared at the same."""
-
-    top_p: float = 1.0
-    """Nucleus mass. Below 1, rollout log-probs are not renormalised to it: keep 1.0 in training."""
-
-    max_new_tokens: int = 1024
-    """Longest response, tokens; a response cut there has finish_reason "length"."""
-
-    concurrency: int = 64
-    """Requests in flight over all engines."""
-
-    retries: int = 2
-    """Further tries of one attempt after an engine error.
-
-    Deaths of engines do not count: the pool sends again.
-    """
-
-    seed: int = 0
-    """Seed of the run. With `EngineConfig.deterministic`, each attempt's seed follows from it, the
-    step, the question and the attempt's index."""
-
-    thinking: bool = False
-    """Passed to chat templates that know `enable_thinking`."""
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for values that cannot work."""
-        for name in ("num_attempts", "max_new_tokens", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"rollout sampling: {name} is {getattr(self, name)}; it must be 1 or more"
-                )
-        if self.retries < 0:
-            raise ConfigError(f"rollout sampling: retries is {self.retries}; it must be 0 or more")
-        if self.temperature < 0.0:
-            raise ConfigError(
-                f"rollout sampling: temperature is {self.temperature}; it must be 0 or more"
-            )
-        if not 0.0 < self.top_p <= 1.0:
-            raise ConfigError(f"rollout sampling: top_p is {self.top_p}; it must be in (0, 1]")
 
 
 class Sampler:

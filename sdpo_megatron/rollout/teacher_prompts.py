@@ -14,94 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import Attempt, Group, Message, Question, TeacherContext
+from sdpo_megatron.rollout.config import TeacherPromptConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.tokenizer import decode_response
 
-TEMPLATE = "{prompt}{solution}{feedback}\n\nCorrectly solve the original question."
-SOLUTION = "\nCorrect solution:\n\n{successful_attempt}\n"
-FEEDBACK = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback}\n"
-
-FEEDBACK_WHEN = ("no_solution", "always", "never")
-SOLUTION_CHOICES = ("first", "rotate")
-
 _PLACEHOLDER = re.compile(r"\{(prompt|solution|feedback|successful_attempt)\}")
 _THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherPromptConfig:
-    """What the teacher is told about an attempt."""
-
-    template: str = TEMPLATE
-    """The last user message; {prompt} is its original text, {solution} and {feedback} the two
-    below, or nothing."""
-
-    solution_template: str = SOLUTION
-    """{successful_attempt} is the sibling's turn."""
-
-    feedback_template: str = FEEDBACK
-    """{feedback} is the environment's text for this very attempt."""
-
-    success_threshold: float = 1.0
-    """Reward from which an attempt is a demonstration for siblings and no longer needs feedback."""
-
-    use_solutions: bool = True
-    """Show a successful sibling."""
-
-    use_own_success: bool = False
-    """An attempt that succeeded may be its own demonstration."""
-
-    solution_choice: str = "first"
-    """Which of several successful siblings: "first" by index, or "rotate".
-
-    "rotate": attempt i takes the i-th of them, cyclically.
-    """
-
-    feedback_when: str = "no_solution"
-    """Show feedback: "no_solution" (only when no sibling can be shown), "always" or "never"."""
-
-    remove_thinking: bool = True
-    """Cut <think>...</think> out of demonstrations."""
-
-    max_prompt_tokens: int = 10240
-    """Limit of the teacher's prompt. Beyond it first the feedback, then the solution is shortened,
-    from its end."""
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for values that cannot work."""
-        if self.feedback_when not in FEEDBACK_WHEN:
-            raise ConfigError(
-                f"teacher prompt: feedback_when is {self.feedback_when!r}; "
-                f"it must be one of {', '.join(FEEDBACK_WHEN)}"
-            )
-        if self.solution_choice not in SOLUTION_CHOICES:
-            raise ConfigError(
-                f"teacher prompt: solution_choice is {self.solution_choice!r}; "
-                f"it must be one of {', '.join(SOLUTION_CHOICES)}"
-            )
-        if not self.use_solutions and self.feedback_when == "never":
-            raise ConfigError(
-                "teacher prompt: use_solutions is off and feedback_when is 'never': no attempt "
-                "would have a "
-                "teacher. Turn one of them on."
-            )
-        if self.max_prompt_tokens < 1:
-            raise ConfigError(
-                f"teacher prompt: max_prompt_tokens is {self.max_prompt_tokens}; it must be 1 or "
-                "more"
-            )
-        for name, text, needed in (
-            ("template", self.template, ("prompt", "solution", "feedback")),
-            ("solution_template", self.solution_template, ("successful_attempt",)),
-            ("feedback_template", self.feedback_template, ("feedback",)),
-        ):
-            missing = [f"{{{word}}}" for word in needed if f"{{{word}}}" not in text]
-            if missing:
-                raise ConfigError(f"teacher prompt: {name} lacks {', '.join(missing)}")
 
 
 class TeacherPromptBuilder:
@@ -137,8 +57,7 @@ class TeacherPromptBuilder:
         successful = [
             attempt
             for i, (attempt, verdict) in enumerate(zip(group.attempts, group.verdicts, strict=True))
-            if verdict.reward >= self.config.success_threshold
-            and (i != index or self.config.use_own_success)
+            if verdict.success and (i != index or self.config.use_own_success)
         ]
         if not successful:
             return ""
@@ -152,7 +71,7 @@ class TeacherPromptBuilder:
 
     def _feedback(self, group: Group, index: int, *, has_solution: bool) -> str:
         verdict = group.verdicts[index]
-        if verdict.reward >= self.config.success_threshold or self.config.feedback_when == "never":
+        if verdict.success or self.config.feedback_when == "never":
             return ""
         return (
             "" if has_solution and self.config.feedback_when == "no_solution" else verdict.feedback

@@ -1,10 +1,10 @@
 """Runs untrusted programs: isolation layers, limits, results that the program cannot forge.
 
 See docs/security.md. `inside/` holds what runs beyond the fence; the other files are the host's
-side. Imports the standard library only.
+side. Imports the standard library, the errors and `fields`; `inside` the standard library alone.
 """
 
-from .config import LAYERS, SandboxConfig
+from .config import LAYERS, RunLimits, SandboxConfig
 from .program import Judge, Program, RunResult
 from .sandbox import Sandbox, detect_layers, find_bubblewrap
 
@@ -12,6 +12,7 @@ __all__ = [
     "LAYERS",
     "Judge",
     "Program",
+    "RunLimits",
     "RunResult",
     "Sandbox",
     "SandboxConfig",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from sdpo_megatron.errors import ConfigError
+from pydantic import Field
 
-RUNNERS = ("zygote", "bubblewrap")
+from sdpo_megatron.fields import Count, PositiveInt, Seconds, Text, Texts, refuse, settings
 
 LAYERS: dict[str, str] = {
     "user": "user namespace: the program's uid means nothing outside",
@@ -27,43 +27,58 @@ LAYERS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class SandboxConfig:
-    """How untrusted programs are run. Limits are defaults that a program may lower or raise.
+# Below these no interpreter starts, whatever it is to run.
+_MIN_MEMORY_MIB = 32
+_MIN_OPEN_FILES = 16
 
-    Attributes:
-        runner: "zygote" forks a pre-imported interpreter (fast); "bubblewrap" starts bwrap and a
-            new interpreter.
-        workers: How many runs at once; each is a small process. 0 means one per CPU that this
-            process may use.
-        wall_s: Wall time of one run, seconds; ends sleepers. Time in which the run was ready but
-            the machine busy does not count (up to 5 times the limit).
-        cpu_s: CPU time of all processes of one run together, seconds.
-        memory_mb: Memory of all processes of one run together, MiB.
-        output_kb: stdout and stderr, KiB each; a program that writes more is stopped.
-        processes: Processes and threads of one run together.
-        tmp_mb: Size of the run's private /tmp, MiB.
-        open_files: Open descriptors of one process.
-        packages: Import names of installed packages that programs may use, e.g. ("numpy",);
-            imported in the zygote.
-            Their folders become readable: never name a package that holds tests.
-        minimum_layers: Names of isolation layers without which nothing is run (see `LAYERS`).
-        disable_layers: Layers not to use even where they work; for tests of what each layer stops.
-        first_uid: First host uid for runs; 64 per worker are taken from here up. Used only as root.
-        python: Interpreter to start as the zygote; "" means this one.
+
+@settings
+class RunLimits:
+    """What one run may use."""
+
+    cpu_s: Seconds = 10.0
+    """CPU time of all processes of the run together, seconds."""
+
+    wall_s: Seconds = 30.0
+    """Wall time, seconds; ends sleepers. Time in which the run was ready but the machine busy does
+    not count (up to 5 times the limit)."""
+
+    memory_mib: Annotated[int, Field(ge=_MIN_MEMORY_MIB)] = 512
+    """Memory of all processes of the run together, MiB."""
+
+    output_kib: PositiveInt = 1024
+    """stdout and stderr, KiB each; a program that writes more is stopped."""
+
+    processes: PositiveInt = 16
+    """Processes and threads of the run together."""
+
+
+@settings
+class SandboxConfig:
+    """How untrusted programs are run. What one of them may use is said by who runs it
+    (`RunLimits`; in training ``judge.code``)."""
+
+    runner: Literal["zygote", "bubblewrap"] = "zygote"
+    """zygote forks a pre-imported interpreter (fast); bubblewrap starts bwrap and a new
+    interpreter."""
+
+    workers: Count = 0
+    """How many runs at once; each is a small process. 0 means one per CPU that this process may
+    use."""
+
+    tmp_mib: PositiveInt = 16
+    """Size of a run's private /tmp, MiB."""
+
+    open_files: Annotated[int, Field(ge=_MIN_OPEN_FILES)] = 64
+    """Open descriptors of one process."""
+
+    packages: Texts = ()
+    """Import names of installed packages that programs may use, e.g. numpy; imported in the zygote.
+
+    Their folders become readable: never name a package that holds tests.
     """
 
-    runner: str = "zygote"
-    workers: int = 0
-    wall_s: float = 30.0
-    cpu_s: float = 10.0
-    memory_mb: int = 512
-    output_kb: int = 1024
-    processes: int = 16
-    tmp_mb: int = 16
-    open_files: int = 64
-    packages: tuple[str, ...] = ()
-    minimum_layers: tuple[str, ...] = (
+    minimum_layers: Texts = (
         "pid",
         "net",
         "mount",
@@ -72,36 +87,21 @@ class SandboxConfig:
         "rlimits",
         "accounting",
     )
-    disable_layers: tuple[str, ...] = ()
-    first_uid: int = 600_000
-    python: str = ""
+    """Names of isolation layers without which nothing is run (docs/security.md)."""
+
+    disable_layers: Texts = ()
+    """Layers not to use even where they work; for tests of what each layer stops."""
+
+    first_uid: PositiveInt = 600_000
+    """First host uid for runs; 64 per worker are taken from here up. Used only as root."""
+
+    python: Text = ""
+    """Interpreter to start as the zygote; "" means this one."""
 
     def __post_init__(self) -> None:
-        if self.runner not in RUNNERS:
-            raise ConfigError(
-                f"sandbox.runner is {self.runner!r}; choose one of {', '.join(RUNNERS)}"
-            )
-        for name in (
-            "wall_s",
-            "cpu_s",
-            "memory_mb",
-            "output_kb",
-            "processes",
-            "tmp_mb",
-            "open_files",
-            "first_uid",
-        ):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"sandbox.{name} is {getattr(self, name)}; it must be above 0")
-        if self.workers < 0:
-            raise ConfigError(f"sandbox.workers is {self.workers}; use 0 (one per CPU) or more")
-        if self.open_files < 16:
-            raise ConfigError(
-                f"sandbox.open_files is {self.open_files}; an interpreter needs at least 16"
-            )
+        problems = []
         for name in ("minimum_layers", "disable_layers"):
-            unknown = sorted(set(getattr(self, name)) - set(LAYERS))
-            if unknown:
-                raise ConfigError(
-                    f"sandbox.{name} names unknown layers {unknown}; known: {', '.join(LAYERS)}"
-                )
+            if unknown := sorted(set(getattr(self, name)) - set(LAYERS)):
+                known = ", ".join(LAYERS)
+                problems.append((name, f"no layers: {', '.join(unknown)}; known: {known}"))
+        refuse(self, problems)

@@ -41,8 +41,7 @@ class Program:
         stdin: Standard input, bytes.
         args: Plain data (see `inside.plain_data`).
         judge: Only with mode "serve".
-        limits: Values that replace the sandbox's own: wall_s, cpu_s, memory_mb, output_kb,
-            processes, tmp_mb, open_files.
+        limits: Values of `RunLimits` that replace those the sandbox was made with.
     """
 
     readings: tuple[tuple[str, str], ...]
@@ -72,15 +71,15 @@ class RunResult:
         cause: The limit that ended the program, or "".
         exit_code: None when a signal ended it. Says nothing about success.
         signal: Number of the signal that ended it, or None.
-        stdout: At most output_kb KiB.
-        stderr: At most output_kb KiB.
+        stdout: At most output_kib KiB.
+        stderr: At most output_kib KiB.
         report: The program's own word: "loaded", "error" {type, message, line}, "value", ... {}
             when it said nothing.
         judgement: The judge's report: "results" and possibly "gone" or "broken". None without a
             judge, or when the run was ended before the judge could report.
         wall_s: Wall time of the run, seconds.
         cpu_s: CPU time of the program's processes, seconds.
-        peak_memory_mb: Highest memory seen, MiB.
+        peak_memory_mib: Highest memory seen, MiB.
         layers: Names of the isolation layers that were active.
     """
 
@@ -94,5 +93,5 @@ class RunResult:
     judgement: Mapping[str, Any] | None
     wall_s: float
     cpu_s: float
-    peak_memory_mb: int
+    peak_memory_mib: int
     layers: tuple[str, ...]

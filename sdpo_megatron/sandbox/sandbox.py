@@ -19,7 +19,7 @@ from typing import Any
 
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
 
-from .config import LAYERS, SandboxConfig
+from .config import LAYERS, RunLimits, SandboxConfig
 from .inside.plain_data import decode, encode
 from .program import Program, RunResult
 from .worker_link import WorkerLink
@@ -42,8 +42,12 @@ class Sandbox:
             doing: try again.
     """
 
-    def __init__(self, config: SandboxConfig | None = None) -> None:
+    def __init__(
+        self, config: SandboxConfig | None = None, limits: RunLimits | None = None
+    ) -> None:
+        """`limits` bound the programs that bring none of their own."""
         self.config = config or SandboxConfig()
+        self.limits = limits or RunLimits()
         if not self.config.workers:
             self.config = replace(self.config, workers=len(os.sched_getaffinity(0)))
         self._number = next(_numbers)
@@ -201,7 +205,7 @@ class Sandbox:
         if "error" in hello:
             ours.close()
             raise VerifierUnavailable(f"a sandbox worker did not start: {hello['error']}")
-        worker = WorkerLink(ours, hello, self.config)
+        worker = WorkerLink(ours, hello, self.config, self.limits)
         self._check(worker)
         self._indices[worker.pid] = index
         self._links.add(worker)

@@ -10,11 +10,12 @@ import select
 import signal
 import socket
 import time
+from dataclasses import replace
 from typing import Any
 
 from sdpo_megatron.errors import VerifierUnavailable
 
-from .config import SandboxConfig
+from .config import RunLimits, SandboxConfig
 from .inside.plain_data import decode, encode
 from .inside.worker import JUDGE_GRACE_S, MAX_STRETCH
 from .program import Program, RunResult
@@ -22,19 +23,24 @@ from .streams import Stream, frame_bytes
 
 _GRACE_S = 20.0  # beyond the run's own wall limit, before the worker itself is given up
 _FRAME_LIMIT = 8 << 20
-_LIMIT_NAMES = ("wall_s", "cpu_s", "memory_mb", "processes", "tmp_mb", "open_files")
+_RUN_LIMITS = ("wall_s", "cpu_s", "memory_mib", "processes")
 
 
 class WorkerLink:
     """One worker process. Used by one thread at a time."""
 
     def __init__(
-        self, control: socket.socket, hello: dict[str, Any], config: SandboxConfig
+        self,
+        control: socket.socket,
+        hello: dict[str, Any],
+        config: SandboxConfig,
+        limits: RunLimits,
     ) -> None:
         self.layers: tuple[str, ...] = tuple(hello["layers"])
         self.missing: dict[str, str] = dict(hello["missing"])
         self.pid: int = hello["pid"]
-        self._control, self._config, self._runs = control, config, 0
+        self._control, self._config, self._limits = control, config, limits
+        self._runs = 0
 
     def run(self, program: Program) -> RunResult:
         """Runs one program.
@@ -42,10 +48,10 @@ class WorkerLink:
         Raises:
             VerifierUnavailable: The worker failed; it must then be closed.
         """
-        limits = {
-            name: program.limits.get(name, getattr(self._config, name)) for name in _LIMIT_NAMES
-        }
-        output_limit = int(program.limits.get("output_kb", self._config.output_kb)) << 10
+        allowed = replace(self._limits, **program.limits)
+        limits = {name: getattr(allowed, name) for name in _RUN_LIMITS}
+        limits |= {"tmp_mib": self._config.tmp_mib, "open_files": self._config.open_files}
+        output_limit = allowed.output_kib << 10
         self._runs += 1
         nonce = secrets.token_hex(16)
         exchange = _Exchange(program, nonce, output_limit)
@@ -175,7 +181,7 @@ class _Exchange:
             judgement=judgement,
             wall_s=answer["wall_s"],
             cpu_s=answer["cpu_s"],
-            peak_memory_mb=answer["peak_memory_mb"],
+            peak_memory_mib=answer["peak_memory_mib"],
             layers=layers,
         )
 

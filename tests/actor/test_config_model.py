@@ -77,8 +77,8 @@ def test_a_layout_that_divides_the_model(spec: ModelSpec, layout: dict[str, Any]
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ({"tensor": 0}, "parallel.tensor=0: must be at least 1"),
-        ({"sequence_parallel": True}, "needs parallel.tensor > 1"),
+        ({"tensor": 0}, "tensor=0: must be at least 1"),
+        ({"sequence_parallel": True}, "needs tensor > 1"),
         ({"recompute": "some"}, "expected one of none, selective, full"),
     ],
 )
@@ -124,8 +124,8 @@ def test_packed_lengths_that_can_be_split(layout: dict[str, Any], multiple: int)
     ("settings", "message"),
     [
         ({"dtype": "fp16"}, "expected one of fp32, bf16"),
-        ({"fp8": "int8"}, "expected null or one of tensorwise"),
-        ({"dtype": "fp32", "fp8": "delayed"}, "set precision.dtype=bf16"),
+        ({"fp8": "int8"}, "expected one of tensorwise"),
+        ({"dtype": "fp32", "fp8": "delayed"}, "set dtype=bf16"),
     ],
 )
 def test_a_precision_that_cannot_be(settings: dict[str, Any], message: str) -> None:

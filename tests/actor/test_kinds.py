@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sdpo_megatron.actor.config import OptimizerConfig, TeacherConfig
+from sdpo_megatron.fields.reading import build
 from tests.actor.worlds import made_up_samples, make_actor, small_objective, tiny_model
 from tests.distributed import run_ranks
 
@@ -35,7 +36,7 @@ def run_kinds(rank: int, world: int, folder: str) -> dict[str, list[tuple[float,
     for name, (config, beta) in KINDS.items():
         actor = make_actor(
             folder,
-            teacher=TeacherConfig(**config),
+            teacher=build(TeacherConfig, config),
             objective=small_objective(null_beta=beta),
             optimizer=OptimizerConfig(lr=LR),
         )

@@ -42,9 +42,9 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
     from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig
     from sdpo_megatron.actor.config_model import ParallelConfig
     from sdpo_megatron.objectives import (
+        GrpoWeighting,
         ObjectiveConfig,
         PolicyGradientConfig,
-        WeightingConfig,
     )
 
     changes = dict(changes)
@@ -52,7 +52,7 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
     grpo = changes.pop("grpo", False)
     tokens = changes.pop("tokens", 80)
     off_policy_grpo = ObjectiveConfig(
-        weighting=WeightingConfig(kind="grpo"),
+        weighting=GrpoWeighting(),
         distillation=None,
         policy_gradient=PolicyGradientConfig(),
         off_policy=True,

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from sdpo_megatron.actor.config import TeacherConfig
+from sdpo_megatron.actor.config import (
+    EmaTeacher,
+    FrozenTeacher,
+    LiveTeacher,
+    RestartFreezeTeacher,
+    TeacherConfig,
+    TrustRegionTeacher,
+)
 from sdpo_megatron.actor.packing import Role
 from sdpo_megatron.actor.teacher import Pass, teacher_passes
 from sdpo_megatron.errors import ConfigError
@@ -19,33 +26,34 @@ RATE = 0.1
 @pytest.mark.parametrize(
     ("config", "roles", "expected"),
     [
-        ({"kind": "live"}, ["teacher"], [("live", "teacher")]),
-        ({"kind": "ema"}, ["teacher"], [("ema", "teacher")]),
-        ({"kind": "frozen"}, ["teacher"], [("initial", "teacher")]),
-        ({"kind": "restart_freeze", "restart_every": 3}, ["null"], [("restarted", "null")]),
-        ({"kind": "trust_region"}, ["teacher"], [("initial", "teacher"), ("live", "teacher")]),
-        ({"kind": "ema"}, ["teacher", "null"], [("ema", "teacher"), ("ema", "null")]),
+        (LiveTeacher(), ["teacher"], [("live", "teacher")]),
+        (EmaTeacher(), ["teacher"], [("ema", "teacher")]),
+        (FrozenTeacher(), ["teacher"], [("initial", "teacher")]),
+        (RestartFreezeTeacher(restart_every=3), ["null"], [("restarted", "null")]),
+        (TrustRegionTeacher(), ["teacher"], [("initial", "teacher"), ("live", "teacher")]),
+        (EmaTeacher(), ["teacher", "null"], [("ema", "teacher"), ("ema", "null")]),
     ],
 )
 def test_passes_of_each_kind(
-    config: dict[str, Any], roles: list[Role], expected: list[Pass]
+    config: TeacherConfig, roles: list[Role], expected: list[Pass]
 ) -> None:
-    assert list(teacher_passes(TeacherConfig(**config), *roles)) == expected
+    assert list(teacher_passes(config, *roles)) == expected
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("kind", "fields", "message"),
     [
-        ({"kind": "emma"}, "expected one of ema, frozen, live, trust_region, restart_freeze"),
-        ({"rate": 1.5}, r"must be in \[0, 1\]"),
-        ({"kind": "restart_freeze"}, "needs restart_every"),
-        ({"kind": "ema", "restart_every": 4}, "no other kind takes it"),
-        ({"cadence": "daily"}, "per_optimizer_step, per_rollout_batch"),
+        (EmaTeacher, {"rate": 1.5}, "rate=1.5: must be at most 1"),
+        (RestartFreezeTeacher, {}, "restart_every: must be given"),
+        (EmaTeacher, {"restart_every": 4}, "restart_every: there is no such setting"),
+        (EmaTeacher, {"cadence": "daily"}, "per_optimizer_step, per_rollout_batch"),
     ],
 )
-def test_contradictions_are_errors(config: dict[str, Any], message: str) -> None:
+def test_impossible_teachers_cannot_be_written(
+    kind: Any, fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        TeacherConfig(**config)
+        kind(**fields)
 
 
 def _gathered(actor: Any, weights: Any) -> list[Any]:
@@ -61,9 +69,7 @@ def follow(
 
     from sdpo_megatron.actor.config_model import ParallelConfig
 
-    actor = make_actor(
-        folder, parallel=ParallelConfig(**layout), teacher=TeacherConfig(kind="ema", rate=RATE)
-    )
+    actor = make_actor(folder, parallel=ParallelConfig(**layout), teacher=EmaTeacher(rate=RATE))
     naive = [p.detach().double().clone() for c in actor.chunks for p in c.parameters()]
     for step in range(steps):
         actor.step(made_up_samples(step, questions=1))

@@ -181,7 +181,7 @@ def test_the_shard_comes_from_the_variables_of_an_indexed_job() -> None:
         shard_of_environment({"JOB_COMPLETION_INDEX": "2"})
     with pytest.raises(ConfigError, match="expected numbers"):
         shard_of_environment({"JOB_COMPLETION_INDEX": "two", "JOB_COMPLETIONS": "8"})
-    with pytest.raises(ConfigError, match="expected 0 to 7 for 8 shards, got 8"):
+    with pytest.raises(ConfigError, match="shard=8: must be below num_shards=8"):
         BatchConfig(input="", output="", shard=8, num_shards=8)
 
 

@@ -133,11 +133,11 @@ def test_silence_beyond_the_time_limit_is_an_exception_never_a_reward() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"where": "endpoints"}, "judge.endpoints is empty"),
-        ({"endpoints": ("http://localhost:1",)}, "judge.where is local"),
-        ({"where": "somewhere"}, "expected local or endpoints, got 'somewhere'"),
-        ({"workers": 0}, "judge.workers: must be positive, got 0"),
-        ({"retries": -1}, "judge.retries: must not be negative, got -1"),
+        ({"where": "endpoints"}, r"endpoints=\[\]: with where=endpoints at least one URL"),
+        ({"endpoints": ("http://localhost:1",)}, "does nothing with where=local"),
+        ({"where": "somewhere"}, "where=somewhere: expected one of local, endpoints"),
+        ({"workers": 0}, "workers=0: must be at least 1"),
+        ({"retries": -1}, "retries=-1: must be at least 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -35,6 +35,8 @@ def overrides(model: Path, folder: Path, *more: str) -> list[str]:
         "batch.micro_batch_tokens=2048",
         "rollout.sampling.num_attempts=3",
         "rollout.sampling.max_new_tokens=10",
+        "rollout.sampling.max_prompt_tokens=1024",
+        "rollout.teacher_prompt.max_prompt_tokens=2039",
         "rollout.sampling.concurrency=1",
         "rollout.teacher_prompt.feedback_when=no_solution",
         "rollout.engine.device=cpu",

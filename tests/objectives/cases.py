@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 import torch
 
 from sdpo_megatron.objectives import (
-    HeadLoss,
     ObjectiveConfig,
     TeacherHead,
     TeacherTarget,
     TokenTargets,
     build_objective,
-    head_loss,
 )
+from sdpo_megatron.objectives.head_loss import HeadLoss, head_loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from sdpo_megatron.objectives import (
     ObjectiveConfig,
     TokenTargets,
     build_objective,
-    head_loss,
     single,
 )
+from sdpo_megatron.objectives.head_loss import head_loss
 
 LN2 = math.log(2.0)
 

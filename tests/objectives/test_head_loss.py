@@ -19,8 +19,8 @@ from sdpo_megatron.objectives import (
     TokenTargets,
     build_objective,
     head_log_probs,
-    head_loss,
 )
+from sdpo_megatron.objectives.head_loss import head_loss
 from tests.objectives import variants
 from tests.objectives.cases import Case, make, run
 from tests.objectives.compare import check, expected, on_ranks

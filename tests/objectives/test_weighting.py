@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.fields.reading import build
 from sdpo_megatron.objectives import (
     AttemptWeight,
     GlobalCounts,
+    SdpoWeighting,
     WeightingConfig,
     group_advantages,
     token_weights,
@@ -47,7 +49,7 @@ def test_a_reward_that_is_no_number_is_refused() -> None:
 
 
 def weights(**fields: object) -> list[tuple[float, float]]:
-    config = WeightingConfig(**fields)  # type: ignore[arg-type]
+    config = build(WeightingConfig, fields)
     found = weigh_group(config, REWARDS, SUCCESSES, TAUGHT)
     assert [w.advantage for w in found] == group_advantages(REWARDS)
     return [(w.distill_weight, w.policy_weight) for w in found]
@@ -72,27 +74,28 @@ def test_question_weight_is_the_deviation_of_its_success() -> None:
     expected = math.sqrt(3) / 4
     found = weights(kind="hybrid", lambda_grpo=0.5, question_weight="bernoulli_std")
     assert found[0] == (pytest.approx(expected / 2), pytest.approx(expected / 2))
-    config = WeightingConfig(question_weight="bernoulli_std")
+    config = SdpoWeighting(question_weight="bernoulli_std")
     solved = weigh_group(config, [1.0, 1.0], [True, True], [True, True])
     assert solved == [AttemptWeight(0.0, 0.0, 0.0)] * 2
 
 
 def test_attempts_and_verdicts_must_match() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
-        weigh_group(WeightingConfig(), REWARDS, SUCCESSES, TAUGHT[:2])
+        weigh_group(SdpoWeighting(), REWARDS, SUCCESSES, TAUGHT[:2])
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "dpo"}, "sdpo, grpo, hybrid, srpo"),
-        ({"lambda_grpo": 1.5}, "lambda_grpo: got 1.5"),
-        ({"question_weight": "std"}, "none, bernoulli_std"),
+        ({"kind": "dpo"}, "kind=dpo: expected one of sdpo, grpo, hybrid, srpo"),
+        ({"kind": "hybrid", "lambda_grpo": 1.5}, "lambda_grpo=1.5: must be at most 1"),
+        ({"kind": "sdpo", "lambda_grpo": 0.5}, "lambda_grpo: there is no such setting"),
+        ({"kind": "sdpo", "question_weight": "std"}, "none, bernoulli_std"),
     ],
 )
 def test_settings_that_cannot_work(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        WeightingConfig(**fields)  # type: ignore[arg-type]
+        build(WeightingConfig, fields)
 
 
 # Denominators. Two micro-batches: samples of 2 and 6 trained tokens, and one of 4 beside an empty

@@ -7,10 +7,11 @@ import itertools
 from sdpo_megatron.objectives import (
     AnchorConfig,
     DistillationConfig,
+    GrpoWeighting,
+    HybridWeighting,
     ImportanceConfig,
     ObjectiveConfig,
     PolicyGradientConfig,
-    WeightingConfig,
 )
 
 
@@ -19,7 +20,7 @@ def _sdpo(**fields: object) -> ObjectiveConfig:
 
 
 GRPO = PolicyGradientConfig()
-TERMS = {"grpo": WeightingConfig(kind="grpo"), "hybrid": WeightingConfig(kind="hybrid")}
+TERMS = {"grpo": GrpoWeighting(), "hybrid": HybridWeighting()}
 
 DIVERGENCES: dict[str, ObjectiveConfig] = {
     f"{name}-{'full' if top_k is None else top_k}-{'tail' if tail else 'no-tail'}": _sdpo(

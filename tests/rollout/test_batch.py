@@ -9,18 +9,20 @@ import pytest
 from sdpo_megatron.nouns import Attempt, Group, Question, TrainSample, Verdict, VersionSpan
 from sdpo_megatron.objectives import (
     DistillationConfig,
+    GrpoWeighting,
     ObjectiveConfig,
     PolicyGradientConfig,
-    WeightingConfig,
+    SrpoWeighting,
     build_objective,
 )
 from sdpo_megatron.rollout.batch import BatchMaker
+from sdpo_megatron.rollout.config import TeacherPromptConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
-from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder, TeacherPromptConfig
+from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
 
 SDPO = ObjectiveConfig(distillation=DistillationConfig(top_k=10))
 GRPO = ObjectiveConfig(
-    weighting=WeightingConfig(kind="grpo"),
+    weighting=GrpoWeighting(),
     distillation=None,
     policy_gradient=PolicyGradientConfig(),
 )
@@ -96,7 +98,7 @@ def test_grpo_has_group_advantages_and_no_teacher(make: Any) -> None:
 
 def test_srpo_routes_by_outcome(make: Any) -> None:
     srpo = ObjectiveConfig(
-        weighting=WeightingConfig(kind="srpo"),
+        weighting=SrpoWeighting(),
         distillation=DistillationConfig(top_k=10),
         policy_gradient=PolicyGradientConfig(),
     )

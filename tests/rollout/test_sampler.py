@@ -10,8 +10,9 @@ import pytest
 
 from sdpo_megatron.errors import ConfigError, EngineError, VerifierUnavailable
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
+from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
-from sdpo_megatron.rollout.sampler import Sampler, SamplingConfig, attempt_seed
+from sdpo_megatron.rollout.sampler import Sampler, attempt_seed
 from serving.config import EngineConfig
 from serving.launch import EngineProcess
 from serving.pool import EnginePool
@@ -170,10 +171,10 @@ def test_seeds_are_stable_and_distinct() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_attempts": 0}, "num_attempts is 0"),
-        ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"retries": -1}, "retries is -1"),
+        ({"num_attempts": 0}, "num_attempts=0: must be at least 1"),
+        ({"top_p": 0.0}, "top_p=0.0: must be above 0"),
+        ({"temperature": -1.0}, "temperature=-1.0: must be at least 0"),
+        ({"retries": -1}, "retries=-1: must be at least 0"),
     ],
 )
 def test_impossible_settings_are_refused(fields: dict[str, Any], message: str) -> None:

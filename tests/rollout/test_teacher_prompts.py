@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import Attempt, Group, Question, Verdict
+from sdpo_megatron.rollout.config import TeacherPromptConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
-from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder, TeacherPromptConfig
+from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
 
 QUESTION = Question(id="q", task="t", messages=({"role": "user", "content": "Add {a} and {b}."},))
 CLOSING = "\n\nCorrectly solve the original question."
@@ -100,10 +102,13 @@ def test_no_solutions(tokenizer: Any) -> None:
     assert "wrong" in wrong
 
 
-def test_threshold_decides_what_is_a_solution(tokenizer: Any) -> None:
-    results = group(tokenizer, ("x", 0.4, ""), ("half", 0.5, ""))
-    assert teacher_texts(tokenizer, results) == [None, None]
-    first, second = teacher_texts(tokenizer, results, success_threshold=0.5)
+def test_the_verifier_decides_what_is_a_solution(tokenizer: Any) -> None:
+    """Its word counts, not the reward: a partial reward may be a success, a full one a failure."""
+    results = group(tokenizer, ("x", 0.4, "wrong"), ("half", 0.5, "unneeded"))
+    assert all("Correct solution" not in str(text) for text in teacher_texts(tokenizer, results))
+    solved = replace(results.verdicts[1], success=True)
+    results = replace(results, verdicts=(results.verdicts[0], solved))
+    first, second = teacher_texts(tokenizer, results)
     assert first is not None
     assert "half" in first
     assert second is None
@@ -239,12 +244,15 @@ def test_feedback_is_shortened_before_the_solution(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"feedback_when": "sometimes"}, "feedback_when is 'sometimes'; it must be one of"),
-        ({"solution_choice": "best"}, "solution_choice is 'best'"),
+        (
+            {"feedback_when": "sometimes"},
+            "feedback_when=sometimes: expected one of no_solution, always, never",
+        ),
+        ({"solution_choice": "best"}, "solution_choice=best: expected one of first, rotate"),
         ({"use_solutions": False, "feedback_when": "never"}, "no attempt would have a teacher"),
-        ({"template": "{prompt} {solution}"}, "template lacks {feedback}"),
-        ({"solution_template": "x"}, "solution_template lacks {successful_attempt}"),
-        ({"max_prompt_tokens": 0}, "max_prompt_tokens is 0"),
+        ({"template": "{prompt} {solution}"}, "template={prompt} {solution}: lacks {feedback}"),
+        ({"solution_template": "x"}, "solution_template=x: lacks {successful_attempt}"),
+        ({"max_prompt_tokens": 0}, "max_prompt_tokens=0: must be at least 1"),
     ],
 )
 def test_impossible_settings_are_refused(fields: dict[str, Any], message: str) -> None:

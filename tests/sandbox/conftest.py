@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from sdpo_megatron.sandbox import Program, RunResult, Sandbox, SandboxConfig
+from sdpo_megatron.sandbox import Program, RunLimits, RunResult, Sandbox, SandboxConfig
 from tests.sandbox.ordinary_user import UserSandbox
 
-SMALL = SandboxConfig(workers=2, wall_s=20.0, cpu_s=2.0, memory_mb=192, output_kb=64, tmp_mb=8)
+SMALL = SandboxConfig(workers=2, tmp_mib=8)
+LITTLE = RunLimits(wall_s=20.0, cpu_s=2.0, memory_mib=192, output_kib=64)
 KINDS = (
     "zygote-own-user",
     "zygote-ordinary-user",
@@ -29,9 +30,9 @@ class Target:
         self.kind, self.runner, self.is_ordinary = kind, runner, user == "ordinary-user"
         config = replace(config, runner=runner)
         if self.is_ordinary and os.geteuid() == 0:
-            self.inner: Sandbox | UserSandbox = UserSandbox(config)
+            self.inner: Sandbox | UserSandbox = UserSandbox(config, LITTLE)
         else:
-            self.inner = Sandbox(config).start()
+            self.inner = Sandbox(config, LITTLE).start()
         self.layers = self.inner.layers
 
     def run(self, program: Program) -> RunResult:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpo_megatron.errors import VerifierUnavailable
-from sdpo_megatron.sandbox import Judge, Program, RunResult, Sandbox, SandboxConfig
+from sdpo_megatron.sandbox import Judge, Program, RunLimits, RunResult, Sandbox, SandboxConfig
 from sdpo_megatron.sandbox.inside import linux
 from sdpo_megatron.sandbox.inside.plain_data import receive_frame, send_frame
 
@@ -27,7 +27,7 @@ _REPOSITORY = Path(__file__).parents[2]
 class UserSandbox:
     """Like `Sandbox`, run by an ordinary user in a process of its own."""
 
-    def __init__(self, config: SandboxConfig) -> None:
+    def __init__(self, config: SandboxConfig, limits: RunLimits) -> None:
         self.config = config
         to_read, to_write = os.pipe(), os.pipe()
         code = f"from tests.sandbox.ordinary_user import serve; serve({to_read[0]}, {to_write[1]})"
@@ -37,7 +37,7 @@ class UserSandbox:
         os.close(to_read[0])
         os.close(to_write[1])
         self._out, self._in = to_read[1], to_write[0]
-        send_frame(self._out, asdict(config))
+        send_frame(self._out, [asdict(config), asdict(limits)])
         hello = receive_frame(self._in)
         if "error" in hello:
             self.close()
@@ -67,7 +67,8 @@ def serve(to_read: int, to_write: int) -> None:
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)
     try:
-        sandbox = Sandbox(SandboxConfig(**receive_frame(to_read))).start()
+        config, limits = receive_frame(to_read)
+        sandbox = Sandbox(SandboxConfig(**config), RunLimits(**limits)).start()
     except Exception as error:
         send_frame(to_write, {"error": f"{type(error).__name__}: {error}"})
         return

@@ -79,7 +79,7 @@ def test_memory_in_one_process(sandbox: Target) -> None:
     source = "blocks = []\nwhile True:\n    blocks.append(bytearray(b'x' * (1 << 24)))\n"
     result = sandbox.run(Program.script(source))
     assert result.cause == "memory", facts(result)
-    assert result.peak_memory_mb < 600
+    assert result.peak_memory_mib < 600
 
 
 def test_memory_in_eight_children(sandbox: Target) -> None:

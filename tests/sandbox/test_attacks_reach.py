@@ -146,7 +146,7 @@ for folder, folders, files in os.walk('/'):
             print(os.path.join(folder, name))
 """
     found = (
-        sandbox.run(Program.script(source, cpu_s=20, output_kb=1024)).stdout.decode().split("\n")
+        sandbox.run(Program.script(source, cpu_s=20, output_kib=1024)).stdout.decode().split("\n")
     )
     outside = [
         p

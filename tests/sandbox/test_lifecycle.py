@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
-from sdpo_megatron.sandbox import LAYERS, Program, Sandbox, SandboxConfig, detect_layers
+from sdpo_megatron.sandbox import LAYERS, Program, RunLimits, Sandbox, SandboxConfig, detect_layers
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -58,12 +58,12 @@ def test_detection_has_a_word_on_every_layer() -> None:
 
 
 def test_config_names_what_is_wrong() -> None:
-    with pytest.raises(ConfigError, match="choose one of zygote, bubblewrap"):
+    with pytest.raises(ConfigError, match="runner=docker: expected one of zygote, bubblewrap"):
         SandboxConfig(runner="docker")
-    with pytest.raises(ConfigError, match=r"unknown layers \['firewall'\]"):
+    with pytest.raises(ConfigError, match=r"minimum_layers=\[firewall\]: no layers: firewall"):
         SandboxConfig(minimum_layers=("firewall",))
-    with pytest.raises(ConfigError, match=r"memory_mb is 0; it must be above 0"):
-        SandboxConfig(memory_mb=0)
+    with pytest.raises(ConfigError, match="memory_mib=0: must be at least 32"):
+        RunLimits(memory_mib=0)
 
 
 def test_a_dead_worker_is_an_infrastructure_failure_and_is_replaced() -> None:
@@ -89,7 +89,7 @@ def test_a_dead_zygote_is_restarted() -> None:
 
 
 def test_closing_ends_a_run_in_another_thread() -> None:
-    sandbox = Sandbox(SandboxConfig(workers=1, wall_s=60.0)).start()
+    sandbox = Sandbox(SandboxConfig(workers=1), RunLimits(wall_s=60.0)).start()
     outcome: list[str] = []
 
     def run() -> None:
@@ -110,8 +110,9 @@ def test_closing_ends_a_run_in_another_thread() -> None:
 
 _HOST = """
 import sys, threading, time
-from sdpo_megatron.sandbox import Program, Sandbox, SandboxConfig
-sandbox = Sandbox(SandboxConfig(runner=sys.argv[1], workers=2, wall_s=300.0, cpu_s=300.0)).start()
+from sdpo_megatron.sandbox import Program, RunLimits, Sandbox, SandboxConfig
+config = SandboxConfig(runner=sys.argv[1], workers=2)
+sandbox = Sandbox(config, RunLimits(wall_s=300.0, cpu_s=300.0)).start()
 source = (
     "import ctypes, os, time\\n"
     "ctypes.CDLL(None).prctl(15, b'" + sys.argv[2] + "', 0, 0, 0)\\n"
@@ -182,7 +183,8 @@ def test_set_order_is_the_same_on_every_run() -> None:
 
 def test_packages_named_in_the_config_can_be_imported() -> None:
     source = "import numpy; print(int(numpy.arange(5).sum()))"
-    with Sandbox(SandboxConfig(workers=1, packages=("numpy",), memory_mb=1024)) as sandbox:
+    config = SandboxConfig(workers=1, packages=("numpy",))
+    with Sandbox(config, RunLimits(memory_mib=1024)) as sandbox:
         assert sandbox.run(Program.script(source)).stdout == b"10\n"
     with Sandbox(SandboxConfig(workers=1)) as sandbox:
         assert sandbox.run(Program.script(source)).report["error"]["type"] == "ModuleNotFoundError"
@@ -191,7 +193,7 @@ def test_packages_named_in_the_config_can_be_imported() -> None:
 def test_large_input_and_output_arrive_whole() -> None:
     data = bytes(range(256)) * 4096
     source = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read()[::-1])"
-    with Sandbox(SandboxConfig(workers=1, output_kb=2048)) as sandbox:
+    with Sandbox(SandboxConfig(workers=1), RunLimits(output_kib=2048)) as sandbox:
         result = sandbox.run(Program.script(source, data))
     assert result.stdout == data[::-1]
 

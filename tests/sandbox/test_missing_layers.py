@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpo_megatron.sandbox import Program, Sandbox, SandboxConfig
+from sdpo_megatron.sandbox import Program, RunLimits, Sandbox, SandboxConfig
 from tests.sandbox.attacks import attack, facts
 
 pytestmark = pytest.mark.skipif(
@@ -21,10 +21,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def _run(disabled: tuple[str, ...], program: Program) -> bytes:
-    config = SandboxConfig(
-        workers=1, wall_s=20.0, cpu_s=3.0, memory_mb=192, minimum_layers=(), disable_layers=disabled
-    )
-    with Sandbox(config) as sandbox:
+    config = SandboxConfig(workers=1, minimum_layers=(), disable_layers=disabled)
+    with Sandbox(config, RunLimits(wall_s=20.0, cpu_s=3.0, memory_mib=192)) as sandbox:
         result = sandbox.run(program)
         assert not set(disabled) & set(result.layers)
         assert result.stdout, facts(result)
@@ -87,8 +85,8 @@ def test_without_cgroup_memory_and_accounting_many_children_pass_the_memory_limi
 
 
 def test_without_cgroup_memory_the_accounting_supervisor_stops_them() -> None:
-    config = SandboxConfig(workers=1, cpu_s=10.0, memory_mb=192, disable_layers=("cgroup_memory",))
-    with Sandbox(config) as sandbox:
+    config = SandboxConfig(workers=1, disable_layers=("cgroup_memory",))
+    with Sandbox(config, RunLimits(cpu_s=10.0, memory_mib=192)) as sandbox:
         result = sandbox.run(_EIGHT_CHILDREN)
     assert result.cause == "memory", facts(result)
 

@@ -197,10 +197,10 @@ def test_folders_and_gzip_are_read(tmp_path: Path) -> None:
             "chemistry, biology, material; got 'physics'",
         ),
         ({"verifier": "cod"}, "unknown verifier 'cod'"),
-        ({"public_fraction": 1.5}, r"expected a share in \[0, 1\], got 1.5"),
-        ({"limit": 0}, "task.limit: expected at least 1"),
-        ({"prefill": "fances"}, "expected fence, signature or none, got 'fances'"),
-        ({"ids": ("1", "1")}, "an id is given twice"),
+        ({"public_fraction": 1.5}, "public_fraction=1.5: must be at most 1"),
+        ({"limit": 0}, "limit=0: must be at least 1"),
+        ({"prefill": "fances"}, "prefill=fances: expected one of fence, signature, none"),
+        ({"ids": ("1", "1")}, "given twice: 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

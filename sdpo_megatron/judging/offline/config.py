@@ -4,65 +4,52 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.fields import Count, PositiveInt, Seconds, Text, refuse, settings
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"  # set by Kubernetes in each pod of an Indexed Job
 # Kubernetes sets no count: the manifest does
 COUNT_VARIABLES = ("JOB_COMPLETIONS", "SDPO_NUM_SHARDS")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class BatchConfig:
     """One shard of an offline run over a file of responses."""
 
-    input: str
+    input: Text
     """JSON Lines, plain or .gz.
 
     A line is ``{"id", "verifier", "item", "response"}``, or ``{"question_id", "response"}``.
     """
 
-    output: str
+    output: Text
     """Folder for the parts; shared by all shards."""
 
-    shard: int = 0
+    shard: Count = 0
     """This shard's number, from 0. Line n (from 0) belongs to shard n modulo `num_shards`."""
 
-    num_shards: int = 1
+    num_shards: PositiveInt = 1
     """How many shards there are. The same for all of them."""
 
-    part_size: int = 256
+    part_size: PositiveInt = 256
     """Verdicts in one part; it is written at once or not at all, and is what a restart may lose."""
 
-    workers: int = 2
+    workers: PositiveInt = 2
     """Verifications at once."""
 
-    retries: int = 3
+    retries: Count = 3
     """Tries after the first when infrastructure failed; then the line is written as a failure."""
 
-    timeout_s: float = 120.0
+    timeout_s: Seconds = 120.0
     """Seconds for one try of one verdict."""
 
-    progress_s: float = 10.0
+    progress_s: Seconds = 10.0
     """Seconds between progress lines."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ConfigError: A value cannot work.
-        """
-        for name in ("num_shards", "part_size", "workers", "timeout_s", "progress_s"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"batch.{name}: must be positive, got {getattr(self, name)}")
-        if self.retries < 0:
-            raise ConfigError(f"batch.retries: must not be negative, got {self.retries}")
-        if not 0 <= self.shard < self.num_shards:
-            raise ConfigError(
-                f"batch.shard: expected 0 to {self.num_shards - 1} for {self.num_shards} shards, "
-                f"got {self.shard}"
-            )
+        if self.shard >= self.num_shards:
+            refuse(self, [("shard", "must be below {num_shards}")])
 
 
 def shard_of_environment(environment: Mapping[str, str] | None = None) -> tuple[int, int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.fields import Port, PositiveInt, Seconds, Texts, Word, refuse, settings
 from sdpo_megatron.verifiers.base import VERIFIERS, import_path_of
 from sdpo_megatron.verifiers.code import CodeVerifierConfig
 
@@ -16,82 +17,75 @@ MIN_TOKEN_CHARS = 16
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ServiceConfig:
     """One verifier service: a process that answers HTTP, with its workers as children."""
 
-    host: str = "0.0.0.0"
+    host: Word = "0.0.0.0"
     """Address to listen on."""
 
-    port: int = 9401
+    port: Port = 9401
     """TCP port; 0 lets the system choose one, which is printed."""
 
-    workers: int = 2
+    workers: PositiveInt = 2
     """Verifications at once: child processes and sandboxes. One for each core is right."""
 
-    verifiers: tuple[str, ...] = tuple(sorted(VERIFIERS))
+    verifiers: Texts = tuple(sorted(VERIFIERS))
     """Names and import paths requests may ask for. A request can never name code outside it."""
 
-    queue_size: int = 1024
+    queue_size: PositiveInt = 1024
     """Items accepted and not judged yet; a batch that would pass it gets 429 with Retry-After."""
 
-    max_batch: int = 256
+    max_batch: PositiveInt = 256
     """Items in one request."""
 
-    max_body_bytes: int = 64 * 2**20
+    max_body_bytes: PositiveInt = 64 * 2**20
     """Size of one request."""
 
-    max_deadline_s: float = 600.0
+    max_deadline_s: Seconds = 600.0
     """Longest a request may ask to wait; also what a request without a deadline gets."""
 
-    token_file: str | None = None
+    token_file: Word | None = None
     """File that holds the bearer token. None: the environment variable SDPO_VERIFIER_TOKEN."""
 
     allow_anonymous: bool = False
     """Answer without a token; only on a loopback address."""
 
-    idempotency_keys: int = 4096
+    idempotency_keys: PositiveInt = 4096
     """Answers kept to be given again when a request is repeated with the same Idempotency-Key."""
 
-    drain_s: float = 30.0
+    drain_s: Seconds = 30.0
     """Seconds after SIGTERM in which accepted items are still judged."""
 
-    cpu_limit_s: int = 10
+    cpu_limit_s: PositiveInt = 10
     """CPU seconds of one verification outside the sandbox."""
 
-    memory_mib: int = 4096
+    memory_mib: PositiveInt = 4096
     """Address space in MiB of one child process outside the sandbox."""
 
     code: CodeVerifierConfig = field(default_factory=CodeVerifierConfig)
     """Limits, reward and feedback of programs."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ConfigError: A value cannot work.
-        """
-        object.__setattr__(self, "verifiers", tuple(self.verifiers))
-        for name in (
-            *("workers", "queue_size", "max_batch", "max_body_bytes", "max_deadline_s"),
-            *("idempotency_keys", "drain_s", "cpu_limit_s", "memory_mib"),
-        ):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"service.{name}: must be positive, got {getattr(self, name)}")
+        problems = []
         if self.max_batch > self.queue_size:
-            raise ConfigError(
-                f"service.max_batch is {self.max_batch}, but queue_size is {self.queue_size}: "
-                "a full batch could never be accepted"
+            problems.append(
+                (
+                    "max_batch",
+                    "must not be above {queue_size}: a full batch could never be accepted",
+                )
             )
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"service.port: expected 0 to 65535, got {self.port}")
         if self.allow_anonymous and self.host not in LOOPBACK:
-            raise ConfigError(
-                f"service.allow_anonymous needs a loopback host ({', '.join(LOOPBACK)}), "
-                f"got {self.host!r}: whoever can reach it could run programs"
+            problems.append(
+                (
+                    "allow_anonymous",
+                    f"needs a loopback {{host:key}} ({', '.join(LOOPBACK)}), got {{host}}: whoever "
+                    "can reach it could run programs",
+                )
             )
         if not self.verifiers:
-            raise ConfigError("service.verifiers is empty: name at least one verifier")
+            problems.append(("verifiers", "name at least one verifier"))
+        refuse(self, problems)
         for verifier in self.verifiers:
             import_path_of(verifier)
 

@@ -67,10 +67,10 @@ class Cgroups:
             return "pids.max"
         return "memory.limit_in_bytes" if self.version == 1 else "memory.max"
 
-    def limit(self, memory_mb: int, processes: int) -> None:
+    def limit(self, memory_mib: int, processes: int) -> None:
         """Sets the totals of the next run; writes only what changed."""
         for layer, value in (
-            ("cgroup_memory", str(memory_mb << 20)),
+            ("cgroup_memory", str(memory_mib << 20)),
             ("cgroup_pids", str(processes)),
         ):
             if layer in self.layers and self._limits.get(layer) != value:

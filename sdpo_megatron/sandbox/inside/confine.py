@@ -23,13 +23,13 @@ OUT_OF_MEMORY = 90
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one run: seconds, MiB, counts; `memory_mb` and `processes` cover the whole tree."""
+    """Limits of one run: seconds, MiB, counts; `memory_mib` and `processes` are the tree's."""
 
     wall_s: float
     cpu_s: float
-    memory_mb: int
+    memory_mib: int
     processes: int
-    tmp_mb: int
+    tmp_mib: int
     open_files: int
 
 
@@ -70,7 +70,7 @@ def confine(
     """
     own = uid if uid >= 0 else os.getuid()
     if "mount" in fence.layers:
-        view.private_tmp(limits.tmp_mb, own, own)
+        view.private_tmp(limits.tmp_mib, own, own)
     if "uts" in fence.layers:
         linux.call("sethostname", b"sandbox", 7)
     if uid >= 0:
@@ -109,8 +109,8 @@ def set_limits(limits: Limits) -> None:
     )  # address space that the interpreter and its libraries have mapped before the program starts
     for name, value in (
         (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_AS, (limits.memory_mb << 20) + interpreter),
-        (resource.RLIMIT_FSIZE, limits.tmp_mb << 20),
+        (resource.RLIMIT_AS, (limits.memory_mib << 20) + interpreter),
+        (resource.RLIMIT_FSIZE, limits.tmp_mib << 20),
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_NPROC, limits.processes),
         (resource.RLIMIT_CORE, 0),

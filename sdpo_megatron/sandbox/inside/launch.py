@@ -223,7 +223,7 @@ def _exec_bubblewrap(
         *(word for name in sorted(os.listdir("/dev")) for word in _device(f"/dev/{name}")),
         *(
             "--size",
-            str(limits.tmp_mb << 20),
+            str(limits.tmp_mib << 20),
             "--tmpfs",
             "/tmp",
             "--dir",

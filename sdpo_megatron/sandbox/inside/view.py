@@ -119,7 +119,7 @@ def _make_target(path: str, folder: bool) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
-def private_tmp(size_mb: int, uid: int, gid: int) -> None:
+def private_tmp(size_mib: int, uid: int, gid: int) -> None:
     """An empty tmpfs over /tmp, owned by the run; gone with its mount namespace."""
     flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
     linux.mount(
@@ -127,5 +127,5 @@ def private_tmp(size_mb: int, uid: int, gid: int) -> None:
         "/tmp",
         "tmpfs",
         flags,
-        f"mode=700,size={size_mb}m,nr_inodes=2048,uid={uid},gid={gid}",
+        f"mode=700,size={size_mib}m,nr_inodes=2048,uid={uid},gid={gid}",
     )

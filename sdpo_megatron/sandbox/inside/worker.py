@@ -142,7 +142,7 @@ class _Run:
             os.chown(self.tmp, uid or -1, uid or -1)
         if role == "attempt":
             tools.cgroups.limit(
-                limits.memory_mb, limits.processes + (2 if tools.runner == "bubblewrap" else 0)
+                limits.memory_mib, limits.processes + (2 if tools.runner == "bubblewrap" else 0)
             )
         adopt = tools.cgroups.add if role == "attempt" else _ignore
         if tools.runner == "bubblewrap":
@@ -202,7 +202,7 @@ class _Run:
             return
         if used.cpu_s > self.limits.cpu_s:
             self.cause = "cpu_time"
-        elif used.memory > self.limits.memory_mb << 20:
+        elif used.memory > self.limits.memory_mib << 20:
             self.cause = "memory"
         elif used.processes > self.limits.processes + (
             2 if self.tools.runner == "bubblewrap" else 0
@@ -236,7 +236,7 @@ class _Run:
                     "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
                     "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) and not ours else None,
                     "cpu_s": cpu_s,
-                    "peak_memory_mb": max(self.peak.memory >> 20, used.ru_maxrss >> 10),
+                    "peak_memory_mib": max(self.peak.memory >> 20, used.ru_maxrss >> 10),
                 }
         if "pid" not in self.tools.fence.layers or self.tools.runner == "bubblewrap":
             _reap_strays(self.tools.proc_fd)

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import fields
+from typing import Annotated, Any, Literal
 
-from sdpo_megatron.errors import ConfigError
+from pydantic import Field
+
+from sdpo_megatron.fields import Seconds, settings
+from sdpo_megatron.sandbox import RunLimits
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodeVerifierConfig:
-    """How code is judged.
+@settings
+class CodeVerifierConfig(RunLimits):
+    """How code is judged. The limits are per test for LiveCodeBench and for all tests of an item
+    for HumanEval; no other setting overrides them."""
 
-    Limits are per test for LiveCodeBench and for all tests of an item for HumanEval.
+    cpu_s: Seconds = 6.0
+    """CPU time of all processes of the attempt together, seconds: what decides "too slow"."""
 
-    Attributes:
-        cpu_s: CPU time, seconds.
-        wall_s: Wall time, seconds; generous, so that a busy machine does not change verdicts.
-        memory_mb: Memory of all the attempt's processes, MiB.
-        output_kb: stdout, KiB.
-        processes: Processes and threads.
-        reward: "all": 1 when every test passes, else 0. "fraction": the share of tests that pass
-            (runs all of them).
-        quote_code: Quote the attempt's own failing line. Off: a small teacher copies the bug.
-        max_feedback_chars: Longer feedback is shortened in the middle.
-    """
+    wall_s: Seconds = 60.0
+    """Wall time, seconds; ends sleepers, and generous, so that a busy machine does not change
+    verdicts. Time in which the attempt was ready but the machine busy does not count (up to 5 times
+    the limit)."""
 
-    cpu_s: float = 6.0
-    wall_s: float = 60.0
-    memory_mb: int = 512
-    output_kb: int = 1024
-    processes: int = 16
-    reward: str = "all"
+    reward: Literal["all", "fraction"] = "all"
+    """all: 1 when every test passes, else 0. fraction: the share of tests that pass (runs all of
+    them)."""
+
     quote_code: bool = False
-    max_feedback_chars: int = 2000
+    """Quote the attempt's own failing line. Off: a small teacher copies the bug."""
 
-    def __post_init__(self) -> None:
-        if self.reward not in ("all", "fraction"):
-            raise ConfigError(f"code.reward is {self.reward!r}; choose all or fraction")
-        if self.max_feedback_chars < 200:
-            raise ConfigError(
-                f"code.max_feedback_chars is {self.max_feedback_chars}; use at least 200"
-            )
+    max_feedback_chars: Annotated[int, Field(ge=200)] = 2000
+    """Longer feedback is shortened in the middle."""
 
-    def limits(self) -> dict[str, float]:
-        """The limits by the sandbox's names."""
-        names = ("cpu_s", "wall_s", "memory_mb", "output_kb", "processes")
-        return {name: getattr(self, name) for name in names}
+    def limits(self) -> dict[str, Any]:
+        """What one run of the attempt may use, by the names of `RunLimits`."""
+        return {field.name: getattr(self, field.name) for field in fields(RunLimits)}

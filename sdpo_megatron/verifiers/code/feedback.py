@@ -62,8 +62,8 @@ def _spelled(character: str) -> str:
 LIMIT_WORDS = {
     "cpu_time": "Time limit exceeded: the program used more than {cpu_s:g} seconds of CPU time.",
     "wall_time": "Time limit exceeded: the program did not finish within {wall_s:g} seconds.",
-    "memory": "Memory limit exceeded: the program used more than {memory_mb:.0f} MiB.",
-    "output": "Output limit exceeded: the program printed more than {output_kb:.0f} KiB.",
+    "memory": "Memory limit exceeded: the program used more than {memory_mib:.0f} MiB.",
+    "output": "Output limit exceeded: the program printed more than {output_kib:.0f} KiB.",
     "processes": "Process limit exceeded: the program started more than {processes:.0f} processes.",
 }
 

@@ -16,13 +16,13 @@ from tests.verifiers.code.items import humaneval, humaneval_item
 from tests.verifiers.code.mutants import first_failing_test, mutants
 
 MUTANT_CPU_S = 0.5  # many mutants loop for ever
-MUTANT_MEMORY_MB = 1024  # more than such a loop can fill in that time, so one limit comes first
+MUTANT_MEMORY_MIB = 1024  # more than such a loop can fill in that time, so one limit comes first
 
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[CodeVerifier]:
     with Sandbox(SandboxConfig(workers=2)) as sandbox:
-        config = CodeVerifierConfig(cpu_s=MUTANT_CPU_S, wall_s=60.0, memory_mb=MUTANT_MEMORY_MB)
+        config = CodeVerifierConfig(cpu_s=MUTANT_CPU_S, wall_s=60.0, memory_mib=MUTANT_MEMORY_MIB)
         yield CodeVerifier(sandbox, config)
 
 

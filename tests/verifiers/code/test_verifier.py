@@ -22,7 +22,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def verifier(sandbox: Sandbox) -> CodeVerifier:
-    return CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=1.0, wall_s=20.0, memory_mb=128))
+    return CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=1.0, wall_s=20.0, memory_mib=128))
 
 
 def feedback(verifier: CodeVerifier, response: str, item: dict[str, Any] = SUM_ITEM) -> str:
@@ -147,7 +147,7 @@ def test_memory_has_the_same_words_whichever_limit_comes_first(verifier: CodeVer
     assert "Memory limit exceeded" in words
     disabled = ("cgroup_memory", "accounting")
     with Sandbox(SandboxConfig(workers=1, minimum_layers=(), disable_layers=disabled)) as sandbox:
-        alone = CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=20.0, wall_s=60.0, memory_mb=128))
+        alone = CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=20.0, wall_s=60.0, memory_mib=128))
         assert feedback(alone, large) == words
         assert feedback(alone, small) == words
 
@@ -239,7 +239,7 @@ def test_bad_items_and_configs_are_named() -> None:
         verifier.verify({**SUM_ITEM, "public": [9]}, "x")
     with pytest.raises(BadItem, match=r"no function check\(candidate\)"):
         verifier.verify({**SUM_ITEM, "test": "x = 1"}, "x")
-    with pytest.raises(ConfigError, match="choose all or fraction"):
+    with pytest.raises(ConfigError, match="reward=some: expected one of all, fraction"):
         CodeVerifierConfig(reward="some")
 
 

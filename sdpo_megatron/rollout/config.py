@@ -1,0 +1,114 @@
+"""Settings of the rollout: sampling, what the teacher is told, the engines."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sdpo_megatron.fields import Count, NonNegative, PositiveInt, Text, refuse, settings
+from serving.config import EngineConfig
+
+TEMPLATE = "{prompt}{solution}{feedback}\n\nCorrectly solve the original question."
+SOLUTION = "\nCorrect solution:\n\n{successful_attempt}\n"
+FEEDBACK = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback}\n"
+
+
+@settings
+class SamplingConfig:
+    """How attempts are sampled."""
+
+    num_attempts: PositiveInt = 8
+    """Attempts at each question: the group size."""
+
+    temperature: NonNegative = 1.0
+    """Sampling temperature; student and teacher are compared at the same."""
+
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus mass. Below 1, rollout log-probs are not renormalised to it: keep 1.0 in training."""
+
+    max_prompt_tokens: PositiveInt = 2048
+    """Longest prompt, tokens; questions with a longer one are left out and counted."""
+
+    max_new_tokens: PositiveInt = 1024
+    """Longest response, tokens; a response cut there has finish_reason "length"."""
+
+    concurrency: PositiveInt = 64
+    """Requests in flight over all engines."""
+
+    retries: Count = 2
+    """Further tries of one attempt after an engine error.
+
+    Deaths of engines do not count: the pool sends again.
+    """
+
+    seed: Count = 0
+    """Seed of the run. With `rollout.engine.deterministic`, each attempt's seed follows from it,
+    the step, the question and the attempt's index."""
+
+    thinking: bool = False
+    """Passed to chat templates that know `enable_thinking`."""
+
+
+@settings
+class TeacherPromptConfig:
+    """What the teacher is told about an attempt."""
+
+    template: Text = TEMPLATE
+    """The last user message; {prompt} is its original text, {solution} and {feedback} the two
+    below, or nothing."""
+
+    solution_template: Text = SOLUTION
+    """{successful_attempt} is the sibling's turn."""
+
+    feedback_template: Text = FEEDBACK
+    """{feedback} is the environment's text for this very attempt."""
+
+    use_solutions: bool = True
+    """Show a successful sibling."""
+
+    use_own_success: bool = False
+    """An attempt that succeeded may be its own demonstration."""
+
+    solution_choice: Literal["first", "rotate"] = "first"
+    """Which of several successful siblings: the first by index, or in turn (attempt i takes the
+    i-th of them, cyclically)."""
+
+    feedback_when: Literal["no_solution", "always", "never"] = "no_solution"
+    """When feedback is shown; no_solution: only when no sibling can be shown."""
+
+    remove_thinking: bool = True
+    """Cut <think>...</think> out of demonstrations."""
+
+    max_prompt_tokens: PositiveInt = 3072
+    """Limit of the teacher's prompt. Beyond it first the feedback, then the solution is shortened,
+    from its end."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.use_solutions and self.feedback_when == "never":
+            problems.append(
+                (
+                    "use_solutions",
+                    "with {feedback_when} no attempt would have a teacher: turn one of them on",
+                )
+            )
+        for name, needed in (
+            ("template", ("prompt", "solution", "feedback")),
+            ("solution_template", ("successful_attempt",)),
+            ("feedback_template", ("feedback",)),
+        ):
+            missing = [word for word in needed if f"{{{word}}}" not in getattr(self, name)]
+            if missing:
+                problems.append((name, "lacks " + ", ".join(f"{{{{{w}}}}}" for w in missing)))
+        refuse(self, problems)
+
+
+@settings
+class RolloutConfig:
+    """How attempts are sampled, from which engines, and how the teacher is prompted about them."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    teacher_prompt: TeacherPromptConfig = field(default_factory=TeacherPromptConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)

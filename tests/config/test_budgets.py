@@ -1,0 +1,105 @@
+"""Token budgets: what contradicts itself is refused, and what is legal can be packed."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdpo_megatron import config
+from sdpo_megatron.actor.packing import padded_length, partition
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.nouns import TrainSample
+
+EXPERIMENTS = sorted(path.stem for path in (config.CONF / "experiment").glob("*.yaml"))
+
+
+def longest(loaded: config.TrainConfig) -> TrainSample:
+    """The longest attempt that the settings allow, under every prompt as long as it may be."""
+    sampling, taught = loaded.rollout.sampling, loaded.objective.distillation is not None
+    teacher = (1,) * loaded.rollout.teacher_prompt.max_prompt_tokens if taught else None
+    response = sampling.max_new_tokens
+    return TrainSample(
+        question_id="q",
+        index=0,
+        prompt_ids=(1,) * sampling.max_prompt_tokens,
+        response_ids=(1,) * response,
+        loss_mask=(True,) * response,
+        log_probs=(0.0,) * response,
+        teacher_prompt_ids=teacher,
+        null_prompt_ids=teacher,
+        advantage=0.0,
+        distill_weight=1.0,
+        policy_weight=0.0,
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_longest_legal_attempt_of_every_experiment_can_be_packed(name: str) -> None:
+    loaded = config.load([f"experiment={name}", "model.path=/m", "task.path=/t.jsonl"])
+    sample, budget = longest(loaded), loaded.batch.micro_batch_tokens
+    bins = partition([sample] * 3, num_ranks=2, token_budget=budget)
+    assert sorted(i for rank in bins for chosen in rank for i in chosen) == [0, 1, 2]
+    for role in ("student", "teacher"):
+        packed = padded_length(
+            [[sample]], role, multiple_of=1, sequence_multiple=loaded.parallel.sequence_multiple
+        )
+        assert packed <= budget + loaded.parallel.sequence_multiple
+
+
+def test_the_bound_is_exact() -> None:
+    """The settings refuse one token less than the longest attempt needs, and packing does too."""
+    given = ["rollout.sampling.max_new_tokens=100", "rollout.teacher_prompt.max_prompt_tokens=3000"]
+    enough = config.load([*given, "batch.micro_batch_tokens=3099"])
+    partition([longest(enough)], num_ranks=1, token_budget=3099)
+    with pytest.raises(ConfigError, match="do not fit"):
+        partition([longest(enough)], num_ranks=1, token_budget=3098)
+    with pytest.raises(ConfigError) as caught:
+        config.load([*given, "batch.micro_batch_tokens=3098"])
+    assert str(caught.value) == (
+        "batch.micro_batch_tokens=3098: must be at least 3099 for "
+        "rollout.teacher_prompt.max_prompt_tokens=3000 and rollout.sampling.max_new_tokens=100; "
+        "raise it, or lower one of these"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "begins"),
+    [
+        (
+            ["rollout.sampling.max_prompt_tokens=3074", "objective=grpo"],
+            "batch.micro_batch_tokens=4096: must be at least 4097 for "
+            "rollout.sampling.max_prompt_tokens=3074",
+        ),
+        (
+            ["rollout.engine.max_total_tokens=3000"],
+            "rollout.engine.max_total_tokens=3000: must be at least 3072 for "
+            "rollout.sampling.max_prompt_tokens=2048",
+        ),
+        (
+            ["rollout.engine.max_total_tokens=4000", "run.diagnostics_every=1"],
+            "rollout.engine.max_total_tokens=4000: must be at least 4096 for "
+            "rollout.teacher_prompt.max_prompt_tokens=3072",
+        ),
+        (
+            ["rollout.teacher_prompt.max_prompt_tokens=2047"],
+            "rollout.teacher_prompt.max_prompt_tokens=2047: must not be below "
+            "rollout.sampling.max_prompt_tokens=2048",
+        ),
+    ],
+)
+def test_budgets_that_contradict_each_other(overrides: list[str], begins: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(overrides)
+    assert str(caught.value).startswith(begins)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective=grpo", "rollout.teacher_prompt.max_prompt_tokens=9999"],  # there is no teacher
+        ["rollout.engine.max_total_tokens=4000"],  # the teacher's prompts do not go to the engine
+        ["rollout.engine.max_total_tokens=0"],
+    ],
+)
+def test_a_limit_counts_only_where_it_is_used(overrides: list[str]) -> None:
+    config.load(overrides)
