@@ -53,8 +53,9 @@ format: setup-dev  ## format, and mend what ruff can mend
 bench: setup  ## seconds by phase and tokens/s of a training step on this machine
 	@$(BIN)/python benchmarks/step.py $(ARGS)
 
-docs: setup  ## write docs/metrics.md anew from the declarations
+docs: setup  ## write docs/metrics.md and docs/settings.md anew from the declarations
 	@$(BIN)/python -m sdpo_megatron.observability.metrics_page > docs/metrics.md
+	@$(BIN)/python -m sdpo_megatron.config.page > docs/settings.md
 
 clean:  ## remove caches and .venv; runs/ and models/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -65,6 +65,8 @@ class RunConfig:
     """The newest ones kept on disk."""
     metrics_port: Port = 9400
     """Prometheus port of rank 0; 0 turns the exporter off."""
+    metrics_address: Word = "127.0.0.1"
+    """Address that the exporter listens on. In a pod 0.0.0.0, so that Prometheus can reach it."""
     diagnostics_every: Count = 0
     """Steps between the early diagnostics teacher_prompt_success and null_teacher_kl; 0: off."""
     diagnostics_samples: PositiveInt = 4

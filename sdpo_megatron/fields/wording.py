@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sdpo_megatron.errors import ConfigError
+
 _RANGES = {
     "greater_than": "must be above {gt}",
     "greater_than_equal": "must be at least {ge}",
@@ -75,6 +77,10 @@ def complaints(
         cause = found.get("ctx", {}).get("error")
         if isinstance(cause, Contradiction):
             lines += cause.lines(f"{key}." if key else "")
+        elif isinstance(cause, ConfigError):
+            lines.append(f"{key}: {cause}" if key else str(cause))
+        elif cause is not None:
+            raise cause  # a mistake of a check, not of its user
         elif unknown and found["type"] in _UNKNOWN:
             lines.append(unknown(key, found["input"]))
         else:
@@ -144,8 +150,6 @@ def _reason(kind: str, value: Any, context: Mapping[str, Any], key: str, message
     family = kind.partition("_")[0]
     if family in _TYPES and kind.endswith(("_type", "_parsing", "_exact_type", "_from_float")):
         return f"expected {_TYPES[family]}, got {_name_of_type(value)}"
-    if kind == "value_error":
-        return str(context.get("error", message))
     return message[:1].lower() + message[1:]
 
 

@@ -66,7 +66,9 @@ class Coordinator:
             closing(
                 Exporter(
                     ExporterConfig(
-                        enabled=config.run.metrics_port > 0, port=config.run.metrics_port or 9400
+                        enabled=config.run.metrics_port > 0,
+                        address=config.run.metrics_address,
+                        port=config.run.metrics_port,
                     ),
                     self.display.warn,
                     run=config.run.name,

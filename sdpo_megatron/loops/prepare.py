@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.config.budgets import check_model_context
 from sdpo_megatron.errors import ConfigError, ModelFileError
 from sdpo_megatron.fields.reading import to_plain
 
@@ -44,6 +45,7 @@ def prepare(config: TrainConfig, folder: Path) -> None:
         _prepare_smollm2(model)
     spec = ModelSpec.from_folder(model)
     config.parallel.check_model(spec)
+    check_model_context(config, spec.max_position)
     check_tensors(spec, index_folder(model), model)
     load_task(config.task)
 

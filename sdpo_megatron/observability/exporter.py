@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -16,7 +15,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.fields import Port, Word, settings
 from sdpo_megatron.nouns import StepReport
 from sdpo_megatron.observability.metrics import METRICS, Metric
 
@@ -27,23 +26,16 @@ _PORT_STRIDE = 10
 _NUM_PORTS = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ExporterConfig:
-    """Where the exporter listens.
-
-    Attributes:
-        enabled: False: no port is opened.
-        address: Interface to bind. The default is for one machine; a pod binds "0.0.0.0".
-        port: First TCP port to try; 0 lets the system choose.
-    """
+    """Where the exporter listens (``run.metrics_address`` and ``run.metrics_port``)."""
 
     enabled: bool = True
-    address: str = "127.0.0.1"
-    port: int = 9400
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"exporter.port: got {self.port}, expected 0 to 65535")
+    """False: no port is opened."""
+    address: Word = "127.0.0.1"
+    """Interface to bind."""
+    port: Port = 9400
+    """First TCP port to try; 0 lets the system choose."""
 
 
 class Exporter:
@@ -121,12 +113,12 @@ class Exporter:
             if port != config.port:
                 warn(
                     f"metrics: port {config.port} on {config.address} is in use; they are at "
-                    f"http://{config.address}:{port}/metrics (set exporter.port to choose)"
+                    f"http://{config.address}:{port}/metrics (set run.metrics_port to choose)"
                 )
             return server, server.server_port
         warn(
             f"metrics: none of the ports {', '.join(map(str, candidates))} on {config.address} "
             f"can be opened ({reason}); training goes on without Prometheus metrics "
-            "(set exporter.port, or exporter.enabled=false to be silent)"
+            "(set run.metrics_address or run.metrics_port; run.metrics_port=0 is silent)"
         )
         return None, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sdpo_megatron.fields import Fraction, PositiveInt, Text, Texts, Word, refuse, settings
+from sdpo_megatron.fields import Count, Fraction, PositiveInt, Text, Texts, Word, refuse, settings
 
 
 @settings
@@ -37,7 +37,7 @@ class TaskConfig:
     """Share of a question's tests that feedback may quote; the rest is hidden. The paper uses a
     half."""
 
-    split_seed: int = 0
+    split_seed: Count = 0
     """Seed of the public and hidden split; together with the question's id it decides alone."""
 
     instruction: Text | None = None

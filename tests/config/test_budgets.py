@@ -6,6 +6,7 @@ import pytest
 
 from sdpo_megatron import config
 from sdpo_megatron.actor.packing import padded_length, partition
+from sdpo_megatron.config.budgets import check_model_context
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import TrainSample
 
@@ -80,6 +81,11 @@ def test_the_bound_is_exact() -> None:
             "rollout.teacher_prompt.max_prompt_tokens=3072",
         ),
         (
+            ["rollout.engine.extra_args=[--context-length,3000]"],
+            "rollout.engine.extra_args=[--context-length,3000]: --context-length must be at least "
+            "3072 for rollout.sampling.max_prompt_tokens=2048",
+        ),
+        (
             ["rollout.teacher_prompt.max_prompt_tokens=2047"],
             "rollout.teacher_prompt.max_prompt_tokens=2047: must not be below "
             "rollout.sampling.max_prompt_tokens=2048",
@@ -99,7 +105,22 @@ def test_budgets_that_contradict_each_other(overrides: list[str], begins: str) -
         ["objective=grpo", "rollout.teacher_prompt.max_prompt_tokens=9999"],  # there is no teacher
         ["rollout.engine.max_total_tokens=4000"],  # the teacher's prompts do not go to the engine
         ["rollout.engine.max_total_tokens=0"],
+        ["rollout.engine.extra_args=['--context-length=3072']"],
     ],
 )
 def test_a_limit_counts_only_where_it_is_used(overrides: list[str]) -> None:
     config.load(overrides)
+
+
+def test_a_models_context_bounds_both_sequences() -> None:
+    loaded = config.load(["rollout.sampling.max_new_tokens=100"])
+    check_model_context(loaded, 3172)
+    with pytest.raises(ConfigError) as caught:
+        check_model_context(loaded, 2147)
+    student, teacher = str(caught.value).splitlines()
+    assert student == (
+        "rollout.sampling.max_prompt_tokens=2048: with rollout.sampling.max_new_tokens=100 a "
+        "sequence has up to 2148 tokens, but the model at model.path=models/smollm2-135m-instruct "
+        "has max_position_embeddings 2147; lower one of these"
+    )
+    assert teacher.startswith("rollout.teacher_prompt.max_prompt_tokens=3072: ")

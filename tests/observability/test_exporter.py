@@ -123,6 +123,25 @@ def test_without_any_port_training_goes_on() -> None:
         exporter.publish(_report(1))
 
 
+def test_it_listens_where_it_is_told() -> None:
+    """127.0.0.2 is this machine, too, but nobody reaches an exporter there by 127.0.0.1."""
+    exporter = Exporter(ExporterConfig(address="127.0.0.2", port=0), pytest.fail)
+    with closing(exporter):
+        url = f"http://127.0.0.2:{exporter.port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as response:
+            assert b"sdpo_step" in response.read()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", exporter.port or 0), timeout=10)
+
+
+def test_an_address_that_is_not_ours_is_a_warning() -> None:
+    warnings: list[str] = []
+    exporter = Exporter(ExporterConfig(address="203.0.113.1"), warnings.append)
+    assert exporter.port is None
+    assert "on 203.0.113.1 can be opened" in warnings[0]
+    assert "set run.metrics_address" in warnings[0]
+
+
 def test_disabled_opens_nothing() -> None:
     exporter = Exporter(ExporterConfig(enabled=False), pytest.fail)
     assert exporter.port is None
@@ -130,7 +149,7 @@ def test_disabled_opens_nothing() -> None:
 
 
 def test_an_impossible_port_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="got 70000, expected 0 to 65535"):
+    with pytest.raises(ConfigError, match="port=70000: must be at most 65535"):
         ExporterConfig(port=70000)
 
 
