@@ -26,8 +26,8 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Errors meant for the user are printed without a
-    traceback (code 2).
+    """Run one command; returns the exit code (see `exit_codes`). Errors meant for the user are
+    printed without a traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except SdpoError as error:
         print(f"sdpo: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
 
@@ -75,15 +75,18 @@ def _train(arguments: Sequence[str]) -> int:
     else:
         config = configs.load(overrides)
     from sdpo_megatron.loops.launch import launch
-    from sdpo_megatron.loops.prepare import prepare
+    from sdpo_megatron.loops.lease import Lease
+    from sdpo_megatron.loops.prepare import check_same_run, prepare
     from sdpo_megatron.observability.run_folder import RunFolder
 
     path = Path(config.run.folder or f"runs/{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}")
     prepare(config, path)
-    folder = RunFolder(path)
-    configs.save(config, folder.config_file)
-    folder.save_versions()
-    return launch(config, folder)
+    with Lease.acquire(path, progress=lambda said: print(f"sdpo: {said}", flush=True)) as lease:
+        check_same_run(config, path)  # once more: somebody may have begun it meanwhile
+        folder = RunFolder(path)
+        configs.save(config, folder.config_file)
+        folder.save_versions()
+        return launch(config, folder, lease)
 
 
 def _config(arguments: Sequence[str]) -> int:

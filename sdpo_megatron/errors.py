@@ -5,6 +5,8 @@ SdpoError
 ├── ModelFileError          a model folder, config.json or safetensors file is not usable
 ├── TaskFileError           a task file is malformed; the message begins with file:line
 ├── CheckpointError         a checkpoint cannot be written, read or is torn
+├── RunFolderInUse          another trainer writes that run folder
+├── LeaseLost               another trainer has taken the run folder over; nothing more is written
 ├── EngineError             an inference engine did not do what was asked
 │   ├── EngineStartError    it did not come up; the message ends with its last log lines
 │   ├── EngineDiedError     it was there and is gone
@@ -14,25 +16,47 @@ SdpoError
 └── NumericsError           NaN or infinity; the step was not taken
 """
 
+from sdpo_megatron.exit_codes import FAILED, USER_ERROR
+
 
 class SdpoError(Exception):
-    """Base of all errors meant for a user; `sdpo` prints the message without a traceback."""
+    """Base of all errors meant for a user; `sdpo` prints the message without a traceback.
+
+    Attributes:
+        exit_code: What the command then ends with: `USER_ERROR` where no second try can succeed.
+    """
+
+    exit_code = FAILED
 
 
 class ConfigError(SdpoError, ValueError):
     """A setting, alone or together with another, cannot work."""
 
+    exit_code = USER_ERROR
+
 
 class ModelFileError(SdpoError):
     """A model folder, its config.json or a safetensors file is not usable."""
+
+    exit_code = USER_ERROR
 
 
 class TaskFileError(SdpoError):
     """A task file is malformed; the message begins with ``file:line``."""
 
+    exit_code = USER_ERROR
+
 
 class CheckpointError(SdpoError):
     """A checkpoint cannot be written or read, or is torn."""
+
+
+class RunFolderInUse(SdpoError):
+    """Another trainer, which lives, writes this run folder."""
+
+
+class LeaseLost(SdpoError):
+    """Another trainer has taken this run folder over: nothing more may be written."""
 
 
 class EngineError(SdpoError):
@@ -57,6 +81,8 @@ class VerifierUnavailable(SdpoError):
 
 class SandboxRefused(VerifierUnavailable):
     """The isolation layers found are below the configured minimum, so nothing was run."""
+
+    exit_code = USER_ERROR
 
 
 class NumericsError(SdpoError):

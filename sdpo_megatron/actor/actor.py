@@ -8,7 +8,7 @@ with the same samples.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,8 +269,18 @@ class Actor:
 
     # --- checkpoints ------------------------------------------------------------------------------
 
-    def save(self, root: Path, step: int, common: Mapping[str, Any], *, keep: int) -> None:
+    def save(
+        self,
+        root: Path,
+        step: int,
+        common: Mapping[str, Any],
+        *,
+        keep: int,
+        may_commit: Callable[[], None] = lambda: None,
+    ) -> None:
         """Write a checkpoint of everything that the next step depends on, with `common` beside it.
+
+        `may_commit` as in `checkpoint.save`.
 
         Raises:
             CheckpointError: Disk full or not writable; earlier checkpoints are untouched.
@@ -283,7 +293,9 @@ class Actor:
             "rng": torch.get_rng_state(),
             **common,
         }
-        checkpoint.save(root, step, self.weights, self.chunks, sets, extra, keep=keep)
+        checkpoint.save(
+            root, step, self.weights, self.chunks, sets, extra, keep=keep, may_commit=may_commit
+        )
 
     def load_newest(self, root: Path) -> dict[str, Any] | None:
         """Go on from the newest whole checkpoint below `root`; returns its common part, or None

@@ -69,8 +69,12 @@ def save(
     common: Mapping[str, Any],
     *,
     keep: int,
+    may_commit: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the checkpoint of `step`, then delete all but the newest `keep`; collective.
+
+    `may_commit` is called on rank 0 just before the finished folder gets its name; what it raises
+    leaves the earlier checkpoints as they are.
 
     Raises:
         CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
@@ -95,6 +99,7 @@ def save(
         )
         if first:
             _seal(scratch)
+            may_commit()
             shutil.rmtree(folder, ignore_errors=True)
             scratch.rename(folder)
             _sync(root)

@@ -138,6 +138,7 @@ class Coordinator:
             groups = self._sample_afresh(state)
             if groups is None:
                 return None
+            self.folder.may_write()
             self.store.write(state.step + 1, state.version, groups)
         seconds = time.monotonic() - started
         self._groups = groups
@@ -166,6 +167,7 @@ class Coordinator:
             self.rollouts.swap(folder, version)
         seconds = round(time.monotonic() - started, 3)
         line = {"version": version.number, "checksum": version.checksum, "seconds": seconds}
+        self.folder.may_write()
         with (self.folder.path / "swaps.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         for old in folder.parent.iterdir():  # older versions, and what a kill left half written

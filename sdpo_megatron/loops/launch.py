@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.exit_codes import DONE, FAILED, STOPPED, USER_ERROR
+from sdpo_megatron.loops.lease import VARIABLE, Lease
 from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
 from sdpo_megatron.loops.stop import SIGNALS
 from sdpo_megatron.observability.run_folder import RunFolder
@@ -26,22 +28,25 @@ from sdpo_megatron.ports import hold_port
 
 GRACE_S = 10.0
 """Seconds that rank 0 gets to leave by itself when another one has failed."""
+ORDERLY = (DONE, STOPPED)
 _PR_SET_PDEATHSIG = 1
 _STOPPING = "sdpo: stopping with a checkpoint; once more to stop at once"
 
 
-def launch(config: TrainConfig, folder: RunFolder) -> int:
-    """Run all ranks to the end; returns the exit code (0, or that of the first rank that failed).
+def launch(config: TrainConfig, folder: RunFolder, lease: Lease) -> int:
+    """Run all ranks to the end; returns the exit code (see `exit_codes`).
 
-    SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave with 0; a second one ends
-    the run at once.
+    SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave; a second one ends the
+    run at once. So does the loss of `lease`, the right to write the run folder.
     """
     world = config.parallel.model_ranks * config.run.data_parallel
     complaints, complain = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     meeting_point = hold_port("127.0.0.1")
     port = int(meeting_point.getsockname()[1])
+    os.environ[VARIABLE] = str(lease.token)
     ranks = [_start_rank(rank, world, config, folder, port, complain) for rank in range(world)]
     os.close(complain)
+    lease.on_loss = lambda _: _signal_all(ranks, signal.SIGKILL)
     asked = 0
 
     def hand_down(_number: int, _frame: FrameType | None) -> None:
@@ -65,11 +70,12 @@ def launch(config: TrainConfig, folder: RunFolder) -> int:
             signal.signal(number, handler)
     with os.fdopen(complaints, "rb", buffering=0) as pipe:
         said = pipe.read(1 << 16) or b""
+    lease.check()
     if asked > 1:
         print(
             f"sdpo: stopped at once; to go on: sdpo train --resume {folder.path}", file=sys.stderr
         )
-    elif code:
+    elif code not in ORDERLY:
         print(_failure(said, folder, ranks), file=sys.stderr)
     return code
 
@@ -109,17 +115,18 @@ def _before_exec() -> None:
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have left with 0 or one has failed; the exit code to give."""
-    running = list(ranks)
+    """Wait until all have left in order or one has failed; the exit code to give."""
+    running, code = list(ranks), DONE
     while running:
         for process in list(running):
-            if (code := process.poll()) is None:
+            if process.poll() is None:
                 continue
             running.remove(process)
-            if code != 0:
-                return code if code > 0 else 128 - code
+            if process.returncode not in ORDERLY:
+                return USER_ERROR if process.returncode == USER_ERROR else FAILED
+            code = max(code, process.returncode)  # the ranks agree on it
         time.sleep(0.1)
-    return 0
+    return code
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -146,7 +153,7 @@ def _failure(said: bytes, folder: RunFolder, ranks: Sequence[subprocess.Popen[by
     if end:
         return f"sdpo: {first.decode('utf-8', 'replace').strip()}"
     for rank, process in enumerate(ranks):
-        if process.returncode not in (0, -signal.SIGTERM):
+        if process.returncode not in (*ORDERLY, -signal.SIGTERM):
             log = folder.logs / f"rank-{rank}.log"
             ended = f"sdpo: rank {rank} ended with {process.returncode}"
             return f"{ended}; the end of {log}:\n{_tail(log)}"

@@ -38,8 +38,7 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     from sdpo_megatron.weights.load import check_tensors
     from sdpo_megatron.weights.spec import ModelSpec
 
-    if (folder / "config.yaml").is_file():
-        check_same_run(config, configs.load_saved(folder / "config.yaml"), folder)
+    check_same_run(config, folder)
     model = Path(config.model.path)
     if config.model.prepare == "smollm2" and not (model / "config.json").is_file():
         _prepare_smollm2(model)
@@ -64,8 +63,11 @@ def _prepare_smollm2(model: Path) -> None:
     smollm2.prepare(model)
 
 
-def check_same_run(config: TrainConfig, saved: TrainConfig, folder: Path) -> None:
-    """ConfigError when `folder`'s run started with settings that would change what it computes."""
+def check_same_run(config: TrainConfig, folder: Path) -> None:
+    """ConfigError when `folder` holds a run that computes something else than `config` says."""
+    if not (folder / "config.yaml").is_file():
+        return
+    saved = configs.load_saved(folder / "config.yaml")
     new, old = _flat(to_plain(config)), _flat(to_plain(saved))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"

@@ -11,6 +11,8 @@ import traceback
 from pathlib import Path
 
 from sdpo_megatron.errors import SdpoError
+from sdpo_megatron.exit_codes import DONE, FAILED, STOPPED
+from sdpo_megatron.loops.lease import Lease
 from sdpo_megatron.loops.stop import StopRequest
 
 COMPLAINTS_FD = "SDPO_COMPLAINTS_FD"
@@ -21,9 +23,7 @@ _MAX_COMPLAINT = 4000  # with its end below PIPE_BUF, so that those of two ranks
 
 
 def main(argv: list[str]) -> int:
-    """0 when the run is complete or was stopped with a checkpoint; 2 for an error meant for the
-    user; 1 for any other.
-    """
+    """Run this rank; the exit code (see `exit_codes`)."""
     from sdpo_megatron.observability.run_folder import RunFolder
 
     stop = StopRequest()
@@ -34,27 +34,31 @@ def main(argv: list[str]) -> int:
     )
     logging.captureWarnings(True)
     try:
-        folder = RunFolder(Path(argv[0]))
+        path = Path(argv[0])
+        lease = Lease.inherited(path) or (Lease.acquire(path) if rank == 0 else None)
+        folder = RunFolder(path, lease.check if lease else lambda: None)
         from sdpo_megatron.config import load_saved
         from sdpo_megatron.loops.train import train
 
-        train(load_saved(folder.config_file), folder, stop)
+        complete = train(load_saved(folder.config_file), folder, stop)
     except SdpoError as error:
         _complain(str(error))
-        return 2
+        return error.exit_code
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             _complain(_unexpected(error, rank, argv[0]))
-            return 1
+            return FAILED
         _complain(
             f"the disk is full: {error}. Free some space at {argv[0]} and go on from the last "
             f"checkpoint: sdpo train --resume {argv[0]}"
         )
-        return 2
+        return FAILED
     except Exception as error:
         _complain(_unexpected(error, rank, argv[0]))
-        return 1
-    return 0
+        return FAILED
+    if lease:
+        lease.release()
+    return DONE if complete else STOPPED
 
 
 def _unexpected(error: Exception, rank: int, folder: str) -> str:

@@ -15,8 +15,10 @@ from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.observability.run_folder import RunFolder
 
 
-def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> None:
+def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
     """Train until `run.steps`, or until a rank is asked to stop: then checkpoint and return.
+
+    Returns whether all steps are done.
 
     Raises:
         SdpoError: Something that a person can act on; the launcher ends the other ranks.
@@ -55,3 +57,4 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> None:
         trainer.checkpoint_if_due(now=True)
         if coordinator:
             coordinator.finish(trainer.state)
+        return trainer.state.step >= config.run.steps

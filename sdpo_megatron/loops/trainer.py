@@ -70,6 +70,7 @@ class Trainer:
         start = time.monotonic()
         number = self.state.version.number
         if number != self._published:
+            self.folder.may_write()
             target = self.folder.weights / f"v{number:06d}"
             checksum = write_version(
                 self.actor, Path(self.config.model.path), target, self.config.rollout.engine
@@ -94,6 +95,7 @@ class Trainer:
                 self.state.step,
                 {"state": self.state.to_plain()},
                 keep=self.config.run.keep_checkpoints,
+                may_commit=self.folder.may_write,
             )
             self._saved_step = self.state.step
             self._checkpoint_s = time.monotonic() - start

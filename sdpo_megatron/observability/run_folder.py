@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,13 @@ class RunFolder:
 
     Args:
         path: The folder; made with its sub-folders when absent.
+        may_write: Called before every write; raises once the folder belongs to another trainer.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | os.PathLike[str], may_write: Callable[[], None] = lambda: None
+    ) -> None:
+        self.path, self.may_write = Path(path), may_write
         self.rollouts = self.path / "rollouts"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
@@ -52,6 +55,7 @@ class RunFolder:
 
     def save_versions(self) -> None:
         """Adds one record of `versions` to versions.json."""
+        self.may_write()
         records = json.loads(self.versions_file.read_text()) if self.versions_file.exists() else []
         _write_whole(self.versions_file, json.dumps([*records, versions()], indent=2) + "\n")
 
@@ -61,6 +65,7 @@ class RunFolder:
         The line is one write, so a kill leaves it whole or torn at the end, where `reports` and
         `resume_at` find it. So does a full disk, which raises OSError.
         """
+        self.may_write()
         values = {key: v if math.isfinite(v) else None for key, v in report.metrics.items()}
         record = {"step": report.step, "policy_version": report.policy_version, **values}
         with self.metrics_file.open("ab", buffering=0) as file:
@@ -82,6 +87,7 @@ class RunFolder:
         Returns:
             How many whole lines were dropped.
         """
+        self.may_write()
         records = list(self._records())
         kept = [line for record, line in records if record["step"] < step]
         if self.metrics_file.exists():

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from sdpo_megatron.errors import ConfigError, SdpoError
+from sdpo_megatron.exit_codes import USER_ERROR
 from sdpo_megatron.nouns import Verdict
 
 # item key, set by the task: may feedback contain the expected answer?
@@ -32,6 +33,8 @@ wherever a name does."""
 
 class BadItem(SdpoError, ValueError):
     """A task item lacks a key that its verifier needs, or holds a value it cannot use."""
+
+    exit_code = USER_ERROR
 
 
 @runtime_checkable

@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from sdpo_megatron.exit_codes import FAILED, USER_ERROR
 from tests.loops import runs
 
 pytestmark = pytest.mark.timeout(300)
 
 
-def complaint(arguments: list[str]) -> str:
-    """Standard error of a run that must fail with code 2."""
+def complaint(arguments: list[str], *, code: int = USER_ERROR) -> str:
+    """Standard error of a run that must fail with `code`."""
     result = subprocess.run(
         [sys.executable, "-m", "sdpo_megatron.cli", "train", *arguments],
         capture_output=True,
         text=True,
         timeout=280,
     )
-    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert result.returncode == code, (result.stdout, result.stderr)
     assert "Traceback" not in result.stderr
     return result.stderr
 
@@ -85,7 +86,8 @@ def test_the_engines_port_is_in_use(tiny_llama: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = complaint(
-            runs.overrides(tiny_llama, tmp_path / "run", f"rollout.engine.port={port}")
+            runs.overrides(tiny_llama, tmp_path / "run", f"rollout.engine.port={port}"),
+            code=FAILED,
         )
     assert f"port {port}" in said
     assert "rollout.engine.port" in said
@@ -96,7 +98,8 @@ def test_an_engine_that_dies_at_start_shows_its_log(tiny_llama: Path, tmp_path: 
     said = complaint(
         runs.overrides(
             tiny_llama, tmp_path / "run", "rollout.engine.extra_args=[--no-such-flag-of-sglang]"
-        )
+        ),
+        code=FAILED,
     )
     assert "while starting" in said
     assert "--no-such-flag-of-sglang" in said

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from sdpo_megatron.actor.checkpoint import whole_checkpoints
+from sdpo_megatron.exit_codes import FAILED, STOPPED
 from tests.loops import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -61,13 +62,13 @@ def test_killed_and_resumed_equals_undisturbed(
     assert [path.name for path in (folder / "weights").iterdir()] == ["v000004"]
 
 
-def test_sigterm_checkpoints_and_exits_0(unbroken: Path, tiny_llama: Path, tmp_path: Path) -> None:
+def test_sigterm_checkpoints_and_exits_75(unbroken: Path, tiny_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = runs.overrides(tiny_llama, folder, "run.checkpoint_every=0")
     process = runs.start(arguments)
     runs.wait_until(lambda: (folder / "rollouts/step-000002.jsonl.zst").exists(), process)
     process.send_signal(signal.SIGTERM)
-    output = runs.finish(process)
+    output = runs.finish(process, code=STOPPED)
     assert "stopped after step" in output
     runs.finish(runs.start(["--resume", str(folder)]))
     assert runs.numbers(folder) == runs.numbers(unbroken)
@@ -92,7 +93,7 @@ def test_every_rank_of_a_pipeline_stops_with_a_checkpoint(
     for rank in psutil.Process(process.pid).children():
         rank.send_signal(number)
     process.send_signal(number)
-    output = runs.finish(process)
+    output = runs.finish(process, code=STOPPED)
     assert f"stopped after step {steps}," in output
     assert [step for step, _ in whole_checkpoints(folder / "checkpoints")] == saved
 
@@ -109,10 +110,24 @@ def test_a_second_signal_ends_the_run_at_once(tiny_llama: Path, tmp_path: Path) 
     while "once more to stop at once" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    output = runs.finish(process, code=137)
+    output = runs.finish(process, code=FAILED)
     assert f"sdpo train --resume {folder}" in output
     _, left = psutil.wait_procs(members, timeout=20)
     assert left == []
+
+
+def test_a_run_folder_has_one_writer(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = runs.start(runs.overrides(tiny_llama, folder))
+    runs.wait_until(lambda: (folder / "logs/engine-0.log").exists(), process)
+    second = runs.finish(runs.start(["--resume", str(folder)]), code=FAILED)
+    assert f"{folder} is being written by process {process.pid} on" in second
+    (folder / "lease/000002").write_text('{"holder": "a trainer of another machine"}')
+    output = runs.finish(process, code=FAILED)
+    assert "a trainer of another machine has the lease" in output
+    assert not (folder / "metrics.jsonl").exists()
+    assert list((folder / "checkpoints").iterdir()) == []
+    assert not (folder / "lease/000001.released").exists()
 
 
 def test_an_engine_killed_while_sampling_comes_back(
@@ -149,7 +164,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_space(
     process = runs.start(runs.overrides(tiny_llama, folder))
     runs.wait_until(lambda: (folder / "checkpoints/step-000002/complete.json").exists(), process)
     _fill(ballast)
-    output = runs.finish(process, code=2)
+    output = runs.finish(process, code=FAILED)
     assert "No space left on device" in output, output
     assert "ree space or" in output or "ree some space" in output, output
     ballast.unlink()
