@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sdpo_megatron.addresses import DNS_PREFIX
 from sdpo_megatron.fields import (
     Count,
     NonNegative,
@@ -39,7 +40,9 @@ class EngineConfig:
     are bound per rank)."""
 
     urls: Texts = ()
-    """Engines already running, e.g. http://engine-0:30000. Then nothing is started or restarted."""
+    """Engines that somebody else runs, e.g. http://engine-0:30000, or dns+http://engines:30000 for
+    every address of that name. Then nothing is started or restarted here; they may come up later
+    than the run, up to `start_timeout_s`, and go and come back."""
 
     host: Word = "127.0.0.1"
     """Address to listen on."""
@@ -121,8 +124,9 @@ class EngineConfig:
                     f"with {{num_engines}} the last would be {last_port}: choose a lower one, or 0",
                 )
             )
-        if any(not url.startswith(("http://", "https://")) for url in self.urls):
-            problems.append(("urls", "each must begin with http:// or https://"))
+        bare = [url.removeprefix(DNS_PREFIX) for url in self.urls]
+        if any(not url.startswith(("http://", "https://")) for url in bare):
+            problems.append(("urls", "each must begin with http://, https:// or dns+http://"))
         if any("=" not in pair for pair in self.extra_env):
             problems.append(("extra_env", "each must be NAME=value"))
         refuse(self, problems)

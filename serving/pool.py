@@ -6,17 +6,24 @@
 Requests go to the ready engine with the fewest in flight. A request on an engine that dies is sent
 again, to another engine or to the same one once it is back: no caller sees the death unless every
 engine is lost.
+
+Engines that somebody else runs (URLs) may come up before or after us, go and come back, and be more
+or fewer later: they begin as out, are never lost, and are missed for `start_timeout_s` before a run
+without any gives up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from sdpo_megatron.addresses import DNS_PREFIX, REFRESH_S, addresses_of
 from sdpo_megatron.errors import EngineDiedError, EngineError
 from sdpo_megatron.nouns import PolicyVersion
 from serving.client import EngineClient
@@ -28,6 +35,7 @@ from serving.launch import EngineProcess
 log = logging.getLogger(__name__)
 
 _URL_RETRY_S = 5.0
+_FIND_POLL_S = 0.1
 _HEALTH_FAILURES = 3
 
 
@@ -41,6 +49,7 @@ class Engine:
     in_flight: int = 0
     restarts: int = 0
     why: str = ""
+    joined: bool = False  # has been ready before
     recovery: asyncio.Task[None] | None = field(default=None, repr=False)
     watch: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -76,9 +85,9 @@ class EnginePool:
         self._changed = asyncio.Condition()  # engines' states
         self._swapping = asyncio.Lock()  # one swap, or one rejoin, at a time
         self.num_restarts = 0
-        if config.urls:
-            self.engines = [Engine(EngineClient(url, config), None) for url in config.urls]
-        else:
+        self._looking: asyncio.Task[None] | None = None
+        self.engines: list[Engine] = []
+        if not config.urls:
             processes = [
                 EngineProcess(config, model_dir, log_dir, index=i, seed=seed)
                 for i in range(config.num_engines)
@@ -98,15 +107,11 @@ class EnginePool:
         return self._published[1] if self._published else PolicyVersion(0)
 
     def start(self) -> None:
-        """Start all engines side by side and wait for them; or check that the given URLs answer.
+        """Start our engines side by side and wait for them; those given as URLs, see `find`.
 
         Raises:
             EngineStartError: one did not come up; the others are stopped.
-            EngineDiedError: nothing answers at a given URL.
         """
-        if self.config.urls:
-            asyncio.run(self._check_urls())
-            return
         processes = [engine.process for engine in self.engines if engine.process]
         try:
             for process in processes:
@@ -119,6 +124,32 @@ class EnginePool:
         for engine in self.engines:
             assert engine.process is not None
             engine.client.url = engine.process.url
+
+    async def find(self) -> None:
+        """Wait until the engines given as URLs answer: all of them, or after `start_timeout_s` any.
+
+        Whoever comes later joins then. Does nothing where we start the engines ourselves.
+
+        Raises:
+            EngineDiedError: none answered in time.
+        """
+        if not self.config.urls:
+            return
+        await self._look_up()
+        self._looking = asyncio.create_task(self._keep_looking())
+        end = time.monotonic() + self.config.start_timeout_s
+        told = ""
+        while not self.engines or len(self.ready) < len(self.engines):
+            if time.monotonic() > end:
+                if not self.ready:
+                    raise EngineDiedError(self._nobody())
+                break
+            news = f"engines: {len(self.ready)} of {len(self.engines)} answer; waiting for the rest"
+            if news != told:
+                told = news
+                self._report(news)
+            await asyncio.sleep(_FIND_POLL_S)
+        self._report(f"engines: {len(self.ready)} of {len(self.engines)} answer")
 
     def close(self) -> None:
         """Stop the engines that we started. Callable from any thread, more than once."""
@@ -134,6 +165,8 @@ class EnginePool:
 
     async def disconnect(self) -> None:
         """End recoveries and close connections; call in the event loop, before `close`."""
+        if self._looking is not None:
+            self._looking.cancel()
         for engine in self.engines:
             for task in (engine.watch, engine.recovery):
                 if task is not None:
@@ -154,12 +187,19 @@ class EnginePool:
             engine = await self._next_ready()
             engine.in_flight += 1
             self._watch(engine)
+            due = self.version.number
             try:
-                return await engine.client.generate(prompt_ids, sampling)
+                completion = await engine.client.generate(prompt_ids, sampling)
             except EngineDiedError as error:
                 self._take_out(engine, str(error))
+                continue
             finally:
                 engine.in_flight -= 1
+            served = min((span.version for span in completion.versions), default=due)
+            if served >= due:
+                return completion
+            # Its pod was restarted while nobody looked: it serves what it started with.
+            self._take_out(engine, f"it serves policy version {served} instead of {due}")
 
     async def publish(self, weights_dir: str | Path, version: PolicyVersion) -> None:
         """Bring every engine to `version` (see `hot_swap.swap`).
@@ -216,13 +256,24 @@ class EnginePool:
         return min(self.ready, key=lambda engine: engine.in_flight)
 
     async def _wait_for_any(self) -> None:
+        patience = self.config.start_timeout_s if self.config.urls else None
         async with self._changed:
-            await self._changed.wait_for(
-                lambda: self.ready or all(e.state == "lost" for e in self.engines)
-            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(self._settled), patience)
         if not self.ready:
-            reasons = "\n".join(f"- {engine.name}: {engine.why}" for engine in self.engines)
-            raise EngineDiedError(f"no inference engine is left:\n{reasons}")
+            raise EngineDiedError(self._nobody())
+
+    def _settled(self) -> bool:
+        """Whether one is ready, or none ever will be."""
+        return bool(self.ready) or (
+            not self.config.urls and all(engine.state == "lost" for engine in self.engines)
+        )
+
+    def _nobody(self) -> str:
+        reasons = "\n".join(f"- {engine.name}: {engine.why}" for engine in self.engines)
+        nobody = f"- {', '.join(self.config.urls)}: no address"
+        waited = f" after {self.config.start_timeout_s:g} s" if self.config.urls else ""
+        return f"no inference engine is left{waited}:\n{reasons or nobody}"
 
     def _take_out(self, engine: Engine, why: str) -> None:
         if engine.state != "ready":
@@ -233,6 +284,9 @@ class EnginePool:
 
     async def _recover(self, engine: Engine) -> None:
         """Bring it back at the current version, or declare it lost."""
+        if engine.process is None:
+            await self._wait_for(engine)
+            return
         while engine.restarts < self.config.max_restarts:
             engine.restarts += 1
             self.num_restarts += 1
@@ -252,21 +306,55 @@ class EnginePool:
         await self._set_state(engine, "lost")
 
     async def _bring_up(self, engine: Engine) -> None:
-        if engine.process is not None:
-            tail = (
-                ""
-                if engine.process.alive
-                else f"; its last log lines:\n{engine.process.log_tail(8)}"
-            )
-            self._report(f"engine {engine.name}: restarting it{tail}")
-            await asyncio.to_thread(engine.process.restart, self._report)
-            await engine.client.close()
-            engine.client.url = engine.process.url
-            return
+        assert engine.process is not None
+        tail = (
+            "" if engine.process.alive else f"; its last log lines:\n{engine.process.log_tail(8)}"
+        )
+        self._report(f"engine {engine.name}: restarting it{tail}")
+        await asyncio.to_thread(engine.process.restart, self._report)
+        await engine.client.close()
+        engine.client.url = engine.process.url
+
+    async def _wait_for(self, engine: Engine) -> None:
+        """Take an engine that somebody else runs in, at the current version, once it answers."""
         await engine.client.close()  # breaks what hangs on it
-        await asyncio.sleep(_URL_RETRY_S)  # somebody else restarts it
-        await engine.client.model_info()
-        await engine.client.resume()  # a swap that failed left it paused
+        while True:
+            try:
+                await engine.client.model_info()
+                await engine.client.resume()  # a swap that failed left it paused
+                async with self._swapping:
+                    await self._bring_to_current(engine)
+                    await self._set_state(engine, "ready")
+                break
+            except EngineError as error:
+                engine.why = str(error)
+            await asyncio.sleep(_URL_RETRY_S)
+        if engine.joined:
+            engine.restarts += 1
+            self.num_restarts += 1
+        back = "is back" if engine.joined else "joins"
+        engine.joined = True
+        self._report(f"engine {engine.name} {back}, serving policy version {self.version.number}")
+
+    async def _look_up(self) -> None:
+        """Begin to wait for engines that are new, and forget those that are out and gone."""
+        urls = [found for url in self.config.urls for found in await addresses_of(url)]
+        for engine in [e for e in self.engines if e.name not in urls and e.state == "out"]:
+            if engine.recovery is not None:
+                engine.recovery.cancel()
+            self.engines.remove(engine)
+            await engine.client.close()
+            self._report(f"engine {engine.name} is gone for good: its name has no such address")
+        for url in urls:
+            if url not in [engine.name for engine in self.engines]:
+                engine = Engine(EngineClient(url, self.config), None, "out", why="not asked yet")
+                self.engines.append(engine)
+                engine.recovery = asyncio.create_task(self._recover(engine))
+
+    async def _keep_looking(self) -> None:
+        while any(url.startswith(DNS_PREFIX) for url in self.config.urls):
+            await asyncio.sleep(REFRESH_S)
+            await self._look_up()
 
     async def _bring_to_current(self, engine: Engine) -> None:
         if self._published is None:
@@ -279,10 +367,3 @@ class EnginePool:
         async with self._changed:
             engine.state = state
             self._changed.notify_all()
-
-    async def _check_urls(self) -> None:
-        try:
-            for engine in self.engines:
-                await engine.client.model_info()
-        finally:
-            await self.disconnect()

@@ -39,6 +39,7 @@ LEVELS = {
     "sdpo_megatron.nouns": 11,
     "sdpo_megatron.errors": 11,
     "sdpo_megatron.exit_codes": 12,
+    "sdpo_megatron.addresses": 12,
     "sdpo_megatron.ports": 11,
 }
 WITH_TASKS = {f"sdpo_megatron.verifiers.{name}" for name in ("judge", "client", "batch", "cli")}

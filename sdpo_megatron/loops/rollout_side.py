@@ -141,6 +141,7 @@ class RolloutSide:
         self._stack.callback(self._pool.close)
         self._stack.push_async_callback(self._pool.disconnect)
         await asyncio.to_thread(self._pool.start)
+        await self._pool.find()
 
     async def _close(self) -> None:
         await self._stack.aclose()

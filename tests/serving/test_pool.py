@@ -30,11 +30,18 @@ def _tagged(tag: str, **changes: Any) -> EngineConfig:
 
 
 def test_unreachable_url_is_named(tmp_path: Path) -> None:
-    pool = EnginePool(EngineConfig(urls=("http://127.0.0.1:9/",)), "unused", tmp_path)
+    config = EngineConfig(urls=("http://127.0.0.1:9/",), start_timeout_s=0.3)
+    pool = EnginePool(config, "unused", tmp_path)
+
+    async def find() -> None:
+        async with pool:
+            await pool.find()
+
     with pytest.raises(
-        EngineDiedError, match=r"http://127.0.0.1:9/model_info: .*Does an engine listen there"
+        EngineDiedError,
+        match=r"after 0.3 s:\n.*http://127.0.0.1:9/model_info: .*Does an engine listen there",
     ):
-        pool.start()
+        asyncio.run(find())
 
 
 @pytest.mark.slow
