@@ -74,19 +74,15 @@ def _train(arguments: Sequence[str]) -> int:
         config = configs.load_resumed(saved, [*overrides, f"run.folder={parsed.resume}"])
     else:
         config = configs.load(overrides)
-    from sdpo_megatron.loops.launch import launch
-    from sdpo_megatron.loops.lease import Lease
-    from sdpo_megatron.loops.prepare import check_same_run, prepare
-    from sdpo_megatron.observability.run_folder import RunFolder
+    from sdpo_megatron.loops.launch import run
+    from sdpo_megatron.loops.nodes import Place
+    from sdpo_megatron.loops.prepare import prepare
 
     path = Path(config.run.folder or f"runs/{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    prepare(config, path)
-    with Lease.acquire(path, progress=lambda said: print(f"sdpo: {said}", flush=True)) as lease:
-        check_same_run(config, path)  # once more: somebody may have begun it meanwhile
-        folder = RunFolder(path)
-        configs.save(config, folder.config_file)
-        folder.save_versions()
-        return launch(config, folder, lease)
+    place = Place.of_environment()
+    if place.node == 0:
+        prepare(config, path)
+    return run(config, path, place)
 
 
 def _config(arguments: Sequence[str]) -> int:

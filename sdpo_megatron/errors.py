@@ -7,6 +7,7 @@ SdpoError
 ├── CheckpointError         a checkpoint cannot be written, read or is torn
 ├── RunFolderInUse          another trainer writes that run folder
 ├── LeaseLost               another trainer has taken the run folder over; nothing more is written
+├── PeerLost                another machine of a run has failed or is gone
 ├── EngineError             an inference engine did not do what was asked
 │   ├── EngineStartError    it did not come up; the message ends with its last log lines
 │   ├── EngineDiedError     it was there and is gone
@@ -57,6 +58,10 @@ class RunFolderInUse(SdpoError):
 
 class LeaseLost(SdpoError):
     """Another trainer has taken this run folder over: nothing more may be written."""
+
+
+class PeerLost(SdpoError):
+    """Another machine of this run has failed, or gives no sign of life."""
 
 
 class EngineError(SdpoError):

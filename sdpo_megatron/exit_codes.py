@@ -12,3 +12,5 @@ USER_ERROR = 2
 """A setting, a file or an argument cannot work; the message says what to change."""
 STOPPED = 75
 """Stopped by SIGTERM or SIGINT with a checkpoint, before all steps were taken (EX_TEMPFAIL)."""
+ORDERLY = (DONE, STOPPED)
+"""How a training run leaves when nothing went wrong."""

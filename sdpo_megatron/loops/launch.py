@@ -1,9 +1,10 @@
-"""`sdpo train` on one machine: starts the trainer ranks, watches them, and ends them together.
+"""`sdpo train`: starts the trainer ranks of this machine, watches them, and ends them together.
 
-The environment of a rank is torchrun's (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), so
-on a cluster torchrun starts the same module: ``torchrun ... -m sdpo_megatron.loops.rank
-RUN_FOLDER``. Here each rank also gets a parent-death signal: however this process goes, kill -9
-included, no rank is left, and rank 0 takes its engines with it.
+On several machines the same command runs on each (see `nodes`). The environment of a rank is
+torchrun's (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), so torchrun can start the same
+module: ``torchrun ... -m sdpo_megatron.loops.rank RUN_FOLDER``. Here each rank also gets a
+parent-death signal: however this process goes, kill -9 included, no rank is left, and rank 0 takes
+its engines with it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.exit_codes import DONE, FAILED, STOPPED, USER_ERROR
+from sdpo_megatron.errors import ConfigError, PeerLost
+from sdpo_megatron.exit_codes import DONE, FAILED, ORDERLY, USER_ERROR
 from sdpo_megatron.loops.lease import VARIABLE, Lease
+from sdpo_megatron.loops.nodes import Peers, Place
+from sdpo_megatron.loops.prepare import check_same_run
 from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
 from sdpo_megatron.loops.stop import SIGNALS
 from sdpo_megatron.observability.run_folder import RunFolder
@@ -28,42 +36,105 @@ from sdpo_megatron.ports import hold_port
 
 GRACE_S = 10.0
 """Seconds that rank 0 gets to leave by itself when another one has failed."""
-ORDERLY = (DONE, STOPPED)
+_SHARED_S = 60.0  # for a file to be seen on another machine
 _PR_SET_PDEATHSIG = 1
 _STOPPING = "sdpo: stopping with a checkpoint; once more to stop at once"
 
 
-def launch(config: TrainConfig, folder: RunFolder, lease: Lease) -> int:
-    """Run all ranks to the end; returns the exit code (see `exit_codes`).
+def run(config: TrainConfig, path: Path, place: Place) -> int:
+    """Prepare the run folder `path`, or on a further machine wait for it, then run to the end.
 
-    SIGTERM and SIGINT are handed to the ranks, which checkpoint and leave; a second one ends the
-    run at once. So does the loss of `lease`, the right to write the run folder.
+    Returns the exit code (see `exit_codes`).
+
+    Raises:
+        RunFolderInUse: Another trainer, which lives, writes the run folder.
+        LeaseLost: Another trainer has taken it over meanwhile.
+        PeerLost: Another machine of the run has failed or is gone.
+        ConfigError: The machines do not fit the ranks, or the folder holds another run.
     """
-    world = config.parallel.model_ranks * config.run.data_parallel
+    place.local_ranks(_world(config))
+    with ExitStack() as stack:
+        peers = stack.enter_context(Peers(place))
+        stack.callback(peers.leave, FAILED)  # should we not get to tell how it ended
+        if place.node == 0:
+            lease = stack.enter_context(Lease.acquire(path, progress=_say))
+            check_same_run(config, path)  # once more: somebody may have begun it meanwhile
+            folder = RunFolder(path)
+            configs.save(config, folder.config_file)
+            folder.save_versions()
+            peers.tell_prepared(str(path.resolve()), lease.token)
+        else:
+            _say(f"node {place.node} of {place.num_nodes}: waiting for node 0 at {place.address}")
+            shared, token = peers.wait_prepared()
+            folder = RunFolder(_seen(Path(shared)))
+            lease = Lease(folder.path / "lease", token)
+        code = _launch(config, folder, lease, peers)
+        peers.leave(code)
+        return code
+
+
+def _say(said: str) -> None:
+    print(f"sdpo: {said}", flush=True)
+
+
+def _seen(path: Path) -> Path:
+    """`path`, once its config can be read here: a network file system may show it a little late."""
+    end = time.monotonic() + _SHARED_S
+    while not (path / "config.yaml").is_file():
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"{path / 'config.yaml'}, which node 0 has written, is not to be seen here: "
+                "run.folder must lie on a file system that all machines share, at the same path"
+            )
+        time.sleep(0.5)
+    return path
+
+
+def _world(config: TrainConfig) -> int:
+    return config.parallel.model_ranks * config.run.data_parallel
+
+
+def _launch(config: TrainConfig, folder: RunFolder, lease: Lease, peers: Peers) -> int:
+    """Run the ranks of this machine to the end.
+
+    SIGTERM and SIGINT are handed to the ranks of all machines, which checkpoint and leave; a second
+    one ends those of this one at once. So does the loss of the lease, or of another machine.
+    """
     complaints, complain = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    meeting_point = hold_port("127.0.0.1")
-    port = int(meeting_point.getsockname()[1])
+    place, meeting_point = peers.place, None
+    if not place.port:
+        meeting_point = hold_port(place.address)
+        place = replace(place, port=int(meeting_point.getsockname()[1]))
     os.environ[VARIABLE] = str(lease.token)
-    ranks = [_start_rank(rank, world, config, folder, port, complain) for rank in range(world)]
+    ranks = [
+        _start_rank(rank, place, config, folder, complain)
+        for rank in place.local_ranks(_world(config))
+    ]
     os.close(complain)
-    lease.on_loss = lambda _: _signal_all(ranks, signal.SIGKILL)
     asked = 0
+
+    def kill(_reason: str = "") -> None:
+        _signal_all(ranks, signal.SIGKILL)
 
     def hand_down(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked += 1
         if asked > 1:
-            _signal_all(ranks, signal.SIGKILL)
+            kill()
         else:
             _signal_all(ranks, signal.SIGTERM)
             print(_STOPPING, file=sys.stderr, flush=True)
+            threading.Thread(target=peers.ask_to_stop, daemon=True).start()
 
     previous = {number: signal.signal(number, hand_down) for number in SIGNALS}
+    lease.on_loss = kill
+    peers.watch(lambda: _signal_all(ranks, signal.SIGTERM), kill)
     try:
         code = _watch(ranks)
     finally:
         _end(ranks)
-        meeting_point.close()
+        if meeting_point is not None:
+            meeting_point.close()
         if sys.stdout.isatty():  # a rank that was killed while drawing left the cursor hidden
             print("\x1b[?25h", end="", flush=True)
         for number, handler in previous.items():
@@ -76,21 +147,25 @@ def launch(config: TrainConfig, folder: RunFolder, lease: Lease) -> int:
             f"sdpo: stopped at once; to go on: sdpo train --resume {folder.path}", file=sys.stderr
         )
     elif code not in ORDERLY:
-        print(_failure(said, folder, ranks), file=sys.stderr)
+        if peers.lost:
+            raise PeerLost(f"{peers.lost}. To go on: the same command on every machine")
+        here = place.local_ranks(_world(config))
+        print(_failure(said, folder, dict(zip(here, ranks, strict=True))), file=sys.stderr)
     return code
 
 
 def _start_rank(
-    rank: int, world: int, config: TrainConfig, folder: RunFolder, port: int, complain: int
+    rank: int, place: Place, config: TrainConfig, folder: RunFolder, complain: int
 ) -> subprocess.Popen[bytes]:
-    threads = config.run.threads_per_rank or max(1, (os.cpu_count() or 1) // world)
+    here = place.local_ranks(_world(config))
+    threads = config.run.threads_per_rank or max(1, (os.cpu_count() or 1) // len(here))
     environment = os.environ | {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "LOCAL_RANK": str(rank - here.start),
+        "WORLD_SIZE": str(_world(config)),
+        "LOCAL_WORLD_SIZE": str(len(here)),
+        "MASTER_ADDR": place.address,
+        "MASTER_PORT": str(place.port),
         "OMP_NUM_THREADS": str(threads),
         "GOMP_SPINCOUNT": "1000",  # idle threads sleep soon: the engine needs the cores as well
         "PYTHONUNBUFFERED": "1",
@@ -147,12 +222,12 @@ def _signal_all(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
             process.send_signal(number)
 
 
-def _failure(said: bytes, folder: RunFolder, ranks: Sequence[subprocess.Popen[bytes]]) -> str:
+def _failure(said: bytes, folder: RunFolder, ranks: Mapping[int, subprocess.Popen[bytes]]) -> str:
     """What to tell: the first complaint of a rank, else the end of a failed rank's log."""
     first, end, _ = said.partition(COMPLAINT_END)
     if end:
         return f"sdpo: {first.decode('utf-8', 'replace').strip()}"
-    for rank, process in enumerate(ranks):
+    for rank, process in ranks.items():
         if process.returncode not in (*ORDERLY, -signal.SIGTERM):
             log = folder.logs / f"rank-{rank}.log"
             ended = f"sdpo: rank {rank} ended with {process.returncode}"
