@@ -10,14 +10,20 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdpo_megatron.errors import ConfigError, SdpoError
+from sdpo_megatron.exit_codes import DONE
+
+if TYPE_CHECKING:
+    from sdpo_megatron.config import TrainConfig
 
 _EPILOG = """\
 examples:
   sdpo train experiment=quickstart           train SmolLM2-135M on HumanEval problems, right here
   sdpo train experiment=quickstart run.steps=12 teacher.rate=0.1
   sdpo train --resume runs/quickstart-...    go on with a run that was stopped or killed
+  sdpo train --config FILE                   train as a file of `sdpo config` says
   sdpo config experiment=quickstart          print the resolved configuration, start nothing
   sdpo export runs/quickstart-... out/       write a Hugging Face checkpoint of the newest weights
   sdpo verify serve --help                   verifiers as a service, or over files (batch)
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[parsed.command](parsed.rest)
     except ConfigError as error:  # a line for each mistake
         print("\n".join(f"sdpo: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return 2
+        return error.exit_code
     except SdpoError as error:
         print(f"sdpo: {error}", file=sys.stderr)
         return error.exit_code
@@ -55,11 +61,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     """train with hydra overrides"""
-    parser = argparse.ArgumentParser(
-        prog="sdpo train", description="Train; hydra overrides follow, e.g. run.steps=8."
+    config, path = _chosen_run(
+        "train", "Train; hydra overrides follow, e.g. run.steps=8.", arguments
     )
-    parser.add_argument(
+    from sdpo_megatron.loops.launch import run
+    from sdpo_megatron.loops.nodes import Place
+    from sdpo_megatron.loops.prepare import prepare
+
+    place = Place.of_environment()
+    if place.node == 0:
+        prepare(config, path)
+    return run(config, path, place)
+
+
+def _prepare(arguments: Sequence[str]) -> int:
+    """make and check a run folder, start nothing"""
+    config, path = _chosen_run(
+        "prepare",
+        "Check everything that a run would check first and make its folder, for torchrun: "
+        "torchrun ... -m sdpo_megatron.loops.rank FOLDER. Takes what `sdpo train` takes.",
+        arguments,
+    )
+    from sdpo_megatron.loops.prepare import make_folder, prepare
+
+    prepare(config, path)
+    with make_folder(config, path) as (folder, _lease):
+        print(f"{folder.path} is ready: torchrun ... -m sdpo_megatron.loops.rank {folder.path}")
+    return DONE
+
+
+def _chosen_run(
+    command: str, description: str, arguments: Sequence[str]
+) -> tuple[TrainConfig, Path]:
+    """The configuration and the run folder that the arguments ask for."""
+    parser = argparse.ArgumentParser(prog=f"sdpo {command}", description=description)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--resume", metavar="FOLDER", help="go on with the run in FOLDER, with its configuration"
+    )
+    source.add_argument(
+        "--config", metavar="FILE", help="a whole configuration, as `sdpo config` prints it"
     )
     parser.add_argument("overrides", nargs="*", help="group=choice or key=value")
     parsed = parser.parse_args(arguments)
@@ -72,17 +113,14 @@ def _train(arguments: Sequence[str]) -> int:
         if not saved.is_file():
             raise ConfigError(f"{saved} does not exist: {parsed.resume} is no run folder")
         config = configs.load_resumed(saved, [*overrides, f"run.folder={parsed.resume}"])
+    elif parsed.config:
+        if not Path(parsed.config).is_file():
+            raise ConfigError(f"--config {parsed.config}: there is no such file")
+        config = configs.load_resumed(Path(parsed.config), overrides)
     else:
         config = configs.load(overrides)
-    from sdpo_megatron.loops.launch import run
-    from sdpo_megatron.loops.nodes import Place
-    from sdpo_megatron.loops.prepare import prepare
-
-    path = Path(config.run.folder or f"runs/{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    place = Place.of_environment()
-    if place.node == 0:
-        prepare(config, path)
-    return run(config, path, place)
+    name = f"runs/{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return config, Path(config.run.folder or name)
 
 
 def _config(arguments: Sequence[str]) -> int:
@@ -96,7 +134,7 @@ def _config(arguments: Sequence[str]) -> int:
     from sdpo_megatron.config import load, printed
 
     print(printed(load(parsed.overrides)), end="")
-    return 0
+    return DONE
 
 
 def _export(arguments: Sequence[str]) -> int:
@@ -122,6 +160,7 @@ def _doctor(arguments: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "prepare": _prepare,
     "config": _config,
     "export": _export,
     "verify": _verify,

@@ -11,6 +11,7 @@ from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.config.budgets import budget_problems
 from sdpo_megatron.fields import (
     Count,
+    NonNegative,
     Port,
     PositiveInt,
     Seconds,
@@ -73,6 +74,11 @@ class RunConfig:
     """Answers sampled from teacher prompts at each of them."""
     collective_timeout_s: Seconds = 3600.0
     """Longest wait of a rank for the others (it must exceed the longest rollout phase)."""
+    lease_wait_s: NonNegative = 0.0
+    """Longest wait for another trainer that writes the same run folder and lives. One that has died
+    is waited out in any case, half a minute when it ran on another machine."""
+    peer_timeout_s: Seconds = 45.0
+    """Without a sign of life for so long, another machine of the run counts as gone."""
     threads_per_rank: Count = 0
     """CPU threads of each trainer rank; 0 divides the cores evenly."""
 

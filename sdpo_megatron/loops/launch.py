@@ -22,13 +22,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError, PeerLost
 from sdpo_megatron.exit_codes import DONE, FAILED, ORDERLY, USER_ERROR
 from sdpo_megatron.loops.lease import VARIABLE, Lease
 from sdpo_megatron.loops.nodes import Peers, Place
-from sdpo_megatron.loops.prepare import check_same_run
+from sdpo_megatron.loops.prepare import make_folder
 from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
 from sdpo_megatron.loops.stop import SIGNALS
 from sdpo_megatron.observability.run_folder import RunFolder
@@ -54,14 +53,10 @@ def run(config: TrainConfig, path: Path, place: Place) -> int:
     """
     place.local_ranks(_world(config))
     with ExitStack() as stack:
-        peers = stack.enter_context(Peers(place))
+        peers = stack.enter_context(Peers(place, config.run.peer_timeout_s))
         stack.callback(peers.leave, FAILED)  # should we not get to tell how it ended
         if place.node == 0:
-            lease = stack.enter_context(Lease.acquire(path, progress=_say))
-            check_same_run(config, path)  # once more: somebody may have begun it meanwhile
-            folder = RunFolder(path)
-            configs.save(config, folder.config_file)
-            folder.save_versions()
+            folder, lease = stack.enter_context(make_folder(config, path, _say))
             peers.tell_prepared(str(path.resolve()), lease.token)
         else:
             _say(f"node {place.node} of {place.num_nodes}: waiting for node 0 at {place.address}")

@@ -6,8 +6,8 @@ Each machine runs `sdpo train` with the same settings and is told its place by t
 
 The ranks meet at MASTER_PORT, the launchers at a torch store one port above it, which the first
 node serves. Through it the others wait for the run folder, a SIGTERM on one machine reaches the
-ranks of all, and a machine that fails or falls silent is noticed within `SILENCE_S` instead of
-after the time-out of a collective.
+ranks of all, and a machine that fails or falls silent is noticed within
+`run.peer_timeout_s` instead of after the time-out of a collective.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from sdpo_megatron.exit_codes import ORDERLY
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
-SILENCE_S = 45.0
-"""Seconds without a sign of life after which a machine counts as gone."""
 START_S = 1800.0
 """Longest wait for the first machine to serve the store and to prepare the run folder, seconds."""
 
@@ -93,9 +91,13 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 class Peers:
-    """The other machines. A context manager; every method does nothing on a single machine."""
+    """The other machines. A context manager; every method does nothing on a single machine.
 
-    def __init__(self, place: Place, silence_s: float = SILENCE_S) -> None:
+    Args:
+        silence_s: Seconds without a sign of life after which a machine counts as gone.
+    """
+
+    def __init__(self, place: Place, silence_s: float) -> None:
         self.place, self._silence_s = place, silence_s
         self._store: TCPStore | None = None
         self._done = threading.Event()

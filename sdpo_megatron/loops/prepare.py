@@ -4,6 +4,8 @@ loads, the run folder is this run's.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sdpo_megatron import config as configs
@@ -11,6 +13,8 @@ from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.budgets import check_model_context
 from sdpo_megatron.errors import ConfigError, ModelFileError
 from sdpo_megatron.fields.reading import to_plain
+from sdpo_megatron.loops.lease import Lease
+from sdpo_megatron.observability.run_folder import RunFolder
 
 MAY_CHANGE = (
     "run.",
@@ -47,6 +51,24 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     check_model_context(config, spec.max_position)
     check_tensors(spec, index_folder(model), model)
     load_task(config.task)
+
+
+@contextmanager
+def make_folder(
+    config: TrainConfig, path: Path, progress: Callable[[str], None] = print
+) -> Iterator[tuple[RunFolder, Lease]]:
+    """The run folder at `path` with `config` in it, and the right to write it for a ``with`` block.
+
+    Raises:
+        RunFolderInUse: Another trainer, which lives, writes it.
+        ConfigError: It holds a run with other settings.
+    """
+    with Lease.acquire(path, wait_s=config.run.lease_wait_s, progress=progress) as lease:
+        check_same_run(config, path)  # once more: somebody may have begun it meanwhile
+        folder = RunFolder(path, lease.check)
+        configs.save(config, folder.config_file)
+        folder.save_versions()
+        yield folder, lease
 
 
 def _prepare_smollm2(model: Path) -> None:

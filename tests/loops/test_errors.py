@@ -81,6 +81,29 @@ def test_a_run_folder_of_other_settings(tiny_llama: Path, tmp_path: Path) -> Non
     assert f"sdpo train --resume {folder}" in said
 
 
+def test_a_rendered_config_is_prepared_as_it_stands(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sdpo_megatron import config
+    from sdpo_megatron.cli import main
+
+    assert main(["config", *runs.overrides(tiny_llama, tmp_path / "elsewhere")]) == 0
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text(capsys.readouterr().out)
+    folder = tmp_path / "run"
+    arguments = ["--config", str(rendered), f"run.folder={folder}", "run.steps=9"]
+    assert main(["prepare", *arguments]) == 0
+    assert f"torchrun ... -m sdpo_megatron.loops.rank {folder}" in capsys.readouterr().out
+    saved = config.load_saved(folder / "config.yaml")
+    assert (saved.run.steps, saved.model.path) == (9, str(tiny_llama))
+    assert (folder / "lease" / "000001.released").exists()
+
+
+def test_a_config_file_that_is_not_there(tmp_path: Path) -> None:
+    said = complaint(["--config", str(tmp_path / "config.yaml")])
+    assert f"--config {tmp_path / 'config.yaml'}: there is no such file" in said
+
+
 @pytest.mark.slow
 def test_the_engines_port_is_in_use(tiny_llama: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -146,7 +146,7 @@ def test_silence_is_noticed(pair: tuple[Peers, Peers]) -> None:
 def test_a_first_machine_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "START_S", 1.0)
     with pytest.raises(PeerLost, match=r"node 0 does not answer at 127\.0\.0\.1:"):
-        Peers(Place(1, 2, "127.0.0.1", free_pair())).__enter__()
+        Peers(Place(1, 2, "127.0.0.1", free_pair()), silence_s=1.0).__enter__()
 
 
 def _start(node: int, port: int, arguments: list[str]) -> subprocess.Popen[str]:
