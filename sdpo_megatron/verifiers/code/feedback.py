@@ -1,63 +1,16 @@
 """Feedback on code as an online judge words it: the case, what was expected, what came; never more
 than may be told.
 
-Everything that a program may have influenced is made harmless first: control characters and escape
-sequences are spelled out, chat-control tokens are broken, addresses are masked, so the text is the
-same on every run and is only text to a model.
+Everything that a program may have influenced is made harmless first (`verifiers.harmless`), so the
+text is the same on every run and is only text to a model.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from sdpo_megatron.sandbox.inside.render import shorten_middle
-
-_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
-_BAR_TOKEN = re.compile(r"<(?=\s*[|\uff5c])|(?<=[|\uff5c])>")
-_WORDS = (
-    "s|bos|eos|pad|unk|mask|cls|sep|think|thinking|answer|tool_call|tool_response|tools?|function_calls?|system|user|"
-    "assistant|human|start_of_turn|end_of_turn|image_soft_token|im_start|im_end|endoftext|eot|eom|eod|turn"
-)
-_WORD_TOKEN = re.compile(rf"<(?=/?(?:{_WORDS})\b[^<>\n]{{0,40}}>)", re.I)
-_BRACKET_TOKEN = re.compile(
-    r"\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|CLS|SEP|MASK|PAD|UNK)\])"
-)
-_SYS_TOKEN = re.compile(r"<<(?=/?SYS>>)")
-
-
-def harmless(text: str, limit: int = 600) -> str:
-    """`text` without anything that a terminal or a chat template could obey.
-
-    At most about `limit` characters.
-    """
-    text = shorten_middle(text, limit)
-    text = "".join(character if _is_plain(character) else _spelled(character) for character in text)
-    text = _ADDRESS.sub("0x...", text).replace("```", "'''")
-    text = _BAR_TOKEN.sub(lambda found: "< " if found.group() == "<" else " >", text)
-    text = _SYS_TOKEN.sub("< <", text)
-    text = _WORD_TOKEN.sub("< ", text)
-    return _BRACKET_TOKEN.sub("[ ", text)
-
-
-def _is_plain(character: str) -> bool:
-    if character in "\n\t":
-        return True
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
-
-def _spelled(character: str) -> str:
-    code = ord(character)
-    return (
-        f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-        if code < 0x10000
-        else f"\\U{code:08x}"
-    )
-
+from sdpo_megatron.verifiers.harmless import harmless
 
 LIMIT_WORDS = {
     "cpu_time": "Time limit exceeded: the program used more than {cpu_s:g} seconds of CPU time.",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Judge, Program, RunResult, Sandbox
+from sdpo_megatron.verifiers.harmless import harmless
 
 from .asserts import SplitTests, split_asserts
-from .feedback import case_text, crash_text, error_text, harmless, limit_text
+from .feedback import case_text, crash_text, error_text, limit_text
 from .outcome import Outcome
 from .reading import readings
 

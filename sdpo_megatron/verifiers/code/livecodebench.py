@@ -16,8 +16,9 @@ from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Program, RunResult, Sandbox
 from sdpo_megatron.sandbox.inside.plain_data import Opaque
 from sdpo_megatron.sandbox.inside.render import render
+from sdpo_megatron.verifiers.harmless import harmless
 
-from .feedback import case_text, crash_text, error_text, harmless, limit_text
+from .feedback import case_text, crash_text, error_text, limit_text
 from .outcome import Outcome
 from .reading import readings
 

@@ -15,9 +15,10 @@ from sdpo_megatron.sandbox import Sandbox, SandboxConfig
 from sdpo_megatron.sandbox.inside.plain_data import PlainDataError, decode, encode
 from sdpo_megatron.sandbox.inside.render import render, shorten_middle
 from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
-from sdpo_megatron.verifiers.code.feedback import error_text, harmless
+from sdpo_megatron.verifiers.code.feedback import error_text
 from sdpo_megatron.verifiers.code.livecodebench import same_output
 from sdpo_megatron.verifiers.code.reading import readings
+from sdpo_megatron.verifiers.harmless import harmless
 from tests.verifiers.code.items import SUM_ITEM, humaneval, humaneval_item
 from tests.verifiers.code.test_verifier import STDIN
 
