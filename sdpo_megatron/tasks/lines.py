@@ -13,6 +13,10 @@ from typing import Any, NoReturn
 from sdpo_megatron.errors import TaskFileError
 
 
+class LeftOut(Exception):
+    """An item that cannot be used, in a file that can; begins with ``file:line``."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One parsed line of a task file: `data` and where it stands."""
@@ -28,6 +32,14 @@ class Line:
             TaskFileError: Always; begins with ``file:line``.
         """
         raise TaskFileError(f"{self.path}:{self.number}: {problem}")
+
+    def leave_out(self, problem: str) -> NoReturn:
+        """Refuse the item, not the file: well formed, but no response to it can be right.
+
+        Raises:
+            LeftOut: Always; `load_task` leaves the item out, counts it and says so.
+        """
+        raise LeftOut(f"{self.path}:{self.number}: {problem}")
 
     def get(self, key: str, kind: type | tuple[type, ...] = str, *, default: Any = ...) -> Any:
         """`data[key]`, checked to be of `kind`; `default` when the key is missing or null.

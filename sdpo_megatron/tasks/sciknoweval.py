@@ -25,15 +25,35 @@ def question(line: Line, config: TaskConfig) -> Question:
     if answer not in ("A", "B", "C", "D"):
         line.fail(f"key 'answer': expected A, B, C or D, got {answer!r}")
     system = config.instruction or line.text("system").strip()
+    prompt = line.text("prompt")
     return Question(
         id=str(line.get("idx", (int, str))),
         task=config.name,
         messages=(
             {"role": "system", "content": system},
-            {"role": "user", "content": line.text("prompt")},
+            {"role": "user", "content": prompt},
         ),
-        item={"answer": answer, "choices": "ABCD", **item_options(config)},
+        item={
+            "answer": answer,
+            "choices": "ABCD",
+            "options": offered_options(prompt),
+            **item_options(config),
+        },
     )
+
+
+def offered_options(prompt: str) -> dict[str, str]:
+    """Letter -> the option's text, from the lines ``A: ...`` to ``D: ...`` that end the prompt.
+
+    Empty unless all four are there, in order: the letters can be judged without their texts.
+    """
+    options, rest = {}, "\n" + prompt.removesuffix("\nPlease reason step by step.")
+    for letter in "DCBA":
+        rest, mark, text = rest.rpartition(f"\n{letter}: ")
+        if not mark:
+            return {}
+        options[letter] = text.strip()
+    return dict(sorted(options.items()))
 
 
 def packaged(config: TaskConfig) -> Path:

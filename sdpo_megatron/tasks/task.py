@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 from sdpo_megatron.errors import ConfigError, TaskFileError
 from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
-from sdpo_megatron.tasks.lines import Line, read_lines
+from sdpo_megatron.tasks.lines import LeftOut, Line, read_lines
 from sdpo_megatron.verifiers.base import REVEAL_KEY, import_path_of
 from sdpo_megatron.verifiers.code.asserts import public_split
 
+_log = logging.getLogger(__name__)
 DATA = Path(__file__).parent / "data"
 
 
@@ -24,7 +26,8 @@ class Layout:
     """How one public data layout becomes questions.
 
     Attributes:
-        question: Makes a Question of one line; calls `line.fail` on what it cannot use.
+        question: Makes a Question of one line; calls `line.fail` on what it cannot use, and
+            `line.leave_out` where the item is well formed but no answer to it can be right.
         verifier: Name of the verifier that judges it.
         packaged: File to read when the config gives no path; called with the config.
         id_prefix: Put before a bare id, e.g. ``HumanEval/``.
@@ -52,12 +55,15 @@ class Task:
         questions: At least one; ids are unique.
         verifier_name: For `verifiers.base.load_verifier`.
         path: The file they came from.
+        left_out: Items of the file that nobody can answer, each as ``file:line: why``. They are
+            logged as a warning, too.
     """
 
     name: str
     questions: tuple[Question, ...]
     verifier_name: str
     path: Path
+    left_out: tuple[str, ...] = ()
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -71,12 +77,23 @@ def load_task(config: TaskConfig) -> Task:
     path = _file(config, layout)
     verifier = config.verifier or layout.verifier
     import_path_of(verifier)  # an unknown name is found here, before anything starts
-    questions = _unique(read_lines(path), layout, config)
+    questions, left_out = _unique(read_lines(path), layout, config)
+    if left_out:
+        _log.warning(
+            "%d of %d items were left out, since no answer can be right; the first: %s",
+            len(left_out),
+            len(left_out) + len(questions),
+            left_out[0],
+        )
     if not questions:
-        raise TaskFileError(f"{path}:1: holds no questions")
+        raise TaskFileError(left_out[0] if left_out else f"{path}:1: holds no questions")
     picked = _picked(questions, config, layout, path)
     return Task(
-        name=config.name, questions=tuple(picked[: config.limit]), verifier_name=verifier, path=path
+        name=config.name,
+        questions=tuple(picked[: config.limit]),
+        verifier_name=verifier,
+        path=path,
+        left_out=tuple(left_out),
     )
 
 
@@ -111,14 +128,21 @@ def _file(config: TaskConfig, layout: Layout) -> Path:
     return path
 
 
-def _unique(lines: Iterable[Line], layout: Layout, config: TaskConfig) -> dict[str, Question]:
+def _unique(
+    lines: Iterable[Line], layout: Layout, config: TaskConfig
+) -> tuple[dict[str, Question], list[str]]:
     questions: dict[str, Question] = {}
+    left_out = []
     for line in lines:
-        question = layout.question(line, config)
+        try:
+            question = layout.question(line, config)
+        except LeftOut as reason:
+            left_out.append(str(reason))
+            continue
         if question.id in questions:
             line.fail(f"the id {question.id!r} is already used by an earlier line")
         questions[question.id] = question
-    return questions
+    return questions, left_out
 
 
 def _picked(

@@ -15,7 +15,8 @@ from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import Line
 from sdpo_megatron.tasks.task import DATA, Layout, item_options
-from sdpo_megatron.verifiers.tool_calls import UnreadableCalls, call_of_json
+from sdpo_megatron.verifiers.tool_call import UnreadableCalls
+from sdpo_megatron.verifiers.tool_calls import call_of_json
 
 OPTIONAL = "[Optional]"
 _TOOL = re.compile(
@@ -24,7 +25,10 @@ _TOOL = re.compile(
 
 
 def question(line: Line, config: TaskConfig) -> Question:
-    """The prompt says how to write calls; `config.instruction` precedes it as a system message."""
+    """The prompt says how to write calls; `config.instruction` precedes it as a system message.
+
+    An item whose expected calls the prompt does not offer is left out: nobody can answer it.
+    """
     prompt = line.text("prompt")
     calls = [
         _call(line, number, entry)
@@ -32,6 +36,12 @@ def question(line: Line, config: TaskConfig) -> Question:
     ]
     if not calls:
         line.fail("key 'answer': expected at least one call")
+    tools = offered_tools(prompt)
+    missing = sorted({call["name"] for call in calls if tools and call["name"] not in tools})
+    if missing:
+        line.leave_out(
+            f"the answer calls {', '.join(missing)}, but the prompt offers only {', '.join(tools)}"
+        )
     system = config.instruction or line.get("system", default="")
     messages = [{"role": "system", "content": system}] if system else []
     return Question(
@@ -39,12 +49,12 @@ def question(line: Line, config: TaskConfig) -> Question:
         task=config.name,
         messages=(*messages, {"role": "user", "content": prompt}),
         stop=("\nObservation:",),  # what comes back from a tool is not the model's to write
-        item={"calls": calls, "tools": offered_tools(prompt), **item_options(config)},
+        item={"calls": calls, "tools": tools, **item_options(config)},
     )
 
 
 def offered_tools(prompt: str) -> dict[str, list[str]]:
-    """Tool -> names of its arguments, read from the prompt's documentation; for feedback only."""
+    """Tool -> names of its arguments, read from the prompt's documentation."""
     tools = {}
     for tool in _TOOL.finditer(prompt):
         try:
@@ -57,7 +67,7 @@ def offered_tools(prompt: str) -> dict[str, list[str]]:
 def _call(line: Line, number: int, entry: Any) -> dict[str, Any]:
     try:
         call = call_of_json(entry, number)
-    except (UnreadableCalls, AttributeError) as error:
+    except UnreadableCalls as error:
         line.fail(f"key 'answer', call {number}: {error}")
     arguments = {
         name: ["", None] if value in ("", None) else [value]

@@ -84,8 +84,12 @@ def _closes(line: str, mark: str) -> bool:
     return len(line) >= len(mark) and line == mark[0] * len(line)
 
 
-def tagged_answer(text: str) -> str | None:
-    """The content of the last closed ``<answer>`` element, stripped; None without one."""
+def tagged_answer(text: str, *, unclosed: bool = False) -> str | None:
+    """The content of the last closed ``<answer>`` element, stripped; None without one.
+
+    `unclosed`: the last opening tag counts even if nothing closes it, and its content then ends
+    with the response.
+    """
     start: int | None = None
     found: str | None = None
     for tag in _TAG.finditer(text):
@@ -93,7 +97,7 @@ def tagged_answer(text: str) -> str | None:
             start = tag.end()
         elif start is not None:
             found, start = text[start : tag.start()].strip(), None
-    return found
+    return text[start:].strip() if unclosed and start is not None else found
 
 
 def boxed_answer(text: str) -> str | None:

@@ -20,8 +20,9 @@ from typing import Any
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.answers import without_thinking
 from sdpo_megatron.verifiers.base import BadItem, graded, library, require
+from sdpo_megatron.verifiers.harmless import harmless
 
-MAX_RESPONSE_CHARS = 100_000  # some checkers are quadratic in the text
+MAX_RESPONSE_CHARS = 20_000  # four times what IFEval asks for; some checkers are quadratic in it
 
 
 class InstructionFollowing:
@@ -45,7 +46,7 @@ class InstructionFollowing:
             )
         followed = [_follows(check, text) for check in checks]
         failed = [check for check, ok in zip(checks, followed, strict=True) if not ok]
-        lines = [f"- {check.build_description(**check.given)}" for check in failed]
+        lines = [f"- {harmless(check.build_description(**check.given), 1000)}" for check in failed]
         return graded(
             not failed,
             reward=(len(checks) - len(failed)) / len(checks),

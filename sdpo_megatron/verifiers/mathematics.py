@@ -1,39 +1,35 @@
-r"""Mathematics: the final answer is compared by value, symbolically where needed, with
-``math-verify``.
+r"""Mathematics: the final answer is compared as text, then as a quantity, then by value.
 
-Item: ``answer`` (plain or LaTeX). The response's answer is the last ``\boxed{}``, else the last
-``<answer>``, else what follows the last ``####``, else the last number.
+Item: ``answer`` (plain or LaTeX). Where the response's answer stands: `final_answer`.
+
+Text comes first, so the expected answer given verbatim is right whatever it is. A number may carry
+its unit (`quantities`). All else is compared symbolically with ``math-verify``, after two checks
+that it lacks: that both sides have the same shape (``[18,18]`` is not 18), and that an equation
+chain ends in what it says (``10+9=18``).
 
 math-verify bounds its own time with SIGALRM, which works in a main thread only, so its limits are
-off here. What bounds a hostile expression is, first, `_EXPLOSIVE` (towers, huge factorials: cheap
-to write, endless to evaluate) and, second, the child process in which the judge runs every verifier
-(`pool`).
+off here. What bounds a hostile expression is `explosive`, and the child process in which the judge
+runs every verifier.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 from sdpo_megatron.errors import SdpoError
 from sdpo_megatron.nouns import Verdict
-from sdpo_megatron.verifiers.answers import boxed_answer, shown, tagged_answer, without_thinking
+from sdpo_megatron.verifiers.answers import shown, without_thinking
 from sdpo_megatron.verifiers.base import BadItem, graded, library, require, wrong_answer
+from sdpo_megatron.verifiers.explosive import explosive
+from sdpo_megatron.verifiers.expressions import same_shape, without_name
+from sdpo_megatron.verifiers.final_answer import final_answer
+from sdpo_megatron.verifiers.latex import canonical, undressed
+from sdpo_megatron.verifiers.quantities import quantity
 
-MAX_ANSWER_CHARS = (
-    400  # longer than any final answer of the usual sets; keeps the parser's work small
-)
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
-_CURRENCY = re.compile(r"^\\?[$€£]\s*|\\?%$|\.$")
-_POWER = r"(?:\^|\*\*)"
-# a tower of powers, an exponent of six digits, a factorial of five or of a factorial
-_EXPLOSIVE = re.compile(
-    rf"\d{{100,}}|{_POWER}[\s{{(]*\d{{6,}}|{_POWER}[\s{{(]*[\w\\]{{0,9}}\s*{_POWER}|!\s*\)*\s*!|\d{{5,}}\s*\)*\s*!"
-)
+MAX_ANSWER_CHARS = 2000  # beyond it an answer is not even compared as text
 
 
 class Mathematics:
@@ -45,7 +41,7 @@ class Mathematics:
     name = "mathematics"
 
     def verify(self, item: Mapping[str, Any], response: str) -> Verdict:
-        """Success when the extracted answer equals ``item["answer"]``."""
+        """Success when the marked answer equals ``item["answer"]``."""
         expected = str(require(item, "answer", (str, int, float))).strip()
         if not expected:
             raise BadItem("item key 'answer': expected an expression, got an empty text")
@@ -54,10 +50,12 @@ class Mathematics:
             return graded(
                 False,
                 format_ok=False,
-                feedback="No answer was found. Put the final answer inside \\boxed{}.",
+                feedback="No final answer was found. Put the final answer inside \\boxed{}.",
                 error="no_answer",
             )
-        if len(answer) > MAX_ANSWER_CHARS or _EXPLOSIVE.search(answer):
+        if same_text(expected, answer):
+            return graded(True, answer=answer[:MAX_ANSWER_CHARS])
+        if explosive(undressed(answer[:MAX_ANSWER_CHARS])):
             return graded(
                 False,
                 format_ok=False,
@@ -80,27 +78,19 @@ class Mathematics:
         return wrong_answer(item, said, expected, answer=answer)
 
 
-def final_answer(text: str) -> str | None:
-    """The text of the final answer; None when there is none."""
-    for found in (boxed_answer(text), tagged_answer(text)):
-        if found:
-            return boxed_answer(found) or found
-    _, marker, after = text.rpartition("####")
-    if marker and (line := after.strip().split("\n", 1)[0].strip()):
-        return line
-    numbers = _NUMBER.findall(text[-MAX_ANSWER_CHARS:])
-    return numbers[-1] if numbers else None
-
-
-def plain_number(text: str) -> Fraction | None:
-    """The value of a plain decimal, fraction or amount (``1,234.50``, ``$5``, ``3/4``), or None."""
-    text = _CURRENCY.sub("", _CURRENCY.sub("", text.strip()).strip())
-    if not _NUMBER.fullmatch(text):
-        return None
-    numerator, _, denominator = text.replace(",", "").partition("/")
-    if denominator and int(denominator) == 0:
-        return None
-    return Fraction(numerator) / int(denominator or 1)
+def same_text(expected: str, answer: str) -> bool:
+    """Whether the two are the same text, apart from dress, blanks and, in words, capitals."""
+    if expected == answer.strip():
+        return True
+    if abs(len(expected) - len(answer)) > MAX_ANSWER_CHARS:
+        return False
+    left, right = canonical(expected), canonical(answer[: len(expected) + MAX_ANSWER_CHARS])
+    if left.strip("()").isalpha() and right.strip("()").isalpha():
+        left, right = (
+            text.strip("()").lower() if len(text) > 3 else text.strip("()")
+            for text in (left, right)
+        )
+    return left == right
 
 
 def equal_values(expected: str, answer: str) -> bool | None:
@@ -109,15 +99,25 @@ def equal_values(expected: str, answer: str) -> bool | None:
     Raises:
         BadItem: The expected answer cannot be read.
     """
-    left, right = plain_number(expected), plain_number(answer)
-    if left is not None and right is not None:
-        return left == right
-    if expected == answer:
-        return True
-    gold = _parsed(expected)
+    wanted, given = quantity(expected), quantity(answer)
+    if wanted is not None and given is not None:
+        return wanted.same(given)
+    if wanted is not None and (wanted.base != 10 or wanted.percent):
+        return False
+    if given is not None and given.base != 10:
+        return False
+    left = str(wanted.value) if wanted else undressed(expected)
+    right = str(given.value) if given else undressed(answer)
+    if explosive(left):
+        return False  # only its text can be compared
+    named = without_name(left, right)
+    if named is None or not same_shape(*named):
+        return False
+    left, right = named
+    gold = _parsed(left)
     if not gold:
         raise BadItem(f"item key 'answer': math-verify cannot read {expected!r}")
-    read = _parsed(answer)
+    read = _parsed(right)
     if not read:
         return None
     return bool(library("math_verify").verify(list(gold), list(read), timeout_seconds=None))
@@ -127,9 +127,8 @@ def equal_values(expected: str, answer: str) -> bool | None:
 def _parsed(expression: str) -> tuple[Any, ...]:
     math_verify = library("math_verify")  # imports sympy: 1 s, paid only by tasks that need it
     for logger in ("math_verify.parser", "math_verify.grader"):
-        logging.getLogger(logger).setLevel(
-            logging.ERROR
-        )  # they warn once that their time limits are off: intended
+        # they warn once that their time limits are off: intended
+        logging.getLogger(logger).setLevel(logging.ERROR)
     return tuple(math_verify.parse(f"\\boxed{{{expression}}}", parsing_timeout=None))
 
 

@@ -11,15 +11,16 @@ Item:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sdpo_megatron.nouns import Verdict
-from sdpo_megatron.verifiers.answers import shown, without_thinking
+from sdpo_megatron.verifiers.answers import without_thinking
 from sdpo_megatron.verifiers.base import BadItem, graded, require, wrong_answer
-from sdpo_megatron.verifiers.tool_calls import ToolCall, UnreadableCalls, read_calls
+from sdpo_megatron.verifiers.call_matching import complaint, matches
+from sdpo_megatron.verifiers.tool_call import ToolCall, UnreadableCalls
+from sdpo_megatron.verifiers.tool_calls import read_calls
 
-MAX_DEPTH = 32  # nesting of argument values that is compared; hostile JSON can nest a thousand deep
 _HOW = "Write each call as 'Action: tool' and 'Action Input: {JSON object}'."
 
 
@@ -39,49 +40,10 @@ class ToolUse:
         ordered = bool(item.get("ordered", False))
         if (_in_order if ordered else _in_any_order)(wanted, calls):
             return graded(True, num_calls=len(calls))
-        said = _complaint(calls, item.get("tools") or {})
+        said = complaint(wanted, calls, item.get("tools") or {})
         return wrong_answer(
             item, said, _described(wanted), num_calls=len(calls), names=[c.name[:80] for c in calls]
         )
-
-
-def same_value(left: Any, right: Any, depth: int = 0) -> bool:
-    """JSON equality: numbers by value, booleans only with booleans, text without outer blanks."""
-    if depth > MAX_DEPTH:
-        return False
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
-        return left == right
-    if isinstance(left, str) and isinstance(right, str):
-        return left.strip() == right.strip()
-    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
-        return len(left) == len(right) and all(
-            same_value(a, b, depth + 1) for a, b in zip(left, right, strict=True)
-        )
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(
-            same_value(left[k], right[k], depth + 1) for k in left
-        )
-    return left is None and right is None
-
-
-def matches(wanted: Mapping[str, Any], call: ToolCall) -> bool:
-    """Whether `call` is the wanted one: no argument missing or surplus, each value accepted."""
-    accepted = wanted["arguments"]
-    if call.name != wanted["name"]:
-        return False
-    for argument, value in call.arguments.items():
-        if argument not in accepted and not _is_blank(value):
-            return False
-        if argument in accepted and not any(
-            same_value(value, choice) for choice in accepted[argument]
-        ):
-            return False
-    return all(
-        argument in call.arguments or _may_be_left_out(values)
-        for argument, values in accepted.items()
-    )
 
 
 def _wanted(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -97,14 +59,6 @@ def _wanted(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
                 f"item key 'calls': each argument of {call['name']} needs a list of accepted values"
             )
     return list(calls)
-
-
-def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _may_be_left_out(accepted: Sequence[Any]) -> bool:
-    return any(_is_blank(value) for value in accepted)
 
 
 def _in_order(wanted: list[Mapping[str, Any]], calls: list[ToolCall]) -> bool:
@@ -173,18 +127,6 @@ def _required_are_reachable(
 
     required = [w for w, target in enumerate(wanted) if not target.get("optional", False)]
     return all(w in owner or claim(w, set()) for w in required)
-
-
-def _complaint(calls: list[ToolCall], tools: Mapping[str, Any]) -> str:
-    """What can be said without the expected calls: names and arguments that were never offered."""
-    for number, call in enumerate(calls, start=1):
-        name = shown(call.name) or "of this name"
-        if tools and call.name not in tools:
-            return f"Call {number}: there is no tool {name}."
-        unknown = sorted(set(call.arguments) - set(tools.get(call.name, call.arguments)))
-        if unknown and (argument := shown(unknown[0])):
-            return f"Call {number}: the tool {name} has no argument {argument}."
-    return "The calls are well formed, but they are not the calls that this request needs."
 
 
 def _described(wanted: list[Mapping[str, Any]]) -> str:

@@ -15,6 +15,7 @@ import pytest
 from sdpo_megatron.errors import TaskFileError
 from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks import TaskConfig, load_task
+from sdpo_megatron.tasks.task import DATA
 from sdpo_megatron.tasks.toolalpaca import offered_tools
 from sdpo_megatron.verifiers.base import load_verifier
 from sdpo_megatron.verifiers.code.asserts import split_asserts
@@ -153,6 +154,35 @@ def test_toolalpaca_knows_what_was_offered_and_what_is_optional() -> None:
     ]
     assert last.stop == ("\nObservation:",)
     assert offered_tools("f: does\nParameters: {broken\ng: does\nParameters: {}") == {"g": []}
+
+
+def test_an_item_whose_call_is_not_offered_is_left_out_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (DATA / "toolalpaca" / "own.jsonl").read_text("utf-8").splitlines()
+    unanswerable = {**json.loads(lines[0]), "answer": '[{"Action": "f", "Action_Input": "{}"}]'}
+    path = tmp_path / "calls.jsonl"
+    path.write_text("\n".join([lines[1], json.dumps(unanswerable)]))
+    task = load_task(TaskConfig(name="toolalpaca", path=str(path)))
+    assert [q.id for q in task.questions] == ["1"]
+    (reason,) = task.left_out
+    assert reason.startswith(
+        f"{path}:2: the answer calls f, but the prompt offers only getForecast"
+    )
+    assert "1 of 2 items were left out" in caplog.text
+    path.write_text(json.dumps(unanswerable))
+    with pytest.raises(TaskFileError, match="the answer calls f"):
+        load_task(TaskConfig(name="toolalpaca", path=str(path)))
+
+
+def test_sciknoweval_knows_what_each_letter_stands_for() -> None:
+    first, *_ = load_task(TaskConfig(name="sciknoweval", subset="biology")).questions
+    assert first.item["options"] == {
+        "A": "The relation is activation.",
+        "B": "The relation is binding.",
+        "C": "The relation is ptmod.",
+        "D": "The relation is post-translational.",
+    }
 
 
 def test_gsm8k_takes_the_number_after_the_mark() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 
 from sdpo_megatron.verifiers.base import BadItem
-from sdpo_megatron.verifiers.mathematics import Mathematics, final_answer, plain_number
+from sdpo_megatron.verifiers.explosive import explosive
+from sdpo_megatron.verifiers.final_answer import final_answer
+from sdpo_megatron.verifiers.mathematics import Mathematics
+from sdpo_megatron.verifiers.quantities import quantity
 
 VERIFY = Mathematics().verify
 
@@ -56,28 +61,75 @@ def test_every_other_value_is_wrong_and_readable(expected: str, wrong: list[str]
     ("response", "answer"),
     [
         ("first \\boxed{1}, then \\boxed{2}", "2"),
-        ("\\boxed{\\frac{1}{2}} and \\boxed{", "\\frac{1}{2}"),
+        ("\\boxed{\\frac{1}{2}} and \\boxed{", None),
+        ("\\boxed{1} and <answer>2</answer>", "2"),
+        ("<answer>2</answer> and \\boxed{1}", "1"),
+        ("The answer is 18. I hope it is correct.", "18"),
+        ("The answer is 18. Wait, no.", None),
         ("<answer> 5 </answer>", "5"),
         ("<answer>\\boxed{5}</answer>", "5"),
         ("so\n#### 18\n", "18"),
-        ("It makes 3 + 15 = 18 dollars.", "18"),
-        ("about 1,234.5 of them", "1,234.5"),
+        ("It makes 3 + 15 = 18 dollars.", None),
+        ("about 1,234.5 of them", None),
         ("\\boxed{7} but 8 was near", "7"),
         ("", None),
         ("no idea", None),
         ("\\boxed{}", None),
     ],
 )
-def test_the_marked_answer_wins_then_the_last_number(response: str, answer: str | None) -> None:
+def test_only_a_marked_answer_is_one(response: str, answer: str | None) -> None:
     assert final_answer(response) == answer
 
 
-def test_plain_numbers_are_exact() -> None:
-    assert plain_number("0.1") * 3 == plain_number("0.3")  # type: ignore[operator]
-    assert plain_number("1,234,567") == 1234567
-    assert plain_number("$3/4") == plain_number("0.75")
-    for text in ("1,23", "1/0", "x", "", "1e5", "--1"):
-        assert plain_number(text) is None
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.1", "1/10"),
+        ("1,234,567", "1234567"),
+        ("1.234.567", "1234567"),
+        ("12,34,567", "1234567"),
+        ("1.234,50", "1234.5"),
+        ("$3/4", "3/4"),
+        ("3 1/2 cups", "7/2"),
+        ("-\\frac{1}{3}", "-1/3"),
+        ("\u2212$5", "-5"),
+        ("1.5 million people", "1500000"),
+        ("1e5", "100000"),
+    ],
+)
+def test_quantities_are_exact(text: str, value: str) -> None:
+    found = quantity(text)
+    assert found is not None
+    assert found.value == Fraction(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["1,23", "1/0", "x", "", "--1", "1 2", "1-2", "3 7/2", "1 or 2", "12_1", "9_8", "$5m"]
+)
+def test_what_is_not_one_quantity_is_none(text: str) -> None:
+    assert quantity(text) is None
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "e^{x^2}",
+        "9^{9^{9^9}}",
+        "99999999!",
+        "1+" * 300 + "1",
+        "\\text{a prime}",
+        "2516_8",
+        "[18,18]",
+    ],
+)
+def test_the_expected_answer_verbatim_is_right_whatever_it_is(gold: str) -> None:
+    assert VERIFY({"answer": gold}, f"\\boxed{{{gold}}}").success
+    assert not VERIFY({"answer": gold}, "\\boxed{7}").success
+
+
+def test_expressions_of_ordinary_size_are_no_bombs() -> None:
+    for text in ("2^{100}", "e^{x^2}", "(x+1)^5(x-2)^7", "10!", "\\binom{52}{5}", "3^{2x^2+1}"):
+        assert not explosive(text)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +142,11 @@ def test_plain_numbers_are_exact() -> None:
         "2^{ (99999999)}",
         "(10!)!",
         "99999999!",
+        "(10^{6})!",
+        "2^{3\\cdot10^{9}}",
+        "(((10^{99})^{99})^{99})^{99}",
+        "\\binom{99999999}{9999999}",
+        "\\sum_{n=1}^{10^{12}} n",
         "9" * 5000,
         "{" * 5000,
         "\\frac{1}{" * 100,

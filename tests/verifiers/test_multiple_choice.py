@@ -48,7 +48,6 @@ def test_the_dress_of_the_letter_does_not_change_the_verdict(dress: str, letter:
 @pytest.mark.parametrize(
     "content",
     [
-        "",
         "A or B",
         "A, B",
         "A B",
@@ -68,22 +67,27 @@ def test_what_is_not_exactly_one_letter_offered_is_no_answer(content: str) -> No
     assert "exactly one letter from A to D" in verdict.feedback
 
 
+@pytest.mark.parametrize("response", ["B", "The answer is B", "<answer>B", "B</answer>"])
+def test_an_answer_of_one_letter_needs_no_closed_tags(response: str) -> None:
+    assert VERIFY(ITEM, response).success
+
+
 @pytest.mark.parametrize(
     "response",
-    [
-        "",
-        "B",
-        "The answer is B",
-        "<answer>B",
-        "B</answer>",
-        "<think>surely <answer>B</answer>",
-        "<answer><think>B</answer>",
-    ],
+    ["", "<answer></answer>", "<think>surely <answer>B</answer>", "<answer><think>B</answer>"],
 )
-def test_without_a_closed_answer_nothing_is_guessed(response: str) -> None:
+def test_without_an_answer_nothing_is_guessed(response: str) -> None:
     verdict = VERIFY(ITEM, response)
     assert (verdict.reward, verdict.format_ok) == (0.0, False)
     assert "inside <answer> and </answer>" in verdict.feedback
+
+
+def test_a_letter_with_the_text_of_another_option_is_no_answer() -> None:
+    item = {"answer": "B", "options": {"A": "No", "B": "No, 2", "C": "two A", "D": "x or y"}}
+    assert VERIFY(item, "<answer>B: No, 2</answer>").success
+    other = VERIFY(item, "<answer>B: x or y</answer>")
+    assert (other.success, other.format_ok) == (False, False)
+    assert other.feedback == "The answer names one option's letter and another option's text."
 
 
 def test_the_last_answer_counts_and_thinking_does_not() -> None:

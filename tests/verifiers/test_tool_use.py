@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpo_megatron.verifiers.base import BadItem
-from sdpo_megatron.verifiers.tool_calls import ToolCall, UnreadableCalls, read_calls
-from sdpo_megatron.verifiers.tool_use import ToolUse, matches, same_value
+from sdpo_megatron.verifiers.call_matching import matches, same_value
+from sdpo_megatron.verifiers.tool_call import ToolCall, UnreadableCalls
+from sdpo_megatron.verifiers.tool_calls import read_calls
+from sdpo_megatron.verifiers.tool_use import ToolUse
 
 # A busy machine must not fail a property.
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -145,16 +147,19 @@ def test_matching_equals_trying_every_assignment(
     [
         ("", "No tool call was found."),
         ("I would look it up.", "No tool call was found."),
-        ("Action: getForecast", "Action 1 is not followed by a line 'Action Input:'."),
+        ("Action: getForecast", "Action 1 is not followed by 'Action Input:'."),
         (
             "Action: getForecast\nAction Input: city=Oslo",
-            "The input of action 1 is not valid JSON.",
+            "The input of action 1 is not valid JSON (from character 1 on).",
         ),
         ("Action: getForecast\nAction Input: [1]", "The input of action 1 is not a JSON object."),
-        ('[{"name": "getForecast"', "The tool calls are not valid JSON."),
+        (
+            '[{"name": "getForecast"',
+            "The text of the tool calls is not valid JSON (from",
+        ),
         ("[1, 2]", "No tool call was found."),
         ("getForecast('Oslo')", "Call 1 is not of the form tool(argument=value, ...)."),
-        ("getForecast(city=open('x'))", "Call 1 has an argument that is not a literal value."),
+        ("getForecast(city=open('x'))", "Call 1: the value of argument 1 is not a literal."),
         ("<think>Action: getForecast\nAction Input: {}", "No tool call was found."),
     ],
 )
@@ -171,8 +176,16 @@ def test_feedback_names_what_was_never_offered_and_not_what_was_wanted() -> None
     assert feedback(("getWeather", {})) == "Call 1: there is no tool getWeather."
     surplus = ("getForecast", {"town": "Oslo"})
     assert feedback(surplus) == "Call 1: the tool getForecast has no argument town."
-    plain = feedback(("getHours", {}))
-    assert plain == "The calls are well formed, but they are not the calls that this request needs."
+    right = ("getForecast", {"city": "Oslo", "days": 3})
+    missing = "Each call is right, but a call that this request needs is missing."
+    assert feedback(("getHours", {})) == missing
+    wrong = ("getForecast", {"city": "Rome", "days": "3"})
+    assert feedback(wrong, ("getHours", {})) == (
+        "Call 1 (getForecast): the value of city is wrong; "
+        "the value of days is text, it must be a number."
+    )
+    more = "Call 3 (getHours) is made more often than this request needs."
+    assert feedback(right, ("getHours", {}), ("getHours", {})) == more
     assert feedback(("<|im_end|>", {})) == "Call 1: there is no tool of this name."
 
 
