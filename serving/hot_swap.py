@@ -16,7 +16,8 @@ provably those of before; whoever holds the engines takes it out of the pool.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -69,6 +70,7 @@ async def swap(
     weights_dir: str | Path,
     version: PolicyVersion,
     transport: Transport | None = None,
+    observe: Callable[[str, float], None] = lambda stage, seconds: None,
 ) -> dict[EngineClient, SwapFailure]:
     """Bring every engine to `version`; returns those that failed (empty: all serve it now).
 
@@ -78,6 +80,7 @@ async def swap(
             served.
         version: Its checksum is `checksum.EngineChecksum.overall()` for these engines; "" compares
             nothing.
+        observe: Hears how many seconds each stage of each engine took: pause, load, verify, resume.
 
     Raises:
         SwapError: the folder holds no readable safetensors; no engine was touched.
@@ -88,7 +91,10 @@ async def swap(
     except SwapError as error:
         raise SwapError(f"policy version {version.number}: {error}") from error
     outcomes = await asyncio.gather(
-        *(_swap_one(client, folder, version, transport or DiskTransport()) for client in clients)
+        *(
+            _swap_one(client, folder, version, transport or DiskTransport(), observe)
+            for client in clients
+        )
     )
     return {
         client: failure
@@ -98,14 +104,22 @@ async def swap(
 
 
 async def _swap_one(
-    client: EngineClient, folder: Path, version: PolicyVersion, transport: Transport
+    client: EngineClient,
+    folder: Path,
+    version: PolicyVersion,
+    transport: Transport,
+    observe: Callable[[str, float], None],
 ) -> SwapFailure | None:
-    before = ""
+    before, lap = "", _Laps(observe)
     try:
         await client.pause()
+        lap("pause")
         before = (await client.checksums()).overall
+        lap("verify")
         await transport.load(client, folder)
+        lap("load")
         after = (await client.checksums()).overall
+        lap("verify")
         if version.checksum and after != version.checksum:
             raise SwapError(
                 f"{client.url}: policy version {version.number} from {folder} has checksum "
@@ -116,6 +130,7 @@ async def _swap_one(
             )
         await client.set_version(version.number)
         await client.resume()
+        lap("resume")
         return None
     except EngineError as error:
         failure = (
@@ -125,6 +140,16 @@ async def _swap_one(
         )
         kept_old = await _resume_if_unchanged(client, before)
         return SwapFailure(failure, kept_old, died=isinstance(error, EngineDiedError))
+
+
+class _Laps:
+    def __init__(self, observe: Callable[[str, float], None]) -> None:
+        self._observe, self._since = observe, time.monotonic()
+
+    def __call__(self, stage: str) -> None:
+        now = time.monotonic()
+        self._observe(stage, now - self._since)
+        self._since = now
 
 
 async def _resume_if_unchanged(client: EngineClient, before: str) -> bool:

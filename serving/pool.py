@@ -26,16 +26,20 @@ from typing import Literal
 from sdpo_megatron.addresses import DNS_PREFIX, REFRESH_S, addresses_of
 from sdpo_megatron.errors import EngineDiedError, EngineError
 from sdpo_megatron.nouns import PolicyVersion
+from sdpo_megatron.observability.board import Board
 from serving.client import EngineClient
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
-from serving.hot_swap import DiskTransport, Transport, swap
+from serving.hot_swap import DiskTransport, SwapFailure, Transport, swap
 from serving.launch import EngineProcess
 
 log = logging.getLogger(__name__)
 
 _URL_RETRY_S = 5.0
 _FIND_POLL_S = 0.1
+_OF_AN_ENGINE = (
+    "sdpo_engine_up", "sdpo_engine_requests_in_flight", "sdpo_engine_policy_version",
+)  # fmt: skip
 _HEALTH_FAILURES = 3
 
 
@@ -57,6 +61,11 @@ class Engine:
     def name(self) -> str:
         return self.client.url
 
+    @property
+    def label(self) -> str:
+        """Its name in metrics: the same after a restart on another port."""
+        return f"engine-{self.process.index}" if self.process else self.client.url
+
 
 class EnginePool:
     """Use it from one event loop.
@@ -73,14 +82,17 @@ class EnginePool:
         seed: int = 0,
         transport: Transport | None = None,
         progress: Callable[[str], None] | None = None,
+        board: Board | None = None,
     ):
         """`model_dir` is the HF folder that engines start from.
 
-        `progress` hears of starts, deaths and recoveries.
+        `progress` hears of starts, deaths and recoveries, and `board` shows them as metrics.
         """
         self.config = config
         self.transport = transport or DiskTransport()
         self._report = progress or log.info
+        self.board = board or Board()
+        self.board.before_collect(self._show_engines)
         self._published: tuple[Path, PolicyVersion] | None = None
         self._changed = asyncio.Condition()  # engines' states
         self._swapping = asyncio.Lock()  # one swap, or one rejoin, at a time
@@ -199,7 +211,8 @@ class EnginePool:
             if served >= due:
                 return completion
             # Its pod was restarted while nobody looked: it serves what it started with.
-            self._take_out(engine, f"it serves policy version {served} instead of {due}")
+            why = f"it serves policy version {served} instead of {due}"
+            self._take_out(engine, why, "stale")
 
     async def publish(self, weights_dir: str | Path, version: PolicyVersion) -> None:
         """Bring every engine to `version` (see `hot_swap.swap`).
@@ -216,20 +229,39 @@ class EnginePool:
             await self._wait_for_any()
             async with self._swapping:
                 engines = self.ready
-                failures = await swap(
-                    [engine.client for engine in engines], weights_dir, version, self.transport
-                )
+                failures = await self._swap(engines, Path(weights_dir), version)
                 took_it = len(failures) < len(engines)
                 if took_it:
                     self._published = (Path(weights_dir), version)
                 for engine in engines:
                     failure = failures.get(engine.client)
                     if failure and (took_it or not failure.kept_old):
-                        self._take_out(engine, str(failure.error))
+                        self._take_out(engine, str(failure.error), "swap")
             if took_it:
                 return
             if engines and not any(failure.died for failure in failures.values()):
                 raise next(iter(failures.values())).error
+
+    async def _swap(
+        self, engines: Sequence[Engine], weights_dir: Path, version: PolicyVersion
+    ) -> dict[EngineClient, SwapFailure]:
+        def observe(stage: str, seconds: float) -> None:
+            self.board.observe("sdpo_swap_seconds", seconds, stage=stage)
+
+        clients = [engine.client for engine in engines]
+        failures = await swap(clients, weights_dir, version, self.transport, observe)
+        for engine in engines:
+            if engine.client in failures:
+                self.board.add("sdpo_swap_failures_total", engine=engine.label)
+            else:
+                self.board.set("sdpo_engine_policy_version", version.number, engine=engine.label)
+        return failures
+
+    def _show_engines(self) -> None:
+        """What moves too often to be told at each change."""
+        for engine in list(self.engines):
+            self.board.set("sdpo_engine_up", float(engine.state == "ready"), engine=engine.label)
+            self.board.set("sdpo_engine_requests_in_flight", engine.in_flight, engine=engine.label)
 
     def _watch(self, engine: Engine) -> None:
         """Check on the engine for as long as it has requests in flight."""
@@ -249,7 +281,8 @@ class EnginePool:
             ):  # a paused engine generates nothing
                 failures = 0 if await engine.client.healthy() else failures + 1
         if failures == _HEALTH_FAILURES:
-            self._take_out(engine, f"it is up but generates nothing ({failures} checks in a row)")
+            why = f"it is up but generates nothing ({failures} checks in a row)"
+            self._take_out(engine, why, "hung")
 
     async def _next_ready(self) -> Engine:
         await self._wait_for_any()
@@ -275,9 +308,10 @@ class EnginePool:
         waited = f" after {self.config.start_timeout_s:g} s" if self.config.urls else ""
         return f"no inference engine is left{waited}:\n{reasons or nobody}"
 
-    def _take_out(self, engine: Engine, why: str) -> None:
+    def _take_out(self, engine: Engine, why: str, reason: str = "died") -> None:
         if engine.state != "ready":
             return  # another request noticed before
+        self.board.add("sdpo_engine_exits_total", engine=engine.label, reason=reason)
         engine.state, engine.why = "out", why
         self._report(f"engine {engine.name} leaves the pool: {why}")
         engine.recovery = asyncio.create_task(self._recover(engine))
@@ -295,9 +329,7 @@ class EnginePool:
                 async with self._swapping:
                     await self._bring_to_current(engine)
                     await self._set_state(engine, "ready")
-                self._report(
-                    f"engine {engine.name} is back, serving policy version {self.version.number}"
-                )
+                self._welcome(engine, "is back")
                 return
             except EngineError as error:
                 engine.why = str(error)
@@ -332,9 +364,13 @@ class EnginePool:
         if engine.joined:
             engine.restarts += 1
             self.num_restarts += 1
-        back = "is back" if engine.joined else "joins"
+        self._welcome(engine, "is back" if engine.joined else "joins")
         engine.joined = True
-        self._report(f"engine {engine.name} {back}, serving policy version {self.version.number}")
+
+    def _welcome(self, engine: Engine, how: str) -> None:
+        if how == "is back":
+            self.board.add("sdpo_engine_rejoins_total", engine=engine.label)
+        self._report(f"engine {engine.name} {how}, serving policy version {self.version.number}")
 
     async def _look_up(self) -> None:
         """Begin to wait for engines that are new, and forget those that are out and gone."""
@@ -343,6 +379,8 @@ class EnginePool:
             if engine.recovery is not None:
                 engine.recovery.cancel()
             self.engines.remove(engine)
+            for name in _OF_AN_ENGINE:
+                self.board.remove(name, engine=engine.label)
             await engine.client.close()
             self._report(f"engine {engine.name} is gone for good: its name has no such address")
         for url in urls:
@@ -359,7 +397,7 @@ class EnginePool:
     async def _bring_to_current(self, engine: Engine) -> None:
         if self._published is None:
             return
-        failures = await swap([engine.client], *self._published, self.transport)
+        failures = await self._swap([engine], *self._published)
         for failure in failures.values():
             raise failure.error
 

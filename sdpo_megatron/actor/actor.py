@@ -43,7 +43,14 @@ OldLogProbs = dict[tuple[str, int], torch.Tensor]
 
 
 class Actor:
-    """Model, optimiser and teacher of this rank."""
+    """Model, optimiser and teacher of this rank.
+
+    Attributes:
+        on_phase: Called when a step comes to its teacher, student or optimizer part, and with
+            "other" when that is over.
+    """
+
+    on_phase: Callable[[str], object] = staticmethod(lambda phase: None)
 
     def __init__(
         self,
@@ -157,14 +164,18 @@ class Actor:
         weighted = [s for s in samples if s.distill_weight or s.policy_weight]
         batch = Minibatch(self.config, self.runtime, weighted)
         clock = _Clock(self.runtime)
+        self.on_phase("teacher")
         targets = self.teacher.score(batch.packed(self.teacher.roles))
         clock.lap("teacher")
+        self.on_phase("student")
         loss = self._loss(batch, counts, targets, old)
         reports = self.pipeline.forward_backward(batch.packed({"student"})["student"], loss)
         self._fail_together(loss.fault, batch)
         clock.lap("student")
+        self.on_phase("optimizer")
         norm, rate = self._update(batch)
         clock.lap("optimizer")
+        self.on_phase("other")
         sums = sum_over_data_parallel(_total(reports))
         return {
             **summarise(sums, self.objective),
@@ -277,7 +288,7 @@ class Actor:
         *,
         keep: int,
         may_commit: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> Path:
         """Write a checkpoint of everything that the next step depends on, with `common` beside it.
 
         `may_commit` as in `checkpoint.save`.
@@ -293,7 +304,7 @@ class Actor:
             "rng": torch.get_rng_state(),
             **common,
         }
-        checkpoint.save(
+        return checkpoint.save(
             root, step, self.weights, self.chunks, sets, extra, keep=keep, may_commit=may_commit
         )
 

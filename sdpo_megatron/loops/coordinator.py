@@ -12,6 +12,7 @@ from pathlib import Path
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import CheckpointError
+from sdpo_megatron.loops.instruments import describe_run, show_attempt
 from sdpo_megatron.loops.questions import questions_of_step
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
@@ -28,10 +29,12 @@ from sdpo_megatron.nouns import (
 from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.objectives.health import CollapseRule, collapse_warnings, prompt_warning
 from sdpo_megatron.observability import processes
+from sdpo_megatron.observability.board import Board
 from sdpo_megatron.observability.display import Display
 from sdpo_megatron.observability.example import choose_example
 from sdpo_megatron.observability.exporter import Exporter, ExporterConfig
 from sdpo_megatron.observability.metrics import reconcile
+from sdpo_megatron.observability.phases import PhaseClock
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.rollout.batch import BatchMaker
 from sdpo_megatron.rollout.overlong import within_limits
@@ -50,6 +53,9 @@ class Coordinator:
         self, config: TrainConfig, folder: RunFolder, runtime: Runtime, stop: StopRequest
     ) -> None:
         self.config, self.folder, self.runtime, self.stop = config, folder, runtime, stop
+        self.board = Board()
+        self.clock = PhaseClock(self.board)
+        describe_run(self.board, config, runtime)
         self.store = RolloutStore(folder.rollouts)
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
@@ -62,19 +68,12 @@ class Coordinator:
         """Engines begin to start; `open` waits for them."""
         config = self.config
         self.display = self._stack.enter_context(Display(config.run.steps))
-        self.exporter = self._stack.enter_context(
-            closing(
-                Exporter(
-                    ExporterConfig(
-                        enabled=config.run.metrics_port > 0,
-                        address=config.run.metrics_address,
-                        port=config.run.metrics_port,
-                    ),
-                    self.display.warn,
-                    run=config.run.name,
-                )
-            )
+        listen = ExporterConfig(
+            enabled=config.run.metrics_port > 0,
+            address=config.run.metrics_address,
+            port=config.run.metrics_port,
         )
+        self._stack.enter_context(closing(Exporter(listen, self.display.warn, self.board)))
         task = load_task(config.task)
         prompts = PromptBuilder(
             load_tokenizer(config.model.path), thinking=config.rollout.sampling.thinking
@@ -96,6 +95,7 @@ class Coordinator:
                 Path(config.model.path),
                 self.folder.logs,
                 self.display.message,
+                self.board,
             )
         )
         self.stop.tell(self.rollouts.cancel)
@@ -118,11 +118,13 @@ class Coordinator:
         """Wait until engines and verifiers are up, or the run was asked to stop; it is about to go
         on from `state`.
         """
+        self.board.set("sdpo_step", state.step)
         with self.display.phase("waiting for the engine"):
             self.rollouts.wait_ready()
         self.folder.resume_at(state.step + 1)
         self._history = [report.metrics for report in self.folder.reports()]
         self._step_started = time.monotonic()
+        self.clock.enter("other")
         if state.step:
             self.display.message(f"resumed after step {state.step}")
 
@@ -135,7 +137,8 @@ class Coordinator:
         started = time.monotonic()
         groups = self._recorded(state)
         if groups is None:
-            groups = self._sample_afresh(state)
+            with self.clock.phase("rollout"):
+                groups = self._sample_afresh(state)
             if groups is None:
                 return None
             self.folder.may_write()
@@ -152,7 +155,8 @@ class Coordinator:
     def teach(self, state: TrainState, groups: Sequence[Group]) -> list[TrainSample]:
         """Teacher prompts and weights for every attempt."""
         due = diagnostics_due(self.config, state)
-        samples, contexts = self.batches.make(groups, null_prompts=due)
+        with self.clock.phase("prompts"):
+            samples, contexts = self.batches.make(groups, null_prompts=due)
         self._metrics |= teacher_metrics(contexts)
         if due:
             self._metrics |= self._ask_teacher(state, groups)
@@ -209,11 +213,14 @@ class Coordinator:
             )
         self._step_started = time.monotonic()
         self.folder.append(report)
-        self.exporter.publish(report)
+        self.board.publish(report)
+        free = shutil.disk_usage(self.folder.path).free
+        self.board.set("sdpo_run_volume_free_bytes", free)
         self.display.step(report, choose_example(self._groups, state.step))
 
     def finish(self, state: TrainState) -> None:
         """Say where everything is."""
+        self.clock.enter("idle")
         how = "finished" if state.step >= self.config.run.steps else "stopped"
         self.display.message(
             f"{how} after step {state.step}, policy version {state.version.number}; everything is "
@@ -227,7 +234,10 @@ class Coordinator:
         questions = self.batches.teacher_questions(
             groups, limit=self.config.run.diagnostics_samples
         )
-        with self.display.phase("asking the teacher", total=len(questions)) as phase:
+        with (
+            self.clock.phase("diagnostics"),
+            self.display.phase("asking the teacher", total=len(questions)) as phase,
+        ):
             answers = self.rollouts.collect(
                 state.step, questions, state.version, lambda *_: phase.advance(), probe=True
             )
@@ -268,8 +278,14 @@ class Coordinator:
         )
         total = len(chosen) * self.config.rollout.sampling.num_attempts
         with self.display.phase("sampling", total=total) as phase:
+            left = total
+            self.board.set("sdpo_attempts_in_flight", left)
 
-            def on_attempt(_question: Question, _attempt: Attempt, _verdict: Verdict) -> None:
+            def on_attempt(_question: Question, attempt: Attempt, verdict: Verdict) -> None:
+                nonlocal left
+                left -= 1
                 phase.advance()
+                self.board.set("sdpo_attempts_in_flight", left)
+                show_attempt(self.board, attempt, verdict)
 
             return self.rollouts.collect(state.step, chosen, state.version, on_attempt)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.judging.judge import Judge, open_judge
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
+from sdpo_megatron.observability.board import Board
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.sampler import Sampler
 from sdpo_megatron.tasks import Task
@@ -36,13 +37,19 @@ class RolloutSide:
         model_folder: Path,
         log_folder: Path,
         progress: Callable[[str], None],
+        board: Board,
     ) -> None:
         self._config, self._task = config, task
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout", daemon=True)
         self._stack = AsyncExitStack()
         self._pool = EnginePool(
-            config.rollout.engine, model_folder, log_folder, seed=config.run.seed, progress=progress
+            config.rollout.engine,
+            model_folder,
+            log_folder,
+            seed=config.run.seed,
+            progress=progress,
+            board=board,
         )
         self._judge: Judge | None = None
         sampling = config.rollout.sampling

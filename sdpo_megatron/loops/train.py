@@ -35,7 +35,7 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
         coordinator = (
             stack.enter_context(Coordinator(config, folder, runtime, stop)) if first else None
         )
-        trainer = Trainer(config, folder, runtime)
+        trainer = Trainer(config, folder, runtime, coordinator)
         if coordinator:
             coordinator.open(trainer.state)
         stopping = any_rank(stop.asked)

@@ -12,9 +12,12 @@ from sdpo_megatron.actor.actor import Actor
 from sdpo_megatron.actor.agree import from_rank_0
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.errors import SdpoError
 from sdpo_megatron.loops.publish import write_version
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
 from sdpo_megatron.nouns import PolicyVersion, TrainSample
+from sdpo_megatron.observability.board import Board
+from sdpo_megatron.observability.phases import PhaseClock
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.weights.spec import ModelSpec
 
@@ -25,8 +28,16 @@ if TYPE_CHECKING:
 class Trainer:
     """Construction and every method are collective over the trainer ranks."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        runtime: Runtime,
+        coordinator: Coordinator | None = None,
+    ) -> None:
         """Build the actor; go on from the run folder's newest whole checkpoint if there is one."""
+        self._board = coordinator.board if coordinator else Board()  # rank 0's is the one exported
+        self._clock = coordinator.clock if coordinator else PhaseClock(self._board)
         self.config, self.folder = config, folder
         self.actor = Actor(
             config,
@@ -36,6 +47,7 @@ class Trainer:
             temperature=config.rollout.sampling.temperature,
             seed=config.run.seed,
         )
+        self.actor.on_phase = self._clock.enter
         saved = self.actor.load_newest(folder.checkpoints)
         self.state = TrainState.from_plain(saved["state"]) if saved else TrainState()
         self._saved_step = self.state.step
@@ -70,16 +82,20 @@ class Trainer:
         start = time.monotonic()
         number = self.state.version.number
         if number != self._published:
-            self.folder.may_write()
-            target = self.folder.weights / f"v{number:06d}"
-            checksum = write_version(
-                self.actor, Path(self.config.model.path), target, self.config.rollout.engine
-            )
-            self.state = replace(self.state, version=PolicyVersion(number, from_rank_0(checksum)))
-            if coordinator:
-                coordinator.swap(target, self.state.version)
-            self._published = number
+            with self._clock.phase("publish"):
+                self._publish(number, coordinator)
         return {"time/publish_s": time.monotonic() - start}
+
+    def _publish(self, number: int, coordinator: Coordinator | None) -> None:
+        self.folder.may_write()
+        target = self.folder.weights / f"v{number:06d}"
+        checksum = write_version(
+            self.actor, Path(self.config.model.path), target, self.config.rollout.engine
+        )
+        self.state = replace(self.state, version=PolicyVersion(number, from_rank_0(checksum)))
+        if coordinator:
+            coordinator.swap(target, self.state.version)
+        self._published = number
 
     def checkpoint_if_due(self, *, now: bool = False) -> None:
         """Save when `run.checkpoint_every` says so (or `now`) and something is new.
@@ -90,12 +106,24 @@ class Trainer:
         every = self.config.run.checkpoint_every
         due = now or (every and self.state.step % every == 0)
         if due and self.state.step != self._saved_step:
-            self.actor.save(
+            with self._clock.phase("checkpoint"):
+                self._save()
+            self._saved_step = self.state.step
+            self._checkpoint_s = time.monotonic() - start
+
+    def _save(self) -> None:
+        try:
+            saved = self.actor.save(
                 self.folder.checkpoints,
                 self.state.step,
                 {"state": self.state.to_plain()},
                 keep=self.config.run.keep_checkpoints,
                 may_commit=self.folder.may_write,
             )
-            self._saved_step = self.state.step
-            self._checkpoint_s = time.monotonic() - start
+        except SdpoError:
+            self._board.add("sdpo_checkpoint_failures_total")
+            raise
+        self._board.set("sdpo_checkpoint_last_success_timestamp_seconds", time.time())
+        self._board.set("sdpo_checkpoint_step", self.state.step)
+        size = sum(path.stat().st_size for path in saved.rglob("*") if path.is_file())
+        self._board.set("sdpo_checkpoint_bytes", size)

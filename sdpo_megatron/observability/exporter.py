@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    start_http_server,
-)
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from sdpo_megatron.fields import Port, Word, settings
-from sdpo_megatron.nouns import StepReport
-from sdpo_megatron.observability.metrics import METRICS, Metric
+from sdpo_megatron.observability.board import Board
 
 __all__ = ["Exporter", "ExporterConfig"]
 
@@ -39,48 +30,21 @@ class ExporterConfig:
 
 
 class Exporter:
-    """Holds the current value of every declared metric and serves them.
+    """Serves the series of a board, and those of this process.
 
     A port in use never stops training: the next ones are tried, then the run goes on without.
 
     Args:
         config: Where to listen.
         warn: Told when the port differs from the configured one or when there is none.
-        run: Name of the run, the `run` label of `sdpo_run_info`.
+        board: What to serve.
     """
 
-    def __init__(self, config: ExporterConfig, warn: Callable[[str], None], run: str = "") -> None:
+    def __init__(self, config: ExporterConfig, warn: Callable[[str], None], board: Board) -> None:
         self.registry = CollectorRegistry()
-        self._instruments = [(metric, self._instrument(metric)) for metric in METRICS]
-        self._step = Gauge("sdpo_step", "Number of the last finished step", registry=self.registry)
-        self._finished_at = Gauge(
-            "sdpo_last_step_timestamp_seconds",
-            "Unix time at which the last step finished; an old one means a hang",
-            registry=self.registry,
-        )
-        info = Gauge("sdpo_run_info", "Always 1; names the run", ["run"], registry=self.registry)
-        info.labels(run=run).set(1)
+        self.registry.register(board)
         ProcessCollector(registry=self.registry)
         self._server, self.port = self._listen(config, warn)
-
-    def publish(self, report: StepReport) -> None:
-        """Shows one step. Counters add the report's value; a NaN adds nothing.
-
-        Raises:
-            KeyError: The report's metrics did not go through `metrics.reconcile`.
-        """
-        for metric, instrument in self._instruments:
-            value = report.metrics[metric.key]
-            if isinstance(instrument, Gauge):
-                instrument.set(value)
-            elif math.isnan(value):
-                continue
-            elif isinstance(instrument, Counter):
-                instrument.inc(value)
-            else:
-                instrument.observe(value)
-        self._step.set(report.step)
-        self._finished_at.set_to_current_time()
 
     def close(self) -> None:
         """Stops listening; safe to call twice."""
@@ -88,13 +52,6 @@ class Exporter:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
-
-    def _instrument(self, metric: Metric) -> Gauge | Counter | Histogram:
-        if metric.kind == "gauge":
-            return Gauge(metric.name, metric.help, registry=self.registry)
-        if metric.kind == "counter":
-            return Counter(metric.name, metric.help, registry=self.registry)
-        return Histogram(metric.name, metric.help, buckets=metric.buckets, registry=self.registry)
 
     def _listen(
         self, config: ExporterConfig, warn: Callable[[str], None]

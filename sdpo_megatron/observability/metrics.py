@@ -37,12 +37,14 @@ class Metric:
 
     Attributes:
         key: ``group/name``, the key in `StepReport.metrics` and in metrics.jsonl.
-        name: The Prometheus name; base units, ``_total`` ends a counter's.
+        name: The Prometheus name; base units, ``_total`` ends a counter's. "" where Prometheus has
+            a better way to the same: a rate of a counter, say.
         unit: For people: "ratio", "tokens", "nats/token", "s", "bytes", ...
         help: One line: what it is, and how to read it where that is not plain.
         kind: gauge (value of the last step), counter (sum over steps) or histogram (of steps).
         presence: When a report without it is incomplete. Counters are never missed: absent is 0.
         buckets: Upper bounds of a histogram, in the metric's unit.
+        labels: (label, value): several metrics can be one Prometheus series with different values.
     """
 
     key: str
@@ -52,22 +54,28 @@ class Metric:
     kind: Kind = "gauge"
     presence: Presence = "always"
     buckets: tuple[float, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def group(self) -> str:
         return self.key.split("/", 1)[0]
 
 
-def _gauge(key: str, name: str, unit: str, help: str, presence: Presence = "always") -> Metric:
-    return Metric(key, f"sdpo_{name}", unit, help, presence=presence)
+def _gauge(
+    key: str, name: str, unit: str, help: str, presence: Presence = "always", **labels: str
+) -> Metric:
+    return Metric(
+        key, name and f"sdpo_{name}", unit, help, presence=presence, labels=tuple(labels.items())
+    )
 
 
-def _counter(key: str, name: str, unit: str, help: str) -> Metric:
-    return Metric(key, f"sdpo_{name}_total", unit, help, kind="counter")
+def _counter(key: str, name: str, unit: str, help: str, **labels: str) -> Metric:
+    name = f"sdpo_{name}_total"
+    return Metric(key, name, unit, help, kind="counter", labels=tuple(labels.items()))
 
 
 def _phase(name: str, help: str, presence: Presence = "always") -> Metric:
-    return _gauge(f"time/{name}_s", f"time_{name}_seconds", "s", help, presence)
+    return _gauge(f"time/{name}_s", "step_phase_seconds", "s", help, presence, phase=name)
 
 
 _STEP_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -80,7 +88,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("rollout/response_tokens_mean", "rollout_response_tokens_mean", "tokens", "Mean length of an attempt"),
     _gauge("rollout/truncated_fraction", "rollout_truncated_ratio", "ratio", "Attempts cut at the length limit"),
     _gauge("rollout/format_ok_fraction", "rollout_format_ok_ratio", "ratio", "Attempts from which an answer could be extracted"),
-    _gauge("rollout/tokens_per_s", "rollout_tokens_per_second", "tokens/s", "Sampled tokens by the seconds of sampling"),
+    _gauge("rollout/tokens_per_s", "", "tokens/s", "Sampled tokens by the seconds of sampling"),
     _counter("rollout/attempts", "rollout_attempts", "attempts", "Attempts sampled"),
     _counter("rollout/dropped_attempts", "rollout_dropped_attempts", "attempts", "Attempts lost to infrastructure: neither rewarded nor trained on"),
     _gauge("rollout/staleness_max", "rollout_staleness_versions_max", "versions", "Policy versions between sampling and training, worst token", "maybe"),
@@ -97,22 +105,22 @@ METRICS: tuple[Metric, ...] = (
     _gauge("train/grad_norm", "train_grad_norm", "norm", "Gradient norm before clipping", "stepped"),
     _gauge("train/learning_rate", "train_learning_rate", "1", "Learning rate of the step", "stepped"),
     _counter("train/tokens", "train_tokens", "tokens", "Response tokens with a weight in the loss"),
-    _gauge("train/tokens_per_s", "train_tokens_per_second", "tokens/s", "Trained tokens by the seconds of the whole step"),
+    _gauge("train/tokens_per_s", "", "tokens/s", "Trained tokens by the seconds of the whole step"),
     _counter("train/skipped_steps", "train_skipped_steps", "steps", "Steps not taken: no attempt had a teacher, or numerics failed"),
     _counter("train/collapse_warnings", "train_collapse_warnings", "warnings", "Early signs of a collapsing policy"),
     _gauge("train/num_micro_batches", "train_micro_batches", "micro-batches", "Micro-batches of each rank", "stepped"),
     # Does the teacher know better?
     _gauge("teacher/kl_mean", "teacher_kl_mean", "nats/token", "Divergence between student and teacher", "maybe"),
     _gauge("teacher/kl_top_tenth_share", "teacher_kl_top_tenth_ratio", "ratio", "Share of the divergence that sits on the tenth of tokens where it is largest (mean over micro-batches)", "maybe"),
-    _gauge("teacher/kl_first_third", "teacher_kl_first_third", "nats/token", "Divergence in the first third of each attempt", "maybe"),
-    _gauge("teacher/kl_middle_third", "teacher_kl_middle_third", "nats/token", "Divergence in the middle third of each attempt", "maybe"),
-    _gauge("teacher/kl_last_third", "teacher_kl_last_third", "nats/token", "Divergence in the last third of each attempt", "maybe"),
-    _gauge("teacher/gain_failed", "teacher_gain_failed", "nats/token", "Mean log q - log pi of the sampled tokens of failed attempts; below 0: the teacher knows better; above: it copies the failure", "maybe"),
-    _gauge("teacher/gain_success", "teacher_gain_success", "nats/token", "The same on successful attempts; above 0: the teacher knows better", "maybe"),
-    _gauge("teacher/entropy", "teacher_entropy", "nats/token", "Entropy of the teacher's distribution", "maybe"),
-    _gauge("student/entropy", "student_entropy", "nats/token", "Entropy of the student's; a fall to 0 is a collapse", "stepped"),
-    _gauge("student/top_k_mass", "student_top_k_mass_ratio", "ratio", "Student probability on its own top-K tokens; the rest is in the tail bucket", "maybe"),
-    _gauge("teacher/top_k_mass", "teacher_top_k_mass_ratio", "ratio", "Teacher probability on the student's top-K tokens; the rest is in the tail bucket", "maybe"),
+    _gauge("teacher/kl_first_third", "teacher_kl_by_third", "nats/token", "Divergence in the first third of each attempt", "maybe", third="first"),
+    _gauge("teacher/kl_middle_third", "teacher_kl_by_third", "nats/token", "Divergence in the middle third of each attempt", "maybe", third="middle"),
+    _gauge("teacher/kl_last_third", "teacher_kl_by_third", "nats/token", "Divergence in the last third of each attempt", "maybe", third="last"),
+    _gauge("teacher/gain_failed", "teacher_gain", "nats/token", "Mean log q - log pi of the sampled tokens of failed attempts; below 0: the teacher knows better; above: it copies the failure", "maybe", attempts="failed"),
+    _gauge("teacher/gain_success", "teacher_gain", "nats/token", "The same on successful attempts; above 0: the teacher knows better", "maybe", attempts="solved"),
+    _gauge("teacher/entropy", "entropy", "nats/token", "Entropy of the teacher's distribution", "maybe", role="teacher"),
+    _gauge("student/entropy", "entropy", "nats/token", "Entropy of the student's; a fall to 0 is a collapse", "stepped", role="student"),
+    _gauge("student/top_k_mass", "top_k_mass_ratio", "ratio", "Student probability on its own top-K tokens; the rest is in the tail bucket", "maybe", role="student"),
+    _gauge("teacher/top_k_mass", "top_k_mass_ratio", "ratio", "Teacher probability on the student's top-K tokens; the rest is in the tail bucket", "maybe", role="teacher"),
     _gauge("teacher/top_k_overlap", "teacher_top_k_overlap_ratio", "ratio", "Share of the student's top-K that is in the teacher's", "maybe"),
     _gauge("teacher/prompt_success", "teacher_prompt_success_ratio", "ratio", "Success of answers sampled from the teacher prompt; not above the student's: the prompt does not help", "maybe"),
     _gauge("teacher/null_kl", "teacher_null_kl", "nats/token", "Divergence to a teacher that saw the template without content: the shift of the wording alone", "maybe"),
@@ -135,8 +143,8 @@ METRICS: tuple[Metric, ...] = (
     _phase("checkpoint", "Writing the checkpoint before the step", "maybe"),
     Metric("time/step_s", "sdpo_step_seconds", "s", "The whole step", kind="histogram", buckets=_STEP_BUCKETS_S),
     # What it costs and what went wrong.
-    _gauge("memory/rank0_bytes", "memory_rank0_bytes", "bytes", "Memory of the rank 0 process"),
-    _gauge("memory/all_bytes", "memory_all_bytes", "bytes", "Memory of all processes of the run on this machine, shared pages counted once where the system tells"),
+    _gauge("memory/rank0_bytes", "memory_bytes", "bytes", "Memory of the rank 0 process", of="rank0"),
+    _gauge("memory/all_bytes", "memory_bytes", "bytes", "Memory of all processes of the run on this machine, shared pages counted once where the system tells", of="all"),
     _counter("engine/restarts", "engine_restarts", "restarts", "Inference engines restarted"),
     _counter("verify/infrastructure_failures", "verify_infrastructure_failures", "failures", "Verifications that infrastructure failed, before retries"),
     _counter(MISMATCHES, "observability_metric_mismatches", "keys", "Reported keys that are not declared, and declared ones not reported: a bug to tell us"),

@@ -18,6 +18,7 @@ from sdpo_megatron.observability.metrics import (
     reconcile,
 )
 from sdpo_megatron.observability.metrics_page import render
+from sdpo_megatron.observability.series import SERIES
 
 REPOSITORY = Path(__file__).parents[2]
 REQUIRED = {m.key: 0.5 for m in METRICS if m.kind != "counter" and m.presence != "maybe"}
@@ -25,20 +26,22 @@ REQUIRED = {m.key: 0.5 for m in METRICS if m.kind != "counter" and m.presence !=
 
 def test_keys_and_prometheus_names_are_unique_and_well_formed() -> None:
     assert [k for k, n in Counter(m.key for m in METRICS).items() if n > 1] == []
-    assert [k for k, n in Counter(m.name for m in METRICS).items() if n > 1] == []
+    assert [k for k, n in Counter(series.name for series in SERIES).items() if n > 1] == []
+    for series in SERIES:
+        assert re.fullmatch(r"sdpo_[a-z0-9_]+", series.name), series.name
+        assert "|" not in series.help, f"{series.name}: would break the table in docs/metrics.md"
     for metric in METRICS:
         assert re.fullmatch(r"[a-z]+/[a-z0-9_]+", metric.key), metric.key
-        assert re.fullmatch(r"sdpo_[a-z0-9_]+", metric.name), metric.name
         assert len(metric.help) > 10, metric.key
         assert "|" not in metric.help, f"{metric.key}: would break the table in docs/metrics.md"
 
 
 def test_prometheus_conventions_of_units_and_counters() -> None:
-    for metric in METRICS:
+    for metric in SERIES:
         assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
         assert bool(metric.buckets) == (metric.kind == "histogram"), metric.name
         if metric.unit == "s":
-            assert metric.name.endswith("_seconds"), metric.name
+            assert metric.name.removesuffix("_total").endswith("_seconds"), metric.name
         if metric.unit == "bytes":
             assert metric.name.endswith("_bytes"), metric.name
         if metric.unit == "ratio":

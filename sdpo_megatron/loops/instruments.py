@@ -1,0 +1,51 @@
+"""What the loop shows on the board besides a step's metrics."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from sdpo_megatron.actor.runtime import Runtime
+from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.nouns import Attempt, Verdict
+from sdpo_megatron.observability.board import Board
+
+
+def describe_run(board: Board, config: TrainConfig, runtime: Runtime) -> None:
+    """What runs here, since when and how far it is to go."""
+    board.set("sdpo_run_start_timestamp_seconds", time.time())
+    board.set("sdpo_steps_target", config.run.steps)
+    model = Path(config.model.path).name
+    board.set("sdpo_run_info", 1, run=config.run.name, task=config.task.name, model=model)
+    board.set(
+        "sdpo_build_info",
+        1,
+        version=_version("sdpo-megatron"),
+        commit=os.environ.get("SDPO_GIT_COMMIT", ""),
+        torch=_version("torch"),
+        megatron_core=_version("megatron-core"),
+    )
+    device = "cpu" if runtime.is_cpu else torch.cuda.get_device_name()
+    world = config.parallel.model_ranks * config.run.data_parallel
+    board.set("sdpo_devices", world, role="trainer", model=device)
+
+
+def show_attempt(board: Board, attempt: Attempt, verdict: Verdict) -> None:
+    """An attempt that has just been judged."""
+    tokens = len(attempt.response_ids)
+    board.add("sdpo_rollout_tokens_total", tokens)
+    board.observe("sdpo_attempt_response_tokens", tokens)
+    board.observe("sdpo_attempt_reward", verdict.reward)
+    solved = str(verdict.success).lower()
+    board.add("sdpo_attempts_total", finish=attempt.finish_reason, solved=solved)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

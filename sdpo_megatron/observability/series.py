@@ -1,0 +1,109 @@
+"""Every Prometheus series of a training run: those of the step's metrics, and the live ones.
+
+The step's metrics (`metrics.METRICS`) change when a step ends. The live ones, declared here, change
+when something happens, so that they answer "is it stuck?" in the middle of a step. Names follow the
+Prometheus conventions: base units, ``_total`` for counters, what distinguishes series in labels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sdpo_megatron.observability.metrics import METRICS, Kind
+
+__all__ = ["LIVE", "PHASES", "SERIES", "Series"]
+
+PHASES = (
+    "start", "rollout", "prompts", "teacher", "student", "optimizer", "publish", "checkpoint",
+    "validation", "diagnostics", "report", "other", "idle",
+)  # fmt: skip
+"""`other` is what none of the named ones covers, `idle` the time after the last step."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One name, and the labels that tell its series apart.
+
+    Attributes:
+        name: Of the metric family.
+        labels: Each label with the values it can have; () where they are not known beforehand.
+        buckets: Upper bounds of a histogram.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def label_names(self) -> list[str]:
+        return list(self.labels)
+
+    def known_labels(self) -> Iterator[tuple[str, ...]]:
+        """Every combination of label values, where all of them are known beforehand."""
+        if all(self.labels.values()):
+            yield from itertools.product(*self.labels.values())
+
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+_TOKENS = tuple(float(2**n) for n in range(3, 17))
+_REWARDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+# fmt: off
+LIVE: tuple[Series, ...] = (
+    # Is it stuck?
+    Series("sdpo_phase_info", "gauge", "1", "1 for the phase that rank 0 is in", {"phase": PHASES}),
+    Series("sdpo_phase_start_timestamp_seconds", "gauge", "s", "Unix time at which that phase began"),
+    Series("sdpo_run_start_timestamp_seconds", "gauge", "s", "Unix time at which this process of the run began"),
+    Series("sdpo_step", "gauge", "steps", "Steps done"),
+    Series("sdpo_steps_target", "gauge", "steps", "Steps after which the run is complete"),
+    Series("sdpo_last_step_timestamp_seconds", "gauge", "s", "Unix time at which the last step ended"),
+    Series("sdpo_attempts_in_flight", "gauge", "attempts", "Attempts of the step that are not judged yet"),
+    # Where does the time go?
+    Series("sdpo_phase_seconds_total", "counter", "s", "Wall time of rank 0 by phase; all phases together are the age of the process", {"phase": PHASES}),
+    # What comes out of the engines?
+    Series("sdpo_rollout_tokens_total", "counter", "tokens", "Tokens sampled"),
+    Series("sdpo_attempt_response_tokens", "histogram", "tokens", "Length of an attempt", buckets=_TOKENS),
+    Series("sdpo_attempt_reward", "histogram", "reward", "Reward of an attempt", buckets=_REWARDS),
+    Series("sdpo_attempt_staleness_versions", "histogram", "versions", "Policy versions between an attempt's oldest token and its training", buckets=(0.0, 1.0, 2.0, 4.0, 8.0)),
+    Series("sdpo_attempts_total", "counter", "attempts", "Attempts judged, by how they ended and whether they solved their question", {"finish": ("stop", "length", "abort"), "solved": ("true", "false")}),
+    # Which engine?
+    Series("sdpo_engine_up", "gauge", "1", "1 while the engine takes requests, 0 while it is out of the pool", {"engine": ()}),
+    Series("sdpo_engine_requests_in_flight", "gauge", "requests", "Requests that the engine works on", {"engine": ()}),
+    Series("sdpo_engine_policy_version", "gauge", "version", "Policy version that the engine was last given", {"engine": ()}),
+    Series("sdpo_engine_exits_total", "counter", "exits", "Times that the engine left the pool, by reason", {"engine": (), "reason": ("died", "hung", "swap", "stale")}),
+    Series("sdpo_engine_rejoins_total", "counter", "rejoins", "Times that it came back at the current version", {"engine": ()}),
+    Series("sdpo_swap_seconds", "histogram", "s", "Seconds of a hot swap of one engine, by stage", {"stage": ("pause", "load", "verify", "resume")}, _SECONDS),
+    Series("sdpo_swap_failures_total", "counter", "failures", "Hot swaps that an engine did not take", {"engine": ()}),
+    # Is it safe?
+    Series("sdpo_checkpoint_last_success_timestamp_seconds", "gauge", "s", "Unix time of the newest whole checkpoint of this process"),
+    Series("sdpo_checkpoint_step", "gauge", "step", "Step of that checkpoint"),
+    Series("sdpo_checkpoint_bytes", "gauge", "bytes", "Its size"),
+    Series("sdpo_checkpoint_failures_total", "counter", "failures", "Checkpoints that could not be written"),
+    Series("sdpo_run_volume_free_bytes", "gauge", "bytes", "Free space where the run folder lies"),
+    # What runs here?
+    Series("sdpo_build_info", "gauge", "1", "Always 1; versions of what runs", {"version": (), "commit": (), "torch": (), "megatron_core": ()}),
+    Series("sdpo_run_info", "gauge", "1", "Always 1; names the run, its task and its model", {"run": (), "task": (), "model": ()}),
+    Series("sdpo_devices", "gauge", "devices", "Devices by what they do and their model", {"role": ("trainer",), "model": ()}),
+)
+# fmt: on
+
+
+def _of_steps() -> Iterator[Series]:
+    """The series of the step's metrics; those that share a name differ in label values."""
+    names = dict.fromkeys(metric.name for metric in METRICS if metric.name)
+    for name in names:
+        members = [metric for metric in METRICS if metric.name == name]
+        first = members[0]
+        labels = {
+            label: tuple(dict(metric.labels)[label] for metric in members)
+            for label, _ in first.labels
+        }
+        yield Series(name, first.kind, first.unit, first.help, labels, first.buckets)
+
+
+SERIES: tuple[Series, ...] = (*LIVE, *_of_steps())
