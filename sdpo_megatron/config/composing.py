@@ -29,7 +29,7 @@ def load(overrides: Sequence[str] = ()) -> TrainConfig:
             its range, and settings that contradict each other.
     """
     known, problems = [], []
-    groups = _groups()
+    groups = yaml_groups()
     keys = [setting.key for setting in all_settings(TrainConfig)]
     for override in overrides:
         key, value = _split(override)
@@ -189,7 +189,7 @@ def _of_other_variants(declared: Sequence[Setting], key: str, value: Any) -> set
     return {name for name, tags in owners.items() if value not in tags and name != key}
 
 
-def _groups() -> dict[str, list[str]]:
+def yaml_groups() -> dict[str, list[str]]:
     """The YAML groups and their choices."""
     return {
         folder.name: sorted(path.stem for path in folder.glob("*.yaml"))

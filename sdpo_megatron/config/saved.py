@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from sdpo_megatron.config.composing import merge
+from sdpo_megatron.config.composing import merge, yaml_groups
 from sdpo_megatron.config.run import TrainConfig
+from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.fields.reading import build, to_plain
 
 
@@ -37,4 +38,13 @@ def load_resumed(path: Path, overrides: Sequence[str]) -> TrainConfig:
     Raises:
         ConfigError: As `load`.
     """
+    chosen = [o for o in overrides if o.partition("=")[0] in yaml_groups()]
+    if chosen:
+        raise ConfigError(
+            "\n".join(
+                f"{o}: a group is chosen when a run starts; a resumed one takes settings, as "
+                "in run.steps=20"
+                for o in chosen
+            )
+        )
     return build(TrainConfig, merge(TrainConfig, to_plain(load_saved(path)), overrides))

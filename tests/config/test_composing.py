@@ -157,6 +157,8 @@ def test_resuming_changes_what_is_asked_and_nothing_else(tmp_path: Path) -> None
         config.load_resumed(tmp_path / "config.yaml", ["run.stepz=20"])
     with pytest.raises(ConfigError, match=r"run.steps=0: must be at least 1"):
         config.load_resumed(tmp_path / "config.yaml", ["run.steps=0"])
+    with pytest.raises(ConfigError, match="teacher=frozen: a group is chosen when a run starts"):
+        config.load_resumed(tmp_path / "config.yaml", ["teacher=frozen"])
 
 
 def test_resuming_with_another_variant(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,21 @@ def test_no_setting_is_dead() -> None:
 
 def test_the_page_is_what_make_docs_writes() -> None:
     assert (REPOSITORY / "docs" / "settings.md").read_text() == render(), "run `make docs`"
+
+
+PAGES = [
+    REPOSITORY / "README.md",
+    *(REPOSITORY / "docs").glob("*.md"),
+    *(REPOSITORY / "sdpo_megatron" / "conf").rglob("*.yaml"),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_a_setting_that_does_not_exist(page: Path) -> None:
+    keys = [setting.key for setting in all_settings(TrainConfig)]
+    groups = "|".join(sorted({key.partition(".")[0] for key in keys}))
+    named = re.findall(rf"(?<![\w./(-])(?:{groups})(?:\.[a-z_0-9]+)+(?![\w/(-])", page.read_text())
+    assert [n for n in named if not any(k == n or k.startswith(f"{n}.") for k in keys)] == []
 
 
 def test_the_page_has_every_key() -> None:
