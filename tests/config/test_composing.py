@@ -142,7 +142,8 @@ def test_seeds_of_the_run_reach_the_sampler() -> None:
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    before = config.load(["experiment=quickstart", "teacher.rate=0.125"])
+    ids = "task.ids=['1e5','28','null','0x1f','1_0',' a']"  # each could be read as something else
+    before = config.load(["experiment=quickstart", "teacher.rate=0.125", "optimizer.lr=3e-7", ids])
     config.save(before, tmp_path / "config.yaml")
     assert config.load_saved(tmp_path / "config.yaml") == before
 
@@ -157,8 +158,26 @@ def test_resuming_changes_what_is_asked_and_nothing_else(tmp_path: Path) -> None
         config.load_resumed(tmp_path / "config.yaml", ["run.stepz=20"])
     with pytest.raises(ConfigError, match=r"run.steps=0: must be at least 1"):
         config.load_resumed(tmp_path / "config.yaml", ["run.steps=0"])
-    with pytest.raises(ConfigError, match="teacher=frozen: a group is chosen when a run starts"):
+    with pytest.raises(
+        ConfigError, match="teacher=frozen: a group is chosen when a configuration is"
+    ):
         config.load_resumed(tmp_path / "config.yaml", ["teacher=frozen"])
+
+
+def test_a_configuration_that_a_person_wrote(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("model: {path: /m}\noptimizer: {lr: 1e-5}\nrun: {name: 7}\n")
+    own = config.load_saved(file)
+    assert (own.optimizer.lr, own.run.name, own.batch) == (1e-5, "7", config.load([]).batch)
+    for text, message in (
+        ("model: {path: /m}\noptimizer: {betal: 1}\n", r"^optimizer.betal: .*\(in .*own.yaml\)$"),
+        ("model: [", "own.yaml is no YAML"),
+        ("- 1\n", "own.yaml holds no settings"),
+        ("run: {steps: 3}\n", "^model: must be given"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            config.load_saved(file)
 
 
 def test_resuming_with_another_variant(tmp_path: Path) -> None:
