@@ -4,6 +4,7 @@ disk loses nothing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,21 @@ def test_a_torn_checkpoint_is_never_chosen(
 def test_an_empty_or_absent_folder_has_none(tmp_path: Path) -> None:
     assert whole_checkpoints(tmp_path) == []
     assert whole_checkpoints(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(
+    ("size", "whole"), [(5, True), (4, False), (6, False), (0, False), (None, False)]
+)
+def test_a_file_of_another_size_than_recorded_tears_a_checkpoint(
+    size: int | None, whole: bool, tmp_path: Path
+) -> None:
+    """One that is longer, too: two writers of one file leave the tail of the longer one."""
+    folder = tmp_path / "step-000001"
+    folder.mkdir()
+    if size is not None:
+        (folder / "0.distcp").write_bytes(b"x" * size)
+    (folder / "common.pt").write_bytes(b"abc")
+    files = {"0.distcp": 5, "common.pt": 3}
+    (folder / "complete.json").write_text(json.dumps({"files": files}))
+    assert is_whole(folder) is whole
+    assert [step for step, _ in whole_checkpoints(tmp_path)] == [1] * whole

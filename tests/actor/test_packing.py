@@ -88,3 +88,18 @@ def test_a_partition_is_complete_bounded_equal_in_number_and_balanced(
     # The longest-first rule: no rank is further from another than the two heaviest bins together.
     assert max(loads) - min(loads) <= 2 * budget
     assert plan == partition(samples, num_ranks=ranks, token_budget=budget)
+
+
+def test_ranks_are_dealt_heavy_bins_with_light_ones() -> None:
+    """Four bins of 8, 7, 6 and 5 tokens: dealt back and forth both ranks carry 13; dealt in one
+    direction they would carry 14 and 12.
+    """
+    samples = [sample(1, tokens) for tokens in (8, 7, 6, 5)]
+    plan = partition(samples, num_ranks=2, token_budget=8)
+    assert plan == [[[0], [3]], [[1], [2]]]
+
+
+def test_the_budget_is_filled_to_the_last_token() -> None:
+    samples = [sample(1, tokens) for tokens in (5, 4, 3)]
+    assert partition(samples, num_ranks=1, token_budget=12) == [[[0, 1, 2]]]
+    assert partition(samples, num_ranks=1, token_budget=11) == [[[1, 2], [0]]]

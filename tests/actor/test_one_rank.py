@@ -1,0 +1,157 @@
+"""One rank's numbers against plain transformers in float64, and against hand-made facts.
+
+The layouts are compared with one rank elsewhere (test_layouts.py, slow); what that one rank
+computes is settled here. All actors live in one process, so that Megatron is imported once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig, TeacherConfig
+from sdpo_megatron.fields.reading import build
+from sdpo_megatron.nouns import TrainSample
+from sdpo_megatron.objectives import (
+    ImportanceConfig,
+    ObjectiveConfig,
+    PolicyGradientConfig,
+    WeightingConfig,
+)
+from tests.actor.reference import CAP, CLIP_HIGH, CLIP_LOW, Plan, Reference
+from tests.actor.worlds import made_up_samples, make_actor, small_objective, tiny_model
+from tests.distributed import run_ranks
+
+BATCHES = 3
+# Two steps of warm-up to 2e-3, then linearly to 0 at step 10.
+SCHEDULE: dict[str, Any] = {"lr": 2e-3, "warmup_steps": 2, "decay": "linear", "decay_steps": 10}
+RATES = (1e-3, 2e-3, 1.75e-3, 1.5e-3, 1.25e-3, 1e-3)
+
+AVERAGE_BY_BATCH = "SDPO, the average moves with the batch"
+PLANS: dict[str, Plan] = {
+    "SDPO, the average moves with each of two steps": Plan(
+        rates=RATES,
+        teacher={"kind": "ema", "rate": 0.2, "cadence": "per_optimizer_step"},
+        questions_per_step=2,
+    ),
+    AVERAGE_BY_BATCH: Plan(
+        rates=RATES,
+        teacher={"kind": "ema", "rate": 0.2, "cadence": "per_rollout_batch"},
+        questions_per_step=2,
+    ),
+    "GRPO, two steps a batch": Plan(rates=RATES, grpo=True, questions_per_step=2),
+    "GRPO, one step a batch": Plan(rates=RATES, grpo=True),
+}
+Row = tuple[float, float]
+
+
+def objective(plan: Plan) -> ObjectiveConfig:
+    """The plan's objective, every constant of the reference spelled out."""
+    shared: dict[str, Any] = {
+        "importance": ImportanceConfig(is_clip=CAP, mismatch_cap=CAP),
+        "denominator": "global_token",
+        "off_policy": plan.questions_per_step > 0,
+    }
+    if not plan.grpo:
+        return replace(small_objective(divergence="jsd", alpha=0.5), **shared)
+    return ObjectiveConfig(
+        weighting=WeightingConfig(kind="grpo"),
+        distillation=None,
+        policy_gradient=PolicyGradientConfig(clip_low=CLIP_LOW, clip_high=CLIP_HIGH),
+        **shared,
+    )
+
+
+def actor_of(folder: str, plan: Plan) -> Any:
+    return make_actor(
+        folder,
+        teacher=build(TeacherConfig, plan.teacher),
+        objective=objective(plan),
+        optimizer=OptimizerConfig(**SCHEDULE),
+        batch=BatchConfig(
+            questions=4,
+            questions_per_step=plan.questions_per_step,
+            micro_batch_tokens=80,
+            chunk_tokens=16,
+        ),
+    )
+
+
+def samples_of(batch: int) -> list[TrainSample]:
+    return made_up_samples(batch, questions=4)
+
+
+def run_all(rank: int, world: int, folder: str) -> dict[str, Any]:
+    """What the tests below look at, by name."""
+    from megatron.core import parallel_state
+
+    found: dict[str, Any] = {}
+    for name, plan in PLANS.items():
+        actor = actor_of(folder, plan)
+        found[name] = [actor.step(samples_of(batch)) for batch in range(BATCHES)]
+        parallel_state.destroy_model_parallel()
+    found |= facts(folder)
+    parallel_state.destroy_model_parallel()
+    return found
+
+
+def facts(folder: str) -> dict[str, Any]:
+    """A batch of which nothing is trained, then one read by a teacher that knows no more."""
+    import torch
+
+    def weights() -> list[torch.Tensor]:
+        live = [p.detach().clone() for chunk in actor.chunks for p in chunk.parameters()]
+        return live + [t.clone() for t in actor.teacher.sets["ema"]]
+
+    actor = actor_of(folder, replace(PLANS[AVERAGE_BY_BATCH], questions_per_step=0))
+    before = weights()
+    nothing = [replace(s, distill_weight=0.0, policy_weight=0.0) for s in samples_of(0)]
+    skipped = actor.step(nothing)
+    after = weights()
+    as_student = [replace(s, teacher_prompt_ids=s.prompt_ids) for s in samples_of(0)]
+    return {
+        "nothing": skipped,
+        "untouched": all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
+        "agreeing": actor.step(as_student),
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("tiny") / "model", tied=True))
+
+
+@pytest.fixture(scope="module")
+def found(model: str) -> dict[str, Any]:
+    (one,) = run_ranks(run_all, 1, model)
+    return one
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_batch_is_that_of_the_dense_reference(
+    name: str, model: str, found: dict[str, Any]
+) -> None:
+    reference = Reference(model, PLANS[name])
+    for batch, got in enumerate(found[name]):
+        steps = reference.batch(samples_of(batch))
+        losses, norms = zip(*steps, strict=True)
+        count = len(steps)
+        assert got["train/loss"] == pytest.approx(sum(losses) / count, rel=5e-4, abs=1e-5), batch
+        assert got["train/grad_norm"] == pytest.approx(sum(norms) / count, rel=1e-3), batch
+        assert got["train/skipped_steps"] == 0.0
+
+
+def test_a_batch_with_nothing_to_learn_moves_neither_weights_nor_teacher(
+    found: dict[str, Any],
+) -> None:
+    assert found["nothing"]["train/skipped_steps"] == 1.0
+    assert found["nothing"]["train/tokens"] == 0.0
+    assert found["untouched"]
+
+
+def test_a_teacher_that_reads_what_the_student_reads_agrees_with_it(found: dict[str, Any]) -> None:
+    assert found["agreeing"]["train/loss"] == pytest.approx(0.0, abs=1e-7)
+    assert found["agreeing"]["train/grad_norm"] == pytest.approx(0.0, abs=1e-5)
+    assert found["agreeing"]["train/skipped_steps"] == 0.0

@@ -1,0 +1,216 @@
+"""The mutants: a text of the source, what takes its place, and the test that then fails.
+
+Each is a mistake that is easy to make, hard to see in a run, and was once survived by the tests.
+`make test-mutants` proves that they are noticed; tests/mutants/test_table.py that they still apply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake.
+
+    Attributes:
+        name: What it does, in words.
+        file: Of the source, from the repository's root.
+        text: Occurs exactly once in the file.
+        instead: Takes the place of `text`.
+        killed_by: A pytest node id, file or test.
+    """
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    killed_by: str
+
+
+ACTOR = "sdpo_megatron/actor/actor.py"
+BATCH_LOSS = "sdpo_megatron/actor/batch_loss.py"
+OPTIMIZER = "sdpo_megatron/actor/optimizer.py"
+PACKING = "sdpo_megatron/actor/packing.py"
+TEACHER = "sdpo_megatron/actor/teacher.py"
+WEIGHT_SETS = "sdpo_megatron/actor/weight_sets.py"
+
+ONE_RANK = "tests/actor/test_one_rank.py"
+RATES = "tests/actor/test_optimizer.py"
+
+MUTANTS = (
+    # Learning-rate schedules
+    Mutant(
+        "warm-up starts at 0: one step late",
+        OPTIMIZER,
+        "return config.lr * step / config.warmup_steps",
+        "return config.lr * (step - 1) / config.warmup_steps",
+        RATES,
+    ),
+    Mutant(
+        "warm-up ends one step early, below the peak",
+        OPTIMIZER,
+        "return config.lr * step / config.warmup_steps",
+        "return config.lr * step / (config.warmup_steps + 1)",
+        RATES,
+    ),
+    Mutant(
+        "decay counted from the first step, not from the end of the warm-up",
+        OPTIMIZER,
+        "done = min(1.0, (step - config.warmup_steps) / span)",
+        "done = min(1.0, step / span)",
+        RATES,
+    ),
+    Mutant(
+        "decay one step late",
+        OPTIMIZER,
+        "done = min(1.0, (step - config.warmup_steps) / span)",
+        "done = min(1.0, (step - config.warmup_steps - 1) / span)",
+        RATES,
+    ),
+    Mutant(
+        "linear and cosine exchanged",
+        OPTIMIZER,
+        'config.decay == "linear" else',
+        'config.decay == "cosine" else',
+        RATES,
+    ),
+    Mutant(
+        "the rate of the step before is used",
+        ACTOR,
+        "learning_rate(self.config.optimizer, self.optimizer_steps + 1)",
+        "learning_rate(self.config.optimizer, max(1, self.optimizer_steps))",
+        ONE_RANK,
+    ),
+    # One optimiser step, and several on a batch
+    Mutant(
+        "off-policy without pi_old",
+        ACTOR,
+        "self._old_log_probs(samples) if self.objective.needs_old_log_probs else None",
+        "None",
+        ONE_RANK,
+    ),
+    Mutant(
+        "pi_old is the rollout engine's",
+        BATCH_LOSS,
+        "parts = [old_log_probs[s.question_id, s.index] for s in samples]",
+        "parts = [torch.tensor(s.log_probs) for s in samples]",
+        ONE_RANK,
+    ),
+    Mutant(
+        "samples with only a policy weight are dropped",
+        ACTOR,
+        "if s.distill_weight or s.policy_weight]",
+        "if s.distill_weight]",
+        ONE_RANK,
+    ),
+    Mutant(
+        "gradients of the step before are added",
+        "sdpo_megatron/actor/pipeline.py",
+        "            chunk.zero_grad_buffer()\n",
+        "            pass\n",
+        ONE_RANK,
+    ),
+    Mutant(
+        "denominators counted over all attempts, with a weight or without",
+        BATCH_LOSS,
+        "trained = [sum(s.loss_mask) if getattr(s, weight) else 0 for s in samples]\n    return G",
+        "trained = [sum(s.loss_mask) for s in samples]\n    return G",
+        ONE_RANK,
+    ),
+    Mutant(
+        "untrained tokens trained",
+        BATCH_LOSS,
+        "for s, v in zip(samples, values, strict=True) for m in s.loss_mask])",
+        "for s, v in zip(samples, values, strict=True) for m in [1] * len(s.loss_mask)])",
+        ONE_RANK,
+    ),
+    Mutant(
+        "the distillation loss takes the policy's weights",
+        BATCH_LOSS,
+        "distill_weight=masked(distill),",
+        "distill_weight=masked(policy),",
+        ONE_RANK,
+    ),
+    Mutant(
+        "several steps on a batch see the whole batch each",
+        "sdpo_megatron/actor/minibatch.py",
+        "[s for s in samples if s.question_id in chosen]",
+        "[s for s in samples if chosen]",
+        ONE_RANK,
+    ),
+    # The teacher
+    Mutant(
+        "cadence per_rollout_batch never moves the average",
+        ACTOR,
+        "            self.teacher.after_rollout_batch()\n",
+        "            pass\n",
+        ONE_RANK,
+    ),
+    Mutant(
+        "cadence per_rollout_batch moves it with every step",
+        TEACHER,
+        'self.config.cadence == "per_optimizer_step"',
+        "self.config.cadence",
+        ONE_RANK,
+    ),
+    Mutant(
+        "the average moves the other way",
+        WEIGHT_SETS,
+        "kept.lerp_(shard.master.detach().float(), rate)",
+        "kept.lerp_(shard.master.detach().float(), 1 - rate)",
+        ONE_RANK,
+    ),
+    Mutant(
+        "the average is not swapped in",
+        TEACHER,
+        "nullcontext() if name == LIVE else self.weights.swapped(self.sets[name])",
+        "nullcontext()",
+        ONE_RANK,
+    ),
+    Mutant(
+        "the average stays in after scoring",
+        WEIGHT_SETS,
+        "shard.buffer.copy_(shard.master if saved is None else saved)",
+        "pass",
+        ONE_RANK,
+    ),
+    Mutant(
+        "the teacher reads the student's prompt",
+        PACKING,
+        "return sample.teacher_prompt_ids or sample.prompt_ids",
+        "return sample.prompt_ids",
+        ONE_RANK,
+    ),
+    # Packing
+    Mutant(
+        "hidden states one place late",
+        PACKING,
+        "predictors += range(start + len(prompt) - 1, len(tokens))",
+        "predictors += range(start + len(prompt), len(tokens) + 1)",
+        "tests/actor/test_packing.py",
+    ),
+    Mutant(
+        "bins dealt in one direction",
+        PACKING,
+        "row if (start // num_ranks) % 2 == 0 else reversed(row)",
+        "row",
+        "tests/actor/test_packing.py::test_ranks_are_dealt_heavy_bins_with_light_ones",
+    ),
+    # Around the step
+    Mutant(
+        "a checkpoint whose file is larger than recorded is whole",
+        "sdpo_megatron/actor/checkpoint.py",
+        "(folder / name).stat().st_size == size",
+        "(folder / name).stat().st_size >= size",
+        "tests/actor/test_checkpoint.py::"
+        "test_a_file_of_another_size_than_recorded_tears_a_checkpoint",
+    ),
+    Mutant(
+        "every group counts as mixed",
+        "sdpo_megatron/rollout/summary.py",
+        "len({v.success for v in group.verdicts}) == 2 for group in groups",
+        "len({v.success for v in group.verdicts}) >= 1 for group in groups",
+        "tests/rollout/test_summary.py",
+    ),
+)
