@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-mutants check format bench docs clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-mutants golden check format bench docs clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
@@ -42,6 +42,9 @@ test-exhaustive: setup-dev  ## property tests with 10,000 draws each, where make
 
 test-mutants: setup-dev  ## wrong versions of the source, one by one: the tests must notice each (5 minutes)
 	@PYTHONPATH=. $(BIN)/python -m tests.mutants.run $(ARGS)
+
+golden: setup-dev  ## write the losses of tests/golden anew, after a change of numerics that is meant
+	@PYTHONPATH=. $(BIN)/python -m tests.golden.replay $(ARGS)
 
 check: setup-dev  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet $(CHECKED) || { $(BIN)/ruff format --check $(CHECKED); exit 1; }

@@ -136,14 +136,6 @@ def overall_checksum(ranks: Iterable[Mapping[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def first_difference(expected: Mapping[str, str], reported: Mapping[str, str]) -> str:
-    """The first parameter, by name, whose checksum differs, for a message; "" when none does."""
-    for name in sorted(expected.keys() | reported.keys()):
-        if expected.get(name) != reported.get(name):
-            return f"{name}: expected {expected.get(name)}, got {reported.get(name)}"
-    return ""
-
-
 class _Slicer:
     """Cuts a whole tensor down to what one tensor-parallel rank stores."""
 

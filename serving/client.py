@@ -91,17 +91,6 @@ class EngineClient:
         """Decode again after `pause`."""
         await self._control("/continue_generation", {"torch_empty_cache": False})
 
-    async def begin_weight_update(self) -> None:
-        """Open an update session.
-
-        The `tensor` and `distributed` transports send their buckets inside one.
-        """
-        await self._control("/begin_weight_update", {})
-
-    async def end_weight_update(self) -> None:
-        """Close the session: quantised weights are finished here."""
-        await self._control("/end_weight_update", {})
-
     async def load_weights_from_disk(self, folder: str | Path) -> None:
         """Load an HF checkpoint folder in place and drop the prefix cache; the version stays."""
         await self._control(
@@ -121,10 +110,6 @@ class EngineClient:
             overall=answer["per_engine_checksum"],
             ranks=tuple(rank["checksums"] for rank in answer["ranks"]),
         )
-
-    async def abort_all(self) -> None:
-        """Abort every request that it holds."""
-        await self._control("/abort_request", {"rid": "", "abort_all": True})
 
     async def close(self) -> None:
         """Close the connections."""

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import select
 import shutil
@@ -33,12 +32,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
-_libc = ctypes.CDLL(
-    None, use_errno=True
-)  # loaded before any fork: dlopen in a child could deadlock
+# Started with -I -S, so that nothing of the environment can get in its way: our own folder is last.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from sdpo_megatron.process_tree import adopt_orphans, descendants, die_with_parent
 
 
 def main() -> int:
@@ -48,7 +46,7 @@ def main() -> int:
     parser.add_argument("--grace", type=float, default=5.0)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     stop_read, stop_write = os.pipe()
     os.set_blocking(stop_write, False)
     signal.set_wakeup_fd(stop_write)
@@ -57,7 +55,7 @@ def main() -> int:
     guardian = os.getpid()
 
     def before_exec() -> None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         if os.getppid() != guardian:
             os._exit(1)
 
@@ -114,30 +112,11 @@ def kill_descendants() -> None:
     A dead parent's children become ours, since we are the subreaper.
     """
     deadline = time.monotonic() + 10.0
-    while (running := _descendants(os.getpid())) and time.monotonic() < deadline:
+    while (running := descendants(os.getpid())) and time.monotonic() < deadline:
         for pid in running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-
-
-def _descendants(root: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if fields[0] != b"Z":
-                parents.setdefault(int(fields[1]), []).append(int(entry))
-    found, frontier = [], [root]
-    while frontier:
-        for child in parents.get(frontier.pop(), []):
-            found.append(child)
-            frontier.append(child)
-    return found
 
 
 def _pidfd(pid: int) -> int | None:

@@ -32,8 +32,8 @@ class Transport(Protocol):
     """Moves one version of the weights into one paused engine.
 
     `disk` works everywhere and is the only one so far. A transport that streams buckets from the
-    trainer (NCCL, gloo, CUDA IPC) brackets them by `client.begin_weight_update` and
-    `client.end_weight_update`, and leaves version and checksum to `swap`.
+    trainer (NCCL, gloo, CUDA IPC) brackets them by SGLang's /begin_weight_update and
+    /end_weight_update, and leaves version and checksum to `swap`.
     """
 
     async def load(self, client: EngineClient, weights_dir: Path) -> None:

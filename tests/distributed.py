@@ -6,11 +6,9 @@ results = run_ranks(work, 2, path)             # [result of rank 0, result of ra
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import tempfile
 import time
@@ -18,6 +16,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from sdpo_megatron.process_tree import die_with_parent
 
 
 class RankFailed(AssertionError):
@@ -105,7 +105,7 @@ def _rank_main(
     timeout_s: float,
     environment: dict[str, str],
 ) -> None:
-    _die_with_parent()
+    die_with_parent()  # a pytest that is killed leaves no ranks waiting for one another
     place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
     os.environ.clear()  # the server's is as old as the server
     os.environ.update(environment | place | {"OMP_NUM_THREADS": "1"})
@@ -132,11 +132,6 @@ def _rank_main(
     except BaseException:
         (Path(folder) / f"failure-{rank}").write_text(traceback.format_exc())
         sys.exit(1)
-
-
-def _die_with_parent() -> None:
-    """A pytest that is killed leaves no ranks waiting for one another."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _result_file(folder: str, rank: int) -> Path:

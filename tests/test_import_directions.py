@@ -40,9 +40,10 @@ LEVELS = {
     "sdpo_megatron.errors": 11,
     "sdpo_megatron.exit_codes": 12,
     "sdpo_megatron.addresses": 12,
+    "sdpo_megatron.files": 11,
     "sdpo_megatron.ports": 11,
+    "sdpo_megatron.process_tree": 11,
 }
-WITH_TASKS = {f"sdpo_megatron.verifiers.{name}" for name in ("judge", "client", "batch", "cli")}
 # The libraries that are heavy or need a device, and the parts that may import them.
 ENGINES = {
     "megatron": ("sdpo_megatron.actor", "sdpo_megatron.weights"),
@@ -84,16 +85,22 @@ def _module_name(file: Path) -> str:
     return ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
 
 
+def _base(node: ast.ImportFrom, file: Path) -> str:
+    """The module that stands between `from` and `import`, dots resolved."""
+    base = node.module or ""
+    if node.level:
+        package = _module_name(file).split(".")
+        package = package if file.name == "__init__.py" else package[:-1]
+        above = package[: len(package) - node.level + 1]
+        base = ".".join([*above, base]).rstrip(".")
+    return base
+
+
 def _imported(node: ast.AST, file: Path) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        base = node.module or ""
-        if node.level:
-            package = _module_name(file).split(".")
-            package = package if file.name == "__init__.py" else package[:-1]
-            above = package[: len(package) - node.level + 1]
-            base = ".".join([*above, base]).rstrip(".")
+        base = _base(node, file)
         # `from sdpo_megatron import errors` imports the module, not a name of the package.
         yield from (f"{base}.{a.name}" if base == "sdpo_megatron" else base for a in node.names[:1])
         if base == "sdpo_megatron":
@@ -134,6 +141,53 @@ def test_imports_point_downwards() -> None:
         and LEVELS[target] <= LEVELS[entry.part]
     ]
     assert upwards == []
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """Neither between folders nor inside one; what a function imports counts."""
+    assert _circles(_modules()) == []
+
+
+def _modules() -> dict[str, set[str]]:
+    """The modules of the source, each with those that it imports."""
+    files = {_module_name(entry.file): entry.file for entry in IMPORTS}
+    graph: dict[str, set[str]] = {name: set() for name in files}
+    for name, file in files.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                base = _base(node, file)
+                whole = {f"{base}.{alias.name}" for alias in node.names}
+                # `from package import module` needs the module; other names, the package itself.
+                graph[name] |= {name if name in files else base for name in whole}
+    return graph
+
+
+def _circles(graph: dict[str, set[str]]) -> list[str]:
+    """One line a circle: take away, again and again, what imports nothing that is left."""
+    left = {name: targets & graph.keys() - {name} for name, targets in graph.items()}
+    while free := {name for name, targets in left.items() if not targets}:
+        left = {name: targets - free for name, targets in left.items() if name not in free}
+    found = []
+    while left:  # everything that is left leads into a circle: follow it to where it closes
+        path = [min(left)]
+        while (step := min(left[path[-1]])) not in path:
+            path.append(step)
+        circle = path[path.index(step) :]
+        found.append(" -> ".join([*circle, step]))
+        left = {name: targets - set(circle) for name, targets in left.items() if name not in circle}
+        while free := {name for name, targets in left.items() if not targets}:
+            left = {name: targets - free for name, targets in left.items() if name not in free}
+    return found
+
+
+def test_circles_are_seen() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"e"}, "e": {"d", "torch"}}) == [
+        "b -> c -> b",
+        "d -> e -> d",
+    ]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

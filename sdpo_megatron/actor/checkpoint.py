@@ -33,6 +33,7 @@ from sdpo_megatron.actor.agree import first_problem
 from sdpo_megatron.actor.runtime import current_runtime
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
 from sdpo_megatron.errors import CheckpointError
+from sdpo_megatron.files import put_in_place, write_whole
 
 _NAME = re.compile(r"step-(\d{6,})$")
 _SEAL = "complete.json"
@@ -100,9 +101,7 @@ def save(
         if first:
             _seal(scratch)
             may_commit()
-            shutil.rmtree(folder, ignore_errors=True)
-            scratch.rename(folder)
-            _sync(root)
+            put_in_place(scratch, folder)
 
     # The ranks agree after each: one that failed must not leave the others in a collective call.
     _agree(_problem_of(make_room) if first else None, scratch, step)
@@ -315,19 +314,7 @@ def _seal(folder: Path) -> None:
     for name in files:
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
-    with open(folder / _SEAL, "w") as file:
-        json.dump({"files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(folder / _SEAL, json.dumps({"files": files}, indent=1))
 
 
 def _problem_of(action: Callable[[], None]) -> str | None:

@@ -98,7 +98,7 @@ class Coordinator:
                 self.board,
             )
         )
-        self.stop.tell(self.rollouts.cancel)
+        self.stop.call_when_asked(self.rollouts.cancel)
         self.display.message(
             f"run folder {self.folder.path}; {len(self.questions)} questions of {config.task.name}"
         )

@@ -9,7 +9,6 @@ its engines with it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -32,11 +31,11 @@ from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
 from sdpo_megatron.loops.stop import SIGNALS
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.ports import hold_port
+from sdpo_megatron.process_tree import die_with_parent
 
 GRACE_S = 10.0
 """Seconds that rank 0 gets to leave by itself when another one has failed."""
 _SHARED_S = 60.0  # for a file to be seen on another machine
-_PR_SET_PDEATHSIG = 1
 _STOPPING = "sdpo: stopping with a checkpoint; once more to stop at once"
 
 
@@ -180,7 +179,7 @@ def _start_rank(
 
 
 def _before_exec() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the rank can take them
 
 

@@ -29,7 +29,7 @@ class StopRequest:
             signal.signal(number, self._on_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def tell(self, listener: Callable[[], None]) -> None:
+    def call_when_asked(self, listener: Callable[[], None]) -> None:
         """Have `listener` called by the signal handler, or now when the signal has come before."""
         self._listeners.append(listener)
         if self.asked:

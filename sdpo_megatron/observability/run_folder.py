@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sdpo_megatron.files import clear_drafts, write_whole
 from sdpo_megatron.nouns import StepReport
 
 __all__ = ["RunFolder", "versions"]
@@ -52,12 +53,14 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         for folder in (self.rollouts, self.checkpoints, self.weights, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.rollouts):
+            clear_drafts(folder)  # of a run that was killed
 
     def save_versions(self) -> None:
         """Adds one record of `versions` to versions.json."""
         self.may_write()
         records = json.loads(self.versions_file.read_text()) if self.versions_file.exists() else []
-        _write_whole(self.versions_file, json.dumps([*records, versions()], indent=2) + "\n")
+        write_whole(self.versions_file, json.dumps([*records, versions()], indent=2) + "\n")
 
     def append(self, report: StepReport) -> None:
         """Adds a step to metrics.jsonl and waits until it is on the disk.
@@ -91,7 +94,7 @@ class RunFolder:
         records = list(self._records())
         kept = [line for record, line in records if record["step"] < step]
         if self.metrics_file.exists():
-            _write_whole(self.metrics_file, "".join(line + "\n" for line in kept))
+            write_whole(self.metrics_file, "".join(line + "\n" for line in kept))
         return len(records) - len(kept)
 
     def _records(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -168,13 +171,3 @@ def _report(record: dict[str, Any]) -> StepReport:
     step, version = record.pop("step"), record.pop("policy_version")
     values = {key: math.nan if v is None else float(v) for key, v in record.items()}
     return StepReport(step=step, policy_version=version, metrics=values)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Replaces `path` in one step: a kill leaves the old content or the new, never a part."""
-    draft = path.with_name(path.name + ".new")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

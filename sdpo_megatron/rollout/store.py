@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import zstandard
 
 from sdpo_megatron.errors import CheckpointError
+from sdpo_megatron.files import write_whole
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict, VersionSpan
 
 FORMAT = 1
@@ -64,12 +64,11 @@ class RolloutStore:
         data = zstandard.compress(text.encode(), _LEVEL)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_atomically(self.path(step), data)
+            write_whole(self.path(step), data)
         except OSError as error:
             raise CheckpointError(
                 f"{self.path(step)}: the rollouts of step {step} could not be written: "
-                f"{error.strerror}. "
-                "Free some space and go on from the last checkpoint."
+                f"{error.strerror}. Free some space and go on from the last checkpoint."
             ) from error
         return self.path(step)
 
@@ -154,20 +153,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the new name, too, survives a power cut
-    finally:
-        os.close(directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from sdpo_megatron.errors import CheckpointError, ConfigError, SdpoError
+from sdpo_megatron.files import draft_of, put_in_place
 from sdpo_megatron.weights.files import INDEX_NAME, SINGLE_NAME, index_folder
 from sdpo_megatron.weights.gather import iter_hf_tensors
 from sdpo_megatron.weights.layout import Chunks
@@ -122,7 +123,7 @@ class _Writer:
         progress: Progress | None,
     ) -> None:
         self.spec, self.source, self.out, self.dtype = spec, source, out, dtype
-        self.temporary = out.with_name(f".{out.name}.partial-{os.getpid()}")
+        self.temporary = draft_of(out)
         self.max_shard_bytes, self.progress = max_shard_bytes, progress
         self.shards: list[list[str]] = []
         self.pending: dict[str, torch.Tensor] = {}
@@ -138,7 +139,7 @@ class _Writer:
         if self.copies_head:
             shapes[HEAD] = shapes[EMBED]
         self.shards = list(_plan(shapes, self.dtype.itemsize, self.max_shard_bytes))
-        self.total = sum(_numel(shape) for shape in shapes.values()) * self.dtype.itemsize
+        self.total = sum(math.prod(shape) for shape in shapes.values()) * self.dtype.itemsize
         self.temporary.mkdir(parents=True)
         self._copy_companions()
 
@@ -153,8 +154,7 @@ class _Writer:
 
     def finish(self) -> None:
         assert not self.pending, f"never written: {sorted(self.pending)}"
-        shutil.rmtree(self.out, ignore_errors=True)
-        self.temporary.rename(self.out)
+        put_in_place(self.temporary, self.out)
 
     def discard(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)
@@ -200,20 +200,13 @@ def _plan(shapes: dict[str, Shape], itemsize: int, max_bytes: int) -> Iterator[l
     names: list[str] = []
     size = 0
     for name, shape in shapes.items():
-        more = _numel(shape) * itemsize
+        more = math.prod(shape) * itemsize
         if names and size + more > max_bytes:
             yield names
             names, size = [], 0
         names.append(name)
         size += more
     yield names
-
-
-def _numel(shape: Shape) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

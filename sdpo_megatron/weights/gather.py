@@ -8,6 +8,7 @@ own parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ def _receive(
 ) -> None:
     if not expected:
         return
-    sizes = [_numel(param.shape) for param in expected]
+    sizes = [math.prod(param.shape) for param in expected]
     flat = torch.empty(sum(sizes), dtype=dtype, device=device)
     dist.recv(flat, src=source)
     for param, values in zip(expected, torch.split(flat, sizes), strict=True):
@@ -120,10 +121,3 @@ def _place(param: Param, values: torch.Tensor, whole: dict[str, torch.Tensor]) -
         size = piece.hf_stop - piece.hf_start
         target = whole[piece.hf].narrow(piece.axis, piece.hf_start, size)
         target.copy_(values.narrow(piece.axis, piece.start, size))
-
-
-def _numel(shape: Shape) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

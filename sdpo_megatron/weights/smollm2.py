@@ -12,14 +12,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sdpo_megatron.errors import ModelFileError
+from sdpo_megatron.files import whole_folder
 from sdpo_megatron.weights.files import SINGLE_NAME
 from sdpo_megatron.weights.mapping import hf_shapes
 from sdpo_megatron.weights.spec import ModelSpec
@@ -62,18 +61,12 @@ def prepare(out_dir: str | Path) -> Path:
         return out
     source = gguf_path()
     _check_sha256(source)
-    temporary = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        _write(source, temporary)
-        shutil.rmtree(out, ignore_errors=True)
-        temporary.rename(out)
+        with whole_folder(out) as draft:
+            _write(source, draft)
     except OSError:
         if not _is_prepared(out):  # another process was quicker
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 

@@ -123,13 +123,6 @@ class ModelSpec:
         """Rows of the embedding in Megatron: the vocabulary rounded up to a multiple."""
         return -(-self.vocab // tensor_parallel) * tensor_parallel
 
-    @property
-    def num_parameters(self) -> int:
-        """Parameters in the Hugging Face checkpoint."""
-        from sdpo_megatron.weights.mapping import hf_shapes
-
-        return sum(_product(shape) for shape in hf_shapes(self).values())
-
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """``folder/config.json`` parsed.
@@ -336,10 +329,3 @@ class _Reader:
             self.errors.append(f"unknown fields that might change the model: {', '.join(unknown)}")
         if self.errors:
             raise ModelFileError(f"{self.where}: " + "; ".join(self.errors))
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

@@ -197,6 +197,21 @@ MUTANTS = (
         "row",
         "tests/actor/test_packing.py::test_ranks_are_dealt_heavy_bins_with_light_ones",
     ),
+    # Numerics that no reference states
+    Mutant(
+        "gradients are not clipped",
+        OPTIMIZER,
+        "clip_grad=config.clip_grad,",
+        "clip_grad=0.0,",
+        "tests/golden/test_golden.py",
+    ),
+    Mutant(
+        "another second moment",
+        OPTIMIZER,
+        "adam_beta2=config.beta2,",
+        "adam_beta2=0.99,",
+        "tests/golden/test_golden.py",
+    ),
     # Around the step
     Mutant(
         "a checkpoint whose file is larger than recorded is whole",

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.files import write_whole
 
 DONE, INPUT = "_DONE.json", "_INPUT.json"
 BLOCK = 2**20
@@ -66,21 +66,6 @@ class Parts:
     def finish(self, counts: Mapping[str, int]) -> None:
         """Mark the shard as finished."""
         write_whole(self.folder / DONE, json.dumps(dict(counts)))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash at any moment, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _sha256(path: Path) -> str:
