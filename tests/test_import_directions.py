@@ -153,7 +153,7 @@ def _modules() -> dict[str, set[str]]:
     files = {_module_name(entry.file): entry.file for entry in IMPORTS}
     graph: dict[str, set[str]] = {name: set() for name in files}
     for name, file in files.items():
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in _executed(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 graph[name] |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -162,6 +162,14 @@ def _modules() -> dict[str, set[str]]:
                 # `from package import module` needs the module; other names, the package itself.
                 graph[name] |= {name if name in files else base for name in whole}
     return graph
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker reads."""
+    yield node
+    if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+        for child in ast.iter_child_nodes(node):
+            yield from _executed(child)
 
 
 def _circles(graph: dict[str, set[str]]) -> list[str]:

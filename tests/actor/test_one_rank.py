@@ -15,10 +15,10 @@ from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig, TeacherConf
 from sdpo_megatron.fields.reading import build
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.objectives import (
+    GrpoWeighting,
     ImportanceConfig,
     ObjectiveConfig,
     PolicyGradientConfig,
-    WeightingConfig,
 )
 from tests.actor.reference import CAP, CLIP_HIGH, CLIP_LOW, Plan, Reference
 from tests.actor.worlds import made_up_samples, make_actor, small_objective, tiny_model
@@ -57,7 +57,7 @@ def objective(plan: Plan) -> ObjectiveConfig:
     if not plan.grpo:
         return replace(small_objective(divergence="jsd", alpha=0.5), **shared)
     return ObjectiveConfig(
-        weighting=WeightingConfig(kind="grpo"),
+        weighting=GrpoWeighting(),
         distillation=None,
         policy_gradient=PolicyGradientConfig(clip_low=CLIP_LOW, clip_high=CLIP_HIGH),
         **shared,

@@ -36,18 +36,18 @@ def replay(rank: int, world: int, folder: str, name: str) -> list[Row]:
     """Train on the recorded batches; loss and gradient norm of each step."""
     from megatron.core import parallel_state
 
-    from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig, TeacherConfig
-    from sdpo_megatron.objectives import ObjectiveConfig, PolicyGradientConfig, WeightingConfig
+    from sdpo_megatron.actor.config import BatchConfig, EmaTeacher, OptimizerConfig
+    from sdpo_megatron.objectives import GrpoWeighting, ObjectiveConfig, PolicyGradientConfig
 
     grpo = ObjectiveConfig(
-        weighting=WeightingConfig(kind="grpo"),
+        weighting=GrpoWeighting(),
         distillation=None,
         policy_gradient=PolicyGradientConfig(),
     )
     actor = make_actor(
         folder,
         objective=grpo if name == "grpo" else small_objective(),
-        teacher=TeacherConfig(kind="ema", rate=0.1),
+        teacher=EmaTeacher(rate=0.1),
         batch=BatchConfig(questions=QUESTIONS, micro_batch_tokens=96, chunk_tokens=16),
         # A large eps: with 1e-8 an element whose gradient is all rounding would move like any
         # other, and the last bits of one step would show in the third digit of a later one.
