@@ -48,10 +48,8 @@ def fork_children() -> None:
     multiprocessing.set_start_method = set_start_method
 
 
-if __name__ in (
-    "__main__",
-    "__mp_main__",
-):  # the engine's processes, not whoever imports the name above
+# In the engine's processes, not for whoever imports the name above.
+if __name__ in ("__main__", "__mp_main__"):
     # SGLang's debug dumper imports Megatron where it can: seconds and memory, in each process, for
     # nothing. None: importing it is an ImportError.
     sys.modules.setdefault("megatron", None)  # type: ignore[arg-type]

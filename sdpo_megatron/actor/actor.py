@@ -136,7 +136,7 @@ class Actor:
         """Mean divergence between the student and a teacher that saw the template without content.
 
         In nats per token. What of the distillation signal is the wording of the prompt alone
-        (method.md section 8). NaN where no sample has a null prompt or the objective does not
+        (docs/metrics.md). NaN where no sample has a null prompt or the objective does not
         distil. No gradients; two forward passes.
         """
         taught = [sample for sample in samples if sample.null_prompt_ids is not None]
@@ -209,9 +209,8 @@ class Actor:
         """Clip and step; returns (gradient norm before clipping, learning rate)."""
         self.optimizer.prepare_grads()
         norm = float(self.optimizer.get_grad_norm())
-        bad = (
-            None if norm < float("inf") else f"the gradient norm is {norm}"
-        )  # NaN compares false as well
+        # NaN compares false as well.
+        bad = None if norm < float("inf") else f"the gradient norm is {norm}"
         self._fail_together(bad, batch)
         rate = learning_rate(self.config.optimizer, self.optimizer_steps + 1)
         set_learning_rate(self.optimizer, rate)

@@ -1,7 +1,7 @@
 """The self-teacher: the same module, another weight set swapped in, scored by forward-only passes.
 
 A pass is a weight set that reads a prompt. What is kept of it is the final hidden state of each
-response token and the LM-head shard, never logits (architecture.md, decision 2);
+response token and the LM-head shard, never logits;
 `objectives.targets` makes the teacher's logits of them.
 
 | kind | passes (weights, prompt) |
@@ -125,7 +125,7 @@ class Teacher:
             self.weights.move(self.sets["ema"], self.config.rate)
 
     def _targets(self, heads: Mapping[Pass, TeacherHead]) -> Targets:
-        """What the student is pulled towards (method.md sections 2 and 8), and held to."""
+        """What the student is pulled towards (arXiv 2601.20802), and held to."""
         teacher, distillation = None, self._objective.config.distillation
         if distillation is not None:
             teacher = self._content(heads, "teacher")

@@ -3,7 +3,7 @@
 A set is one fp32 tensor per parameter that this rank owns in the distributed optimiser, the size of
 its shard: 4 bytes x parameters / data-parallel ranks. Swapping writes the shards into the parameter
 buffers and all-gathers them, as the optimiser does after a step; going back does the same with the
-live weights, bit for bit (architecture.md, decision 4).
+live weights, bit for bit.
 Upstream: `DistributedOptimizer._copy_main_params_to_model_params`, megatron-core 0.16.1.
 """
 

@@ -1,6 +1,6 @@
 """Rank 0's other half: engines, sampling and judging on an asyncio loop in a thread of its own.
 
-The training loop calls blocking methods; only rank 0 has one (architecture.md, decision 9).
+The training loop calls blocking methods; only rank 0 has one.
 """
 
 from __future__ import annotations
@@ -61,9 +61,8 @@ class RolloutSide:
 
     def __enter__(self) -> RolloutSide:
         self._thread.start()
-        self._starting = self._submit(
-            self._open()
-        )  # engines come up while the trainer loads its weights
+        # Engines come up while the trainer loads its weights.
+        self._starting = self._submit(self._open())
         return self
 
     def __exit__(self, *_exc: object) -> None:

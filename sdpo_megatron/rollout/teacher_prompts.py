@@ -1,4 +1,4 @@
-"""A teacher prompt for each attempt of a group (method.md section 3; arXiv 2601.20802, appendix).
+"""A teacher prompt for each attempt of a group (arXiv 2601.20802, appendix).
 
     {prompt}{solution}{feedback}\n\nCorrectly solve the original question.
 

@@ -31,7 +31,7 @@ def test_every_teacher_builds(name: str) -> None:
 
 
 def test_the_paper_s_recipes() -> None:
-    """method.md section 4, Tables 12 and 13."""
+    """arXiv 2601.20802, Tables 12 and 13."""
     science = config.load(["experiment=science", *GIVEN])
     assert (science.batch.questions, science.rollout.sampling.num_attempts) == (32, 8)
     assert (science.optimizer.lr, science.optimizer.warmup_steps) == (1e-5, 10)

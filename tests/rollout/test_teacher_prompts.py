@@ -1,4 +1,4 @@
-"""Teacher prompts, letter by letter against method.md section 3."""
+"""Teacher prompts, letter by letter against the templates of arXiv 2601.20802."""
 
 from __future__ import annotations
 
