@@ -36,7 +36,7 @@ class AnchorTerm:
         mask = targets.loss_mask & (targets.policy_weight != 0)
         return TermResult(
             loss=loss,
-            sums={"anchor_loss": loss.detach().sum(), "anchor_kl": (mask * kl.detach()).sum()},
+            sums={"anchor_kl": (mask * kl.detach()).sum()},
         )
 
     @staticmethod

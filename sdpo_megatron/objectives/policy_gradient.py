@@ -36,7 +36,6 @@ class PolicyGradientTerm:
         sums = {
             "policy_loss": loss.sum(),
             "policy_tokens": mask.sum(),
-            "policy_ratio": (mask * step).sum(),
             "policy_clipped_low": (mask * low).sum(),
             "policy_clipped_high": (mask * high).sum(),
         }

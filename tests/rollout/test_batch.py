@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,3 +133,27 @@ def test_teacher_questions_take_turns_over_the_groups(make: Any) -> None:
     assert [q.id for q in asked] == ["a#teacher0", "b#teacher0"]
     assert "attempt 2" in asked[0].messages[-1]["content"]  # the sibling's solution
     assert "attempt 1" in asked[1].messages[-1]["content"]
+
+
+def test_a_sample_holds_the_numbers_of_its_attempt(make: Any) -> None:
+    asked = group([1.0, 0.0])
+    for sample, attempt in zip(make(SDPO).make([asked])[0], asked.attempts, strict=True):
+        assert sample.prompt_ids == attempt.prompt_ids
+        assert sample.response_ids == attempt.response_ids
+        assert sample.loss_mask == attempt.loss_mask
+        assert sample.log_probs == attempt.log_probs
+
+
+def test_an_empty_response_is_left_out_alone(make: Any) -> None:
+    asked = group([1.0, 0.0, 1.0])
+    empty = replace(asked.attempts[0], response_ids=(), log_probs=(), loss_mask=())
+    asked = replace(asked, attempts=(empty, *asked.attempts[1:]))
+    samples, contexts = make(SDPO).make([asked])
+    assert [sample.index for sample in samples] == [1, 2]
+    assert len(contexts) == 2
+
+
+def test_a_question_asked_three_times_has_samples_of_nine_names(make: Any) -> None:
+    samples, contexts = make(SDPO).make([group([1.0, 0.0, 0.0])] * 3)
+    assert [sample.index for sample in samples] == list(range(9))
+    assert len(contexts) == 9

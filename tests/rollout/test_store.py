@@ -4,11 +4,13 @@ for a step."""
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,8 +67,6 @@ def test_a_step_is_read_as_it_was_written(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(allow_nan=False), max_size=5), st.text())
 def test_floats_and_text_keep_every_bit(values: list[float], text: str) -> None:
-    import json
-
     group = make_group(text, tuple(values))
     again = group_from_json(json.loads(json.dumps(group_to_json(group))))
     assert again == group
@@ -109,3 +109,15 @@ def test_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.Monk
         store.write(4, VERSION, (make_group("new"),))
     assert store.read(4).groups == (make_group("old"),)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000004.jsonl.zst"]
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"groups": 2}])
+def test_another_format_and_a_lost_group_are_errors(change: dict[str, int], tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path / "above" / "rollouts")
+    path = store.write(4, VERSION, (make_group(),))
+    assert store.read(4).version == VERSION
+    header, *rows = zstandard.decompress(path.read_bytes(), 10**6).decode().splitlines()
+    lines = [json.dumps(json.loads(header) | change), *rows]
+    path.write_bytes(zstandard.compress("\n".join(lines).encode()))
+    with pytest.raises(CheckpointError, match=r"expected format 1 with \d groups, got format"):
+        store.read(4)
