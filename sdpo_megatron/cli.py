@@ -146,7 +146,7 @@ def _export(arguments: Sequence[str]) -> int:
 
 def _verify(arguments: Sequence[str]) -> int:
     """serve or batch-run verifiers"""
-    from sdpo_megatron.judging.cli import main as verify
+    from sdpo_megatron.loops.verify import main as verify
 
     return verify(list(arguments))
 

@@ -12,8 +12,11 @@ SdpoError
 │   ├── EngineStartError    it did not come up; the message ends with its last log lines
 │   ├── EngineDiedError     it was there and is gone
 │   └── SwapError           it did not take the new weights, or its checksum differs
-├── VerifierUnavailable     infrastructure failed, not the answer: retry, then drop and count
-│   └── SandboxRefused      the isolation layers found are below the configured minimum
+├── NoVerdict               an attempt could not be judged: drop it and count it, never reward 0
+│   ├── VerifierUnavailable infrastructure failed, not the answer: retry first
+│   │   └── SandboxRefused  the isolation layers found are below the configured minimum
+│   ├── VerifierBroken      the verifier raised: its mistake
+│   └── BadItem             the item is unusable: the task's mistake (in verifiers.base)
 └── NumericsError           NaN or infinity; the step was not taken
 """
 
@@ -80,7 +83,15 @@ class SwapError(EngineError):
     """The engine did not take the new weights, or its checksum differs from the trainer's."""
 
 
-class VerifierUnavailable(SdpoError):
+class NoVerdict(SdpoError):
+    """An attempt could not be judged; says nothing about the answer."""
+
+
+class VerifierBroken(NoVerdict):
+    """A verifier raised on a response, which verifiers must not; names verifier and exception."""
+
+
+class VerifierUnavailable(NoVerdict):
     """Infrastructure failed while judging; says nothing about the answer."""
 
 

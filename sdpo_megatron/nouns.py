@@ -119,7 +119,7 @@ class Verdict:
 class Group:
     """A question, its attempts and their verdicts, index by index.
 
-    `dropped` counts attempts lost to infrastructure.
+    `dropped` counts attempts that could not be judged.
     """
 
     question: Question

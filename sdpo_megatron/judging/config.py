@@ -30,27 +30,29 @@ class JudgeConfig:
     workers: PositiveInt = 2
     """Verifications at once: child processes locally, open requests to services."""
 
-    timeout_s: Seconds = 120.0
-    """Seconds for one try of one verdict, waiting in queues included."""
+    wait_s: Seconds = 600.0
+    """Seconds that an attempt may wait for a worker of the services, over all tries. Services only.
+
+    How long the judging itself may take follows from the item's tests and the limits in `code`.
+    """
 
     retries: Count = 3
     """Tries after the first when infrastructure failed; then the attempt is dropped and counted."""
 
-    hedge_after_s: Seconds = 10.0
-    """Seconds after which a silent service is given up on for a second one, whichever answers
-    first. Services only."""
-
     cpu_limit_s: PositiveInt = 10
-    """CPU seconds of one verification outside the sandbox. Local only.
+    """CPU seconds of one verification outside the sandbox; beyond it the response is wrong.
 
-    Beyond it the response is judged wrong.
+    With services, theirs counts, and this only says how long they may be silent.
     """
 
     memory_mib: PositiveInt = 4096
     """Address space in MiB of one child process outside the sandbox. Local only."""
 
     code: CodeVerifierConfig = field(default_factory=CodeVerifierConfig)
-    """Limits, reward and feedback of programs. Local only: a service has its own."""
+    """Limits, reward and feedback of programs.
+
+    With services, theirs counts, and the limits here only say how long they may be silent.
+    """
 
     def __post_init__(self) -> None:
         if self.where == "endpoints" and not self.endpoints:

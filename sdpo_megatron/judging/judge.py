@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from sdpo_megatron.errors import NoVerdict, VerifierUnavailable
+from sdpo_megatron.judging.backend import Backend
 from sdpo_megatron.judging.config import JudgeConfig
-from sdpo_megatron.judging.local import LocalVerifiers, Verifies
+from sdpo_megatron.judging.items import Item
+from sdpo_megatron.judging.local import LocalVerifiers
 from sdpo_megatron.judging.pool import PoolConfig
 from sdpo_megatron.judging.retry import retried
 from sdpo_megatron.nouns import Question, Verdict
@@ -20,52 +24,73 @@ if TYPE_CHECKING:
     from sdpo_megatron.sandbox import SandboxConfig
     from sdpo_megatron.tasks.task import Task
 
+Warn = Callable[[str], None]
+
 
 class Judge:
     """Judges attempts of one task. Call it: ``verdict = await judge(question, text)``."""
 
-    def __init__(self, verifier: str, verifies: Verifies, workers: int) -> None:
+    def __init__(self, verifier: str, backend: Backend, workers: int, warn: Warn) -> None:
         """Prepare.
 
         Args:
             verifier: Name or import path of the verifier of the task's questions.
-            verifies: Who judges, retries included.
+            backend: Who judges, retries included.
             workers: Verifications at once.
+            warn: Told of each question that cannot be judged by its own or the verifier's mistake.
         """
-        self._verifier, self._verifies = verifier, verifies
+        self._verifier, self._backend, self._warn = verifier, backend, warn
         self._slots = asyncio.Semaphore(workers)
+        self._items: dict[str, Item] = {}
+        self._warned: set[tuple[str, type[NoVerdict]]] = set()
 
     async def __call__(self, question: Question, response: str) -> Verdict:
         """The verdict on one response.
 
         Raises:
-            VerifierUnavailable: Infrastructure failed in every try. Drop the attempt and count it;
-                never reward 0.
-            BadItem: The question's item is unusable: a mistake in the task.
-            VerifierBroken: The verifier raised: a mistake in the verifier.
+            NoVerdict: Drop the attempt and count it; never reward 0. VerifierUnavailable when
+                infrastructure failed in every try, BadItem when the question's item is unusable,
+                VerifierBroken when the verifier raised. What one response did ends no run.
         """
         async with self._slots:
-            return await self._verifies.verify(self._verifier, question.item, response)
+            try:
+                return await self._backend.verify(self._verifier, self._item(question), response)
+            except VerifierUnavailable:
+                raise
+            except NoVerdict as error:
+                self._tell(question, error)
+                raise
+
+    def _item(self, question: Question) -> Item:
+        """The question's item, so that it is hashed once and not at every attempt."""
+        known = self._items.get(question.id)
+        if known is None or known.data is not question.item:
+            known = self._items[question.id] = Item(question.item)
+        return known
+
+    def _tell(self, question: Question, error: NoVerdict) -> None:
+        key = (question.id, type(error))
+        if key not in self._warned:
+            self._warned.add(key)
+            self._warn(f"{question.id}: an attempt is dropped, it cannot be judged: {error}")
 
 
 class Retrying:
     """Tries again what infrastructure failed. (The client of services does so itself.)"""
 
-    def __init__(self, inner: Verifies, config: JudgeConfig) -> None:
-        self._inner, self._config = inner, config
+    def __init__(self, inner: Backend, retries: int) -> None:
+        self._inner, self._retries = inner, retries
 
-    async def verify(self, verifier: str, item: Mapping[str, Any], response: str) -> Verdict:
-        """See `Judge`."""
-
-        async def once() -> Verdict:
-            return await self._inner.verify(verifier, item, response)
-
-        return await retried(once, retries=self._config.retries, timeout_s=self._config.timeout_s)
+    async def verify(self, verifier: str, item: Item, response: str) -> Verdict:
+        """See `Backend`."""
+        return await retried(
+            lambda: self._inner.verify(verifier, item, response), retries=self._retries
+        )
 
 
 @contextlib.asynccontextmanager
 async def open_judge(
-    config: JudgeConfig, sandbox_config: SandboxConfig, task: Task
+    config: JudgeConfig, sandbox: SandboxConfig, task: Task, warn: Warn
 ) -> AsyncIterator[Judge]:
     """A Judge for `task`, and what it needs, for the length of a ``with`` block.
 
@@ -75,24 +100,21 @@ async def open_judge(
         ConfigError: No token for the services.
     """
     async with contextlib.AsyncExitStack() as exits:
-        verifies: Verifies
+        backend: Backend
         if config.where == "local":
-            local = await exits.enter_async_context(_local(config, sandbox_config, task))
-            verifies = Retrying(local, config)
+            local = await exits.enter_async_context(_local(config, sandbox, task))
+            backend = Retrying(local, config.retries)
         else:
-            from sdpo_megatron.judging.remote.client import (
-                VerifierClient,  # httpx: only for services
-            )
+            from sdpo_megatron.judging.remote.client import VerifierClient  # aiohttp
 
-            verifies = await exits.enter_async_context(VerifierClient.of(config))
-        yield Judge(task.verifier_name, verifies, config.workers)
+            backend = await exits.enter_async_context(VerifierClient.of(config))
+        yield Judge(task.verifier_name, backend, config.workers, warn)
 
 
 def _local(config: JudgeConfig, sandbox: SandboxConfig, task: Task) -> LocalVerifiers:
     pool = PoolConfig(
-        workers=config.workers,
-        cpu_limit_s=config.cpu_limit_s,
-        memory_mib=config.memory_mib,
-        wall_limit_s=config.timeout_s,
+        workers=config.workers, cpu_limit_s=config.cpu_limit_s, memory_mib=config.memory_mib
     )
+    if not sandbox.workers:
+        sandbox = replace(sandbox, workers=config.workers)
     return LocalVerifiers(frozenset({task.verifier_name}), pool, sandbox, config.code)

@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self
 
+from sdpo_megatron.errors import SdpoError, VerifierBroken
+from sdpo_megatron.judging.bounds import CODE
+from sdpo_megatron.judging.items import Item
 from sdpo_megatron.judging.pool import PoolConfig, VerifierPool
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.sandbox import Sandbox, SandboxConfig
-from sdpo_megatron.verifiers.base import BadItem
 from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
-
-CODE = "code"  # the one verifier that runs the response, so it needs the sandbox and not the pool
-
-
-class Verifies(Protocol):
-    """Anything that judges by verifier name: this machine, or a client of a service."""
-
-    async def verify(self, verifier: str, item: Mapping[str, Any], response: str) -> Verdict:
-        """Judge one response.
-
-        Raises:
-            VerifierUnavailable: Infrastructure failed; says nothing about the response.
-        """
-        ...
 
 
 class LocalVerifiers:
-    """Judges by verifier name. An async context manager; the sandbox starts at the door when `code`
-    is among `names`."""
+    """A `Backend`. An async context manager; the sandbox starts at the door when `code` is among
+    `names`."""
 
     def __init__(
         self,
         names: frozenset[str],
         pool: PoolConfig,
         sandbox: SandboxConfig,
-        code: CodeVerifierConfig | None = None,
+        code: CodeVerifierConfig,
     ) -> None:
         self._names = names
         self._pool = VerifierPool(pool)
@@ -75,16 +62,15 @@ class LocalVerifiers:
     ) -> None:
         await self._exits.aclose()
 
-    async def verify(self, verifier: str, item: Mapping[str, Any], response: str) -> Verdict:
-        """Judge one response.
-
-        Raises:
-            BadItem, ConfigError, VerifierBroken, VerifierUnavailable: See `pool`.
-        """
-        if verifier == CODE and self._code is not None:
-            loop = asyncio.get_running_loop()
-            try:
-                return await loop.run_in_executor(self._threads, self._code.verify, item, response)
-            except (KeyError, TypeError, ValueError) as error:  # says nothing of the response
-                raise BadItem(f"verifier code: {type(error).__name__}: {error}") from error
-        return await self._pool.verify(verifier, item, response)
+    async def verify(self, verifier: str, item: Item, response: str) -> Verdict:
+        """See `Backend`. A program is bounded by its own limits, any other verifier by the pool."""
+        if verifier != CODE or self._code is None:
+            return await self._pool.verify(verifier, item, response)
+        loop = asyncio.get_running_loop()
+        judge = self._code.verify
+        try:
+            return await loop.run_in_executor(self._threads, judge, item.data, response)
+        except SdpoError:
+            raise
+        except Exception as error:  # as in the pool: a verifier's mistake, told by its name
+            raise VerifierBroken(f"verifier code: {type(error).__name__}: {error}") from error

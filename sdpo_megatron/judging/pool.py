@@ -21,11 +21,14 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from sdpo_megatron.errors import ConfigError, SdpoError, VerifierUnavailable
+from sdpo_megatron.errors import ConfigError, VerifierBroken, VerifierUnavailable
+from sdpo_megatron.fields import PositiveInt, settings
+from sdpo_megatron.judging.bounds import pool_wall_s
+from sdpo_megatron.judging.items import Item
 from sdpo_megatron.judging.wire import verdict_from_json
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.base import BadItem, graded
@@ -33,43 +36,18 @@ from sdpo_megatron.verifiers.base import BadItem, graded
 MAX_REPLY_BYTES = 16 * 2**20
 
 
-class VerifierBroken(SdpoError):
-    """A verifier raised on a response; verifiers must not.
-
-    The message names the verifier and the exception.
-    """
-
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class PoolConfig:
     """Size and limits of the child processes."""
 
-    workers: int = 2
+    workers: PositiveInt = 2
     """Child processes, and so verifications at once."""
 
-    cpu_limit_s: int = 10
+    cpu_limit_s: PositiveInt = 10
     """CPU seconds of one verification; beyond it the response is judged wrong."""
 
-    wall_limit_s: float = 60.0
-    """Seconds without a reply after which the child is taken for hung and replaced.
-
-    It is not the response's fault.
-    """
-
-    memory_mib: int = 4096
+    memory_mib: PositiveInt = 4096
     """Address space of one child in MiB. sympy and its parser need about 400."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ConfigError: One cannot work.
-        """
-        for field in ("workers", "cpu_limit_s", "wall_limit_s", "memory_mib"):
-            if getattr(self, field) <= 0:
-                raise ConfigError(
-                    f"verifier pool: {field} must be positive, got {getattr(self, field)}"
-                )
 
 
 class VerifierPool:
@@ -102,7 +80,7 @@ class VerifierPool:
         self._idle.clear()
         await asyncio.gather(*(self._end(child) for child in list(self._all)))
 
-    async def verify(self, verifier: str, item: Mapping[str, Any], response: str) -> Verdict:
+    async def verify(self, verifier: str, item: Item, response: str) -> Verdict:
         """Judge one response in a child process.
 
         Raises:
@@ -111,24 +89,20 @@ class VerifierPool:
             VerifierBroken: The verifier raised.
             VerifierUnavailable: The child died or hung; worth a retry.
         """
-        job = (
-            json.dumps({"verifier": verifier, "item": dict(item), "response": response}).encode(
-                "ascii"
-            )
-            + b"\n"
-        )
+        head = json.dumps({"verifier": verifier, "response": response})[:-1].encode("ascii")
+        job = head + b', "item": ' + item.json() + b"}\n"
+        wall_s = pool_wall_s(self._config.cpu_limit_s)
         async with self._slots:
             if self._closed:
                 raise VerifierUnavailable("the verifier pool is closed")
             child = self._idle.pop() if self._idle else await self._start()
             started = time.monotonic()
             try:
-                reply = await asyncio.wait_for(_exchange(child, job), self._config.wall_limit_s)
+                reply = await asyncio.wait_for(_exchange(child, job), wall_s)
             except TimeoutError as error:
                 await self._end(child)
                 raise VerifierUnavailable(
-                    f"{verifier}: no reply after {self._config.wall_limit_s:.0f} s; "
-                    "the child was replaced"
+                    f"{verifier}: no reply after {wall_s:.0f} s; the child was replaced"
                 ) from error
             except (
                 BaseException
@@ -193,8 +167,10 @@ async def _exchange(child: Process, job: bytes) -> dict[str, Any] | None:
         child.stdin.write(job)
         await child.stdin.drain()
         line = await child.stdout.readline()
-    except (BrokenPipeError, ConnectionResetError, ValueError):
+    except (BrokenPipeError, ConnectionResetError):
         line = b""
+    except ValueError as error:  # asyncio's word for a line beyond its limit
+        raise VerifierBroken(f"its verdict is longer than {MAX_REPLY_BYTES} bytes") from error
     if not line.endswith(b"\n"):
         await (
             child.wait()

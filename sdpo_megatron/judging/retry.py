@@ -15,40 +15,30 @@ FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 10.0
 
 
-class RetryLater(VerifierUnavailable):
-    """The service is there but full, and says how many seconds to wait."""
+def delay_s(attempt: int) -> float:
+    """Seconds before retry number `attempt` (from 1): drawn evenly up to a bound that doubles.
 
-    def __init__(self, message: str, after_s: float) -> None:
-        super().__init__(message)
-        self.after_s = after_s
-
-
-def delay_s(attempt: int, error: BaseException) -> float:
-    """Seconds before retry number `attempt` (from 1): drawn evenly up to a bound that doubles."""
-    bound = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt, 20))
-    asked = min(error.after_s, MAX_DELAY_S) if isinstance(error, RetryLater) else 0.0
-    return asked + random.uniform(
-        0.0, bound
-    )  # jitter: callers that failed together must not return together
+    Drawn, because callers that failed together must not return together.
+    """
+    return random.uniform(0.0, min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt, 20)))
 
 
-async def retried(
-    call: Callable[[], Awaitable[Result]], *, retries: int, timeout_s: float
-) -> Result:
-    """`call()`, again after each `VerifierUnavailable` or time-out, at most `retries` times more.
+async def retried(call: Callable[[], Awaitable[Result]], *, retries: int) -> Result:
+    """`call()`, again after each `VerifierUnavailable`, at most `retries` times more.
+
+    Each call is bounded by what it calls: there is no second clock here.
 
     Raises:
-        VerifierUnavailable: The last attempt failed too; the message says how often it was tried.
+        VerifierUnavailable: The last try failed too; the message says how often it was tried.
         SandboxRefused: At once: waiting does not add an isolation layer.
     """
     for attempt in range(1, retries + 2):
         try:
-            return await asyncio.wait_for(call(), timeout_s)
+            return await call()
         except SandboxRefused:
             raise
-        except (VerifierUnavailable, TimeoutError) as error:
+        except VerifierUnavailable as error:
             if attempt > retries:
-                why = str(error) or f"no verdict within {timeout_s:.0f} s"
-                raise VerifierUnavailable(f"gave up after {attempt} attempts: {why}") from error
-            await asyncio.sleep(delay_s(attempt, error))
+                raise VerifierUnavailable(f"gave up after {attempt} attempts: {error}") from error
+            await asyncio.sleep(delay_s(attempt))
     raise AssertionError("unreachable: the last attempt returns or raises")

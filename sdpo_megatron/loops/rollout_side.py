@@ -39,7 +39,7 @@ class RolloutSide:
         progress: Callable[[str], None],
         board: Board,
     ) -> None:
-        self._config, self._task = config, task
+        self._config, self._task, self._progress = config, task, progress
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout", daemon=True)
         self._stack = AsyncExitStack()
@@ -142,7 +142,7 @@ class RolloutSide:
     async def _open(self) -> None:
         config = self._config
         self._judge = await self._stack.enter_async_context(
-            open_judge(config.judge, config.sandbox, self._task)
+            open_judge(config.judge, config.sandbox, self._task, warn=self._progress)
         )
         self._stack.callback(self._pool.close)
         self._stack.push_async_callback(self._pool.disconnect)

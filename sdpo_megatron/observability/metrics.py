@@ -90,7 +90,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("rollout/format_ok_fraction", "rollout_format_ok_ratio", "ratio", "Attempts from which an answer could be extracted"),
     _gauge("rollout/tokens_per_s", "", "tokens/s", "Sampled tokens by the seconds of sampling"),
     _counter("rollout/attempts", "rollout_attempts", "attempts", "Attempts sampled"),
-    _counter("rollout/dropped_attempts", "rollout_dropped_attempts", "attempts", "Attempts lost to infrastructure: neither rewarded nor trained on"),
+    _counter("rollout/dropped_attempts", "rollout_dropped_attempts", "attempts", "Attempts that could not be judged: neither rewarded nor trained on"),
     _gauge("rollout/staleness_max", "rollout_staleness_versions_max", "versions", "Policy versions between sampling and training, worst token", "maybe"),
     # What a group offers the teacher.
     _gauge("groups/with_solution_fraction", "groups_with_solution_ratio", "ratio", "Attempts whose teacher prompt holds a successful sibling"),

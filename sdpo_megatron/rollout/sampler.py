@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
-from sdpo_megatron.errors import EngineError, VerifierUnavailable
+from sdpo_megatron.errors import EngineError, NoVerdict
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
 from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
@@ -15,7 +15,7 @@ from sdpo_megatron.rollout.tokenizer import decode_response
 from serving.completion import Completion, SamplingParams
 from serving.pool import EnginePool
 
-Judge = Callable[[Question, str], Awaitable[Verdict]]
+JudgeAttempt = Callable[[Question, str], Awaitable[Verdict]]
 T = TypeVar("T")
 OnAttempt = Callable[[Question, Attempt, Verdict], None]
 
@@ -38,7 +38,7 @@ class Sampler:
     async def sample_groups(
         self,
         questions: Sequence[Question],
-        judge: Judge,
+        judge: JudgeAttempt,
         version: PolicyVersion,
         step_seed: int,
         on_attempt: OnAttempt | None = None,
@@ -46,8 +46,8 @@ class Sampler:
         """`num_attempts` attempts at each question, judged; groups in the order of `questions`.
 
         Args:
-            judge: Raises VerifierUnavailable when it could not judge; the attempt is then dropped
-                and counted.
+            judge: Raises NoVerdict when it could not judge; the attempt is then dropped and
+                counted.
             version: What every token must come from; an attempt that says otherwise is sampled
                 again.
             step_seed: Makes seeds differ between steps; usually the step's number.
@@ -67,7 +67,7 @@ class Sampler:
                 attempt = await self._attempt(question, prompt_ids, index, version, step_seed)
             try:
                 verdict = await judge(question, attempt.text)
-            except VerifierUnavailable:
+            except NoVerdict:
                 self.num_dropped += 1
                 return None
             if on_attempt is not None:

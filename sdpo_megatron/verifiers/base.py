@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
-from sdpo_megatron.errors import ConfigError, SdpoError
+from sdpo_megatron.errors import ConfigError, NoVerdict
 from sdpo_megatron.exit_codes import USER_ERROR
 from sdpo_megatron.nouns import Verdict
 
@@ -31,7 +31,7 @@ VERIFIERS: dict[str, str] = {
 wherever a name does."""
 
 
-class BadItem(SdpoError, ValueError):
+class BadItem(NoVerdict, ValueError):
     """A task item lacks a key that its verifier needs, or holds a value it cannot use."""
 
     exit_code = USER_ERROR

@@ -29,6 +29,10 @@ class Obeys:
             case ["wait-for", path]:
                 while not Path(path).exists():
                     time.sleep(0.01)
+            case ["begin-and-wait", begun, go]:
+                Path(begun).touch()
+                while not Path(go).exists():
+                    time.sleep(0.01)
             case ["die"]:
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["die-once", path]:
@@ -41,6 +45,8 @@ class Obeys:
                 return graded(False, reward=float(number))
             case ["details"]:
                 return graded(False, unfit=object())
+            case ["long"]:
+                return graded(True, text="x" * (17 * 2**20))
             case ["nothing"]:
                 return None  # type: ignore[return-value]
             case ["print"]:

@@ -32,8 +32,8 @@ class ServiceProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "sdpo_megatron.judging.cli", "serve"]
-        command += ["--host", "127.0.0.1", "--port", str(self._port), *self._arguments]
+        command = [sys.executable, "-m", "sdpo_megatron.cli", "verify", "serve"]
+        command += ["host=127.0.0.1", f"port={self._port}", *self._arguments]
         path = os.pathsep.join(p for p in [os.getcwd(), os.environ.get("PYTHONPATH", "")] if p)
         environment = {**os.environ, "SDPO_VERIFIER_TOKEN": TOKEN, "PYTHONPATH": path}
         with self._log.open("ab") as log:

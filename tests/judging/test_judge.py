@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
+from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierBroken, VerifierUnavailable
 from sdpo_megatron.judging.config import JudgeConfig
 from sdpo_megatron.judging.judge import open_judge
 from sdpo_megatron.nouns import Question, Verdict
@@ -27,7 +28,7 @@ def own_task(response_free_item: dict[str, Any] | None = None) -> Task:
 
 def judge_all(task: Task, texts: list[str], **config: Any) -> list[Verdict]:
     async def run() -> list[Verdict]:
-        async with open_judge(JudgeConfig(**config), SandboxConfig(), task) as judge:
+        async with open_judge(JudgeConfig(**config), SandboxConfig(), task, warn=print) as judge:
             pairs = zip(task.questions, texts, strict=False)
             return await asyncio.gather(*(judge(question, text) for question, text in pairs))
 
@@ -107,7 +108,7 @@ def test_too_little_isolation_is_refused_before_anything_runs() -> None:
     lacking = SandboxConfig(minimum_layers=("net",), disable_layers=("net",))
 
     async def run() -> None:
-        async with open_judge(JudgeConfig(), lacking, task):
+        async with open_judge(JudgeConfig(), lacking, task, warn=print):
             raise AssertionError("it must not open")
 
     with pytest.raises(SandboxRefused, match="isolation below the configured minimum"):
@@ -125,9 +126,41 @@ def test_infrastructure_that_keeps_failing_is_an_exception_never_a_reward() -> N
         judge_all(own_task(), ["die"], retries=2)
 
 
-def test_silence_beyond_the_time_limit_is_an_exception_never_a_reward() -> None:
-    with pytest.raises(VerifierUnavailable, match="gave up after 1 attempts"):
-        judge_all(own_task(), ["sleep 600"], retries=0, timeout_s=2.0)
+def test_what_cannot_be_judged_is_told_once_a_question_and_ends_nothing() -> None:
+    told: list[str] = []
+
+    async def run() -> list[BaseException | Verdict]:
+        task = own_task()
+        async with open_judge(JudgeConfig(), SandboxConfig(), task, warn=told.append) as judge:
+            (question,) = task.questions
+            unusable = replace(question, id="unusable", item={"set": {1, 2}})
+            asked = [(question, "raise"), (question, "raise"), (question, "x"), (unusable, "x")]
+            return await asyncio.gather(*(judge(*a) for a in asked), return_exceptions=True)
+
+    first, second, third, fourth = asyncio.run(run())
+    assert isinstance(first, VerifierBroken)
+    assert isinstance(second, VerifierBroken)
+    assert isinstance(third, Verdict)
+    assert third.success
+    assert isinstance(fourth, BadItem)
+    assert len(told) == 2
+    assert "q: an attempt is dropped, it cannot be judged: verifier" in told[0]
+    assert "unusable: an attempt is dropped" in told[1]
+
+
+def test_an_item_that_was_changed_is_hashed_anew() -> None:
+    """The judge remembers items by question; another item of the same id must not be taken for
+    it."""
+
+    async def run() -> tuple[Verdict, Verdict]:
+        task = own_task({"answer": "one"})
+        async with open_judge(JudgeConfig(), SandboxConfig(), task, warn=print) as judge:
+            (question,) = task.questions
+            other = replace(question, item={"answer": "two"})
+            return await judge(question, "one"), await judge(other, "one")
+
+    one, two = asyncio.run(run())
+    assert (one.success, two.success) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from sdpo_megatron.errors import ConfigError, VerifierUnavailable
-from sdpo_megatron.judging.pool import PoolConfig, VerifierBroken, VerifierPool
+from sdpo_megatron.errors import ConfigError, VerifierBroken, VerifierUnavailable
+from sdpo_megatron.judging import pool as pools
+from sdpo_megatron.judging.items import Item
+from sdpo_megatron.judging.pool import PoolConfig, VerifierPool
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.base import BadItem
 
@@ -28,7 +30,7 @@ def in_pool(use: Callable[[VerifierPool], Coroutine[Any, Any, Any]], **limits: A
 
 
 def judge(response: str, **limits: Any) -> Verdict:
-    verdict: Verdict = in_pool(lambda pool: pool.verify(OBEYS, {}, response), **limits)
+    verdict: Verdict = in_pool(lambda pool: pool.verify(OBEYS, Item({}), response), **limits)
     return verdict
 
 
@@ -57,30 +59,34 @@ def test_memory_beyond_the_limit_is_a_wrong_answer() -> None:
     assert verdict.details["error"] == "memory_limit"
 
 
-def test_a_hung_child_is_infrastructure_and_the_next_job_gets_a_new_one() -> None:
+def test_a_hung_child_is_infrastructure_and_the_next_job_gets_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pools, "pool_wall_s", lambda cpu_limit_s: 2.0)
+
     async def use(pool: VerifierPool) -> Verdict:
         with pytest.raises(VerifierUnavailable, match="no reply after"):
-            await pool.verify(OBEYS, {}, "sleep 600")
-        return await pool.verify(OBEYS, {}, "fine")
+            await pool.verify(OBEYS, Item({}), "sleep 600")
+        return await pool.verify(OBEYS, Item({}), "fine")
 
-    assert in_pool(use, wall_limit_s=2.0).success
+    assert in_pool(use).success
 
 
 def test_a_killed_child_is_infrastructure_and_the_next_job_gets_a_new_one() -> None:
     async def use(pool: VerifierPool) -> Verdict:
         with pytest.raises(VerifierUnavailable, match="ended with code -9"):
-            await pool.verify(OBEYS, {}, "die")
-        return await pool.verify(OBEYS, {}, "fine")
+            await pool.verify(OBEYS, Item({}), "die")
+        return await pool.verify(OBEYS, Item({}), "fine")
 
     assert in_pool(use).success
 
 
 def test_a_verifier_that_raises_is_named_and_the_child_lives_on() -> None:
     async def use(pool: VerifierPool) -> tuple[Verdict, Verdict]:
-        first = await pool.verify(OBEYS, {}, "fine")
+        first = await pool.verify(OBEYS, Item({}), "fine")
         with pytest.raises(VerifierBroken, match="Obeys: RuntimeError: no such luck"):
-            await pool.verify(OBEYS, {}, "raise")
-        return first, await pool.verify(OBEYS, {}, "fine")
+            await pool.verify(OBEYS, Item({}), "raise")
+        return first, await pool.verify(OBEYS, Item({}), "fine")
 
     first, second = in_pool(use)
     assert first.details["pid"] == second.details["pid"]
@@ -89,10 +95,10 @@ def test_a_verifier_that_raises_is_named_and_the_child_lives_on() -> None:
 @pytest.mark.parametrize("what", ["reward 2", "reward nan", "details", "nothing"])
 def test_what_is_no_verdict_is_the_verifiers_mistake_and_the_child_lives_on(what: str) -> None:
     async def use(pool: VerifierPool) -> tuple[Verdict, Verdict]:
-        first = await pool.verify(OBEYS, {}, "fine")
+        first = await pool.verify(OBEYS, Item({}), "fine")
         with pytest.raises(VerifierBroken, match="own_verifiers:Obeys"):
-            await pool.verify(OBEYS, {}, what)
-        return first, await pool.verify(OBEYS, {}, "fine")
+            await pool.verify(OBEYS, Item({}), what)
+        return first, await pool.verify(OBEYS, Item({}), "fine")
 
     first, second = in_pool(use)
     assert first.details["pid"] == second.details["pid"]
@@ -101,30 +107,45 @@ def test_what_is_no_verdict_is_the_verifiers_mistake_and_the_child_lives_on(what
 def test_a_bad_item_and_an_unknown_verifier_are_the_callers_mistakes() -> None:
     async def use(pool: VerifierPool) -> None:
         with pytest.raises(BadItem, match="no key 'answer'"):
-            await pool.verify("multiple_choice", {}, "<answer>A</answer>")
+            await pool.verify("multiple_choice", Item({}), "<answer>A</answer>")
         with pytest.raises(ConfigError, match="unknown verifier 'multiple_chioce'"):
-            await pool.verify("multiple_chioce", {}, "")
+            await pool.verify("multiple_chioce", Item({}), "")
         with pytest.raises(ConfigError, match="cannot import"):
-            await pool.verify("tests.judging.own_verifiers:Missing", {}, "")
+            await pool.verify("tests.judging.own_verifiers:Missing", Item({}), "")
 
     in_pool(use)
 
 
-def test_a_cancelled_job_never_answers_for_the_next() -> None:
+def test_a_cancelled_job_never_answers_for_the_next(tmp_path: Path) -> None:
+    """The first is cancelled in the middle of its judging; its reply, "wrong", comes later."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
     async def use(pool: VerifierPool) -> Verdict:
-        job = asyncio.create_task(pool.verify(OBEYS, {"answer": "wrong"}, "sleep 0.5"))
-        # long enough to be in the child on most machines; either way holds
-        await asyncio.sleep(1.5)
+        job = asyncio.create_task(
+            pool.verify(OBEYS, Item({"answer": "wrong"}), f"begin-and-wait {begun} {go}")
+        )
+        while not begun.exists():
+            await asyncio.sleep(0.01)
         job.cancel()
         await asyncio.gather(job, return_exceptions=True)
-        return await pool.verify(OBEYS, {"answer": "next"}, "next")
+        go.touch()
+        return await pool.verify(OBEYS, Item({"answer": "next"}), "next")
+
+    assert in_pool(use).success
+
+
+def test_a_verdict_beyond_the_pipes_limit_is_the_verifiers_mistake() -> None:
+    async def use(pool: VerifierPool) -> Verdict:
+        with pytest.raises(VerifierBroken, match="longer than 16777216 bytes"):
+            await pool.verify(OBEYS, Item({}), "long")
+        return await pool.verify(OBEYS, Item({}), "fine")
 
     assert in_pool(use).success
 
 
 def test_many_jobs_share_few_children_and_keep_their_own_verdicts() -> None:
     async def use(pool: VerifierPool) -> list[Verdict]:
-        jobs = (pool.verify(OBEYS, {"answer": str(n - n % 3)}, str(n)) for n in range(60))
+        jobs = (pool.verify(OBEYS, Item({"answer": str(n - n % 3)}), str(n)) for n in range(60))
         return await asyncio.gather(*jobs)
 
     verdicts = in_pool(use, workers=2)
@@ -136,11 +157,11 @@ def test_any_text_survives_the_pipe(tmp_path: Path) -> None:
     texts = ["\ud800 lone surrogate", "line\nbreak\r\n\x85\u2028", "\x00\x1b[2J", "ü" * 100_000]
 
     async def use(pool: VerifierPool) -> list[Verdict]:
-        return [await pool.verify(OBEYS, {"answer": text}, text) for text in texts]
+        return [await pool.verify(OBEYS, Item({"answer": text}), text) for text in texts]
 
     assert all(v.success for v in in_pool(use))
 
 
 def test_a_limit_that_cannot_work_is_refused() -> None:
-    with pytest.raises(ConfigError, match="workers must be positive, got 0"):
+    with pytest.raises(ConfigError, match="workers=0: must be at least 1"):
         PoolConfig(workers=0)

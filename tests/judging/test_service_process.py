@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from sdpo_megatron.judging.items import Item
 from sdpo_megatron.judging.remote.client import VerifierClient
 from sdpo_megatron.nouns import Verdict
 from tests.judging.service_process import TOKEN, ServiceProcess, free_port, running_service
@@ -37,7 +40,7 @@ def ready(url: str) -> bool:
 
 
 def test_sigterm_lets_accepted_items_finish_and_ends_with_0(tmp_path: Path) -> None:
-    with running_service(tmp_path / "log", "--verifier", OBEYS, "--workers", "1") as service:
+    with running_service(tmp_path / "log", f"verifiers=[{OBEYS}]", "workers=1") as service:
         wait = f"wait-for {tmp_path / 'go'}"
         items = [{"id": str(n), "verifier": OBEYS, "item": {}, "response": wait} for n in range(2)]
         replies: list[httpx.Response] = []
@@ -64,14 +67,61 @@ def test_sigterm_lets_accepted_items_finish_and_ends_with_0(tmp_path: Path) -> N
             httpx.get(f"{service.url}/readyz")
 
 
+def test_500_half_open_connections_delay_nobody_and_are_gone_in_time(tmp_path: Path) -> None:
+    """With a token and without one, in the head and in the body."""
+    with running_service(tmp_path / "log", f"verifiers=[{OBEYS}]", "header_timeout_s=3") as service:
+        head = "POST /v1/verify HTTP/1.1\r\nHost: x\r\n"
+        token = f"Authorization: Bearer {TOKEN}\r\n"
+        halves = [
+            *("", head, head + token, head + "Content-Length: 9\r\n\r\n"),
+            head + token + "Content-Length: 9\r\n\r\n1234",
+        ]
+        address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
+        held = []
+        for n in range(500):
+            connection = socket.create_connection(address, timeout=60)
+            connection.sendall(halves[n % len(halves)].encode())
+            held.append(connection)
+        with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as client:
+            for _ in range(5):
+                assert client.get("/healthz").status_code == 200
+            delay = client.get("/healthz").elapsed.total_seconds()
+            print(f"/healthz beside 500 half-open connections: {delay * 1000:.0f} ms")
+        for connection in held:  # each ends by itself, or this test by its time limit
+            while connection.recv(65536):
+                pass
+            connection.close()
+        assert ready(service.url)
+
+
+def test_a_restart_in_between_costs_the_items_and_no_verdict(tmp_path: Path) -> None:
+    item = Item({"answer": "yes", "bulk": "x" * 2**20})
+
+    async def judge(client: VerifierClient) -> bool:
+        return (await client.verify(OBEYS, item, "yes")).success
+
+    async def run(service: ServiceProcess) -> list[bool]:
+        async with VerifierClient((service.url,), token=TOKEN, retries=20) as client:
+            before = await judge(client)
+            service.kill()
+            await asyncio.to_thread(service.start)
+            return [before, await judge(client), await judge(client)]
+
+    with running_service(tmp_path / "log", f"verifiers=[{OBEYS}]") as service:
+        assert asyncio.run(run(service)) == [True] * 3
+        metrics = httpx.get(f"{service.url}/metrics", trust_env=False).text
+        (kept,) = re.findall(r"^sdpo_verifier_item_cache_bytes (\S+)$", metrics, re.MULTILINE)
+        assert float(kept) == len(item.json())
+
+
 def test_a_service_without_its_isolation_raises_and_says_what_is_missing() -> None:
     code = (
         "import sys; from sdpo_megatron.sandbox import SandboxConfig\n"
-        "from sdpo_megatron.judging.service import service\n"
+        "from sdpo_megatron.judging.service.serve import serve\n"
         "from sdpo_megatron.judging.service.config import ServiceConfig\n"
         "from sdpo_megatron.errors import SandboxRefused\n"
         "lacking = SandboxConfig(minimum_layers=('net',), disable_layers=('net',))\n"
-        "try:\n    service.serve(ServiceConfig(host='127.0.0.1', port=0), lacking)\n"
+        "try:\n    serve(ServiceConfig(host='127.0.0.1', port=0, sandbox=lacking))\n"
         "except SandboxRefused as error:\n    print(error); sys.exit(2)\n"
     )
     command = [sys.executable, "-c", code]
@@ -147,12 +197,14 @@ async def load(url: str, got: list[tuple[Case, Verdict]], stop: threading.Event)
     """Keep `CLIENT_WORKERS` items in flight until `stop`; put every (item, verdict) into `got`."""
     slots = asyncio.Semaphore(CLIENT_WORKERS)
     # So many tries, because a start takes many seconds on a busy machine.
-    async with VerifierClient((url,), token=TOKEN, timeout_s=30.0, retries=2000) as client:
+    async with VerifierClient((url,), token=TOKEN, wait_s=600.0, retries=2000) as client:
         while not stop.is_set():
 
             async def one(case: Case) -> None:
                 async with slots:
-                    got.append((case, await client.verify(case.verifier, case.item, case.response)))
+                    got.append(
+                        (case, await client.verify(case.verifier, Item(case.item), case.response))
+                    )
 
             await asyncio.gather(*(one(case) for case in cases(ITEMS_A_ROUND)))
 
@@ -161,7 +213,7 @@ def test_killed_20_times_under_load_every_item_gets_exactly_one_right_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sdpo_megatron.judging.retry.MAX_DELAY_S", 0.5)  # minutes less of waiting
-    service = ServiceProcess(free_port(), tmp_path / "log", "--workers", str(SERVICE_WORKERS))
+    service = ServiceProcess(free_port(), tmp_path / "log", f"workers={SERVICE_WORKERS}")
     service.start()
     stop = threading.Event()
     got: list[tuple[Case, Verdict]] = []

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from sdpo_megatron.errors import ConfigError, EngineError, VerifierUnavailable
+from sdpo_megatron.errors import ConfigError, EngineError, VerifierBroken, VerifierUnavailable
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
 from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.sampler import Sampler, attempt_seed
+from sdpo_megatron.verifiers.base import BadItem
 from serving.config import EngineConfig
 from serving.launch import EngineProcess
 from serving.pool import EnginePool
@@ -127,7 +128,7 @@ def test_attempts_that_nobody_could_judge_are_dropped_and_counted(
         nonlocal calls
         calls += 1
         if question.id == "q1":
-            raise VerifierUnavailable("the sandbox is gone")
+            raise (VerifierUnavailable, VerifierBroken, BadItem)[calls % 3]("whatever it is")
         return await judge(question, text)
 
     groups, sampler = sample(tiny_engine, tokenizer, judge=failing)

@@ -31,7 +31,7 @@ def test_the_page_example_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     async def judge() -> list[tuple[float, bool, str]]:
         texts = ["<answer>dcba</answer>", "<answer>dbca</answer>", "<answer>d</answer>", "dcba"]
-        async with open_judge(JudgeConfig(workers=1), SandboxConfig(), task) as ask:
+        async with open_judge(JudgeConfig(workers=1), SandboxConfig(), task, warn=print) as ask:
             verdicts = [await ask(question, text) for text in texts]
         return [(v.reward, v.format_ok, v.feedback) for v in verdicts]
 

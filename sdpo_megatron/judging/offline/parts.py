@@ -3,13 +3,12 @@
 Parts are there whole or not at all:
 
     OUT/shard-00002-of-00008/part-00000.jsonl     one line a verdict or failure, in input order
-    OUT/shard-00002-of-00008/_INPUT.json          which input and split the parts belong to
+    OUT/shard-00002-of-00008/_BASIS.json          what the verdicts rest on, see `basis`
     OUT/shard-00002-of-00008/_DONE.json           the counts, when the shard is finished
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.files import write_whole
+from sdpo_megatron.judging.offline.basis import differences
 
-DONE, INPUT = "_DONE.json", "_INPUT.json"
-BLOCK = 2**20
+DONE, BASIS = "_DONE.json", "_BASIS.json"
 
 
 class Parts:
@@ -28,36 +27,46 @@ class Parts:
     def __init__(self, output: Path, shard: int, num_shards: int) -> None:
         self.folder = output / f"shard-{shard:05d}-of-{num_shards:05d}"
 
-    def claim(self, source: Path, part_size: int) -> None:
-        """Make the folder, or check that its parts belong to the same input.
+    def claim(self, basis: Mapping[str, Any]) -> None:
+        """Make the folder, or check that its parts rest on the same.
 
         Raises:
-            ConfigError: They belong to another input file or part size.
+            ConfigError: They rest on something else; the message names each difference.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        mine = {"sha256": _sha256(source), "part_size": part_size}
-        note = self.folder / INPUT
-        if note.exists():
+        note = self.folder / BASIS
+        try:
             theirs = json.loads(note.read_text("utf-8"))
-            if theirs != mine:
-                raise ConfigError(
-                    f"{self.folder} holds parts of another input or part size "
-                    f"({theirs}, now {mine}); give another output folder, or remove this one"
-                )
-        write_whole(note, json.dumps(mine))
+        except FileNotFoundError:
+            theirs = None
+        except ValueError as error:
+            raise ConfigError(f"{note} cannot be read: {error}; remove {self.folder}") from error
+        if theirs is None and any(self.folder.glob("part-*")):
+            raise ConfigError(
+                f"{self.folder} holds parts, but no {BASIS} says what they rest on; give another "
+                "output folder, or remove this one"
+            )
+        if theirs is not None and theirs != basis:
+            raise ConfigError(
+                f"{self.folder} holds verdicts that were made differently "
+                f"({'; '.join(differences(theirs, dict(basis)))}); give another output folder, or "
+                "remove this one"
+            )
+        (self.folder / DONE).unlink(missing_ok=True)
+        write_whole(note, json.dumps(basis, indent=1))
 
     def path(self, number: int) -> Path:
         """File of part `number`."""
         return self.folder / f"part-{number:05d}.jsonl"
 
-    def read(self, number: int) -> list[dict[str, Any]] | None:
-        """The lines of a part written before; None when there is none or it is not whole."""
+    def read(self, number: int) -> list[dict[str, Any]]:
+        """The lines of a part written before; none when there is none or it is not whole."""
         try:
             text = self.path(number).read_text("utf-8")
             return [json.loads(line) for line in text.splitlines()]
         # a part is renamed into place, so a torn one is a disk's fault
         except (FileNotFoundError, ValueError):
-            return None
+            return []
 
     def write(self, number: int, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write a part: whole, or not at all."""
@@ -66,11 +75,3 @@ class Parts:
     def finish(self, counts: Mapping[str, int]) -> None:
         """Mark the shard as finished."""
         write_whole(self.folder / DONE, json.dumps(dict(counts)))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,31 +1,36 @@
-"""Client of verifier services: spreads, retries, hedges; never takes a failure for a wrong answer.
+"""Client of verifier services: spreads and retries; never takes a failure for a wrong answer.
 
 | what comes back | means |
 | --- | --- |
 | a verdict | the answer was judged |
-| no connection, 5xx, 429, time-out, failure `unavailable`, `deadline` | infrastructure: try again |
-| 401, 403 | the token is wrong: `ConfigError`, at once |
-| another 4xx, failure `bad_item` | task or versions do not fit: `ConfigError`, `BadItem` |
-| failure `broken` | the verifier raised: `VerifierBroken` |
+| no connection, no sign of life, 5xx, failure `unavailable` or `deadline` | try again |
+| 429 | no worker in time: come again after `Retry-After`, for `wait_s` seconds in all |
+| failure `unknown_item` | the service lacks the item: send it, then ask again |
+| failure `bad_item`, `broken`, 413 | `BadItem`, `VerifierBroken`: this attempt has no verdict |
+| 401, 403, another 4xx | the token is wrong, or versions do not fit: `ConfigError`, at once |
+
+An item travels once to each service; after that the sha256 of its canonical JSON stands for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import math
-import uuid
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import httpx
+import aiohttp
 
-from sdpo_megatron.errors import ConfigError, SdpoError, VerifierUnavailable
-from sdpo_megatron.judging.pool import VerifierBroken
+from sdpo_megatron.errors import ConfigError, NoVerdict, VerifierBroken, VerifierUnavailable
+from sdpo_megatron.judging.bearer_token import TOKEN_VARIABLE, read_token
+from sdpo_megatron.judging.bounds import LONGEST_DEADLINE_S, seconds_at_most
+from sdpo_megatron.judging.items import Item
 from sdpo_megatron.judging.remote.endpoints import Endpoint, Endpoints
-from sdpo_megatron.judging.retry import RetryLater, retried
-from sdpo_megatron.judging.service.config import TOKEN_VARIABLE, read_token
+from sdpo_megatron.judging.retry import delay_s, retried
 from sdpo_megatron.judging.wire import verdict_from_json
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.base import BadItem
@@ -34,10 +39,16 @@ if TYPE_CHECKING:
     from sdpo_megatron.judging.config import JudgeConfig
 
 CONNECT_TIMEOUT_S = 5.0
+# Silence after which a service is asked for a sign of life, and how long it may take to give one.
+SILENCE_S = 20.0
+# Beyond a request's own deadline, before it is given up.
+GRACE_S = 10.0
+
+SecondsAtMost = Callable[[str, Mapping[str, Any]], float]
 
 
 class VerifierClient:
-    """Asks services for verdicts.
+    """A `Backend`: asks services for verdicts.
 
     An async context manager; safe for any number of concurrent calls.
     """
@@ -47,32 +58,24 @@ class VerifierClient:
         endpoints: tuple[str, ...],
         *,
         token: str | None,
-        timeout_s: float = 120.0,
+        seconds_at_most: SecondsAtMost = lambda verifier, item: 120.0,
+        wait_s: float = 600.0,
         retries: int = 0,
-        hedge_after_s: float = 10.0,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
             endpoints: See `Endpoints`.
             token: The services' bearer token; None for services that answer anyone.
-            timeout_s: For one try, the hedge included.
+            seconds_at_most: For (verifier, item): seconds of judging, once a worker has it.
+            wait_s: Seconds that one item may wait for a worker, over all tries.
             retries: Tries after the first.
-            hedge_after_s: Silence after which a second endpoint is asked as well.
-            transport: Another way than TCP to reach them, e.g. a unix socket.
         """
         self._endpoints = Endpoints(endpoints)
-        self._timeout_s, self._retries, self._hedge_after_s = timeout_s, retries, hedge_after_s
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
-            # verifiers are inside the cluster: a proxy of the environment is not meant
-            transport=transport,
-            trust_env=False,
-        )
+        self._token, self._seconds_at_most = token, seconds_at_most
+        self._wait_s, self._retries = wait_s, retries
+        self._session: aiohttp.ClientSession | None = None
+        self._uploads: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     @classmethod
     def of(cls, config: JudgeConfig) -> VerifierClient:
@@ -87,15 +90,24 @@ class VerifierClient:
                 f"judge.where is endpoints, but there is no bearer token: set judge.token_file or "
                 f"the environment variable {TOKEN_VARIABLE}"
             )
+
+        def at_most(verifier: str, item: Mapping[str, Any]) -> float:
+            return seconds_at_most(verifier, item, code=config.code, cpu_limit_s=config.cpu_limit_s)
+
         return cls(
             config.endpoints,
             token=token,
-            timeout_s=config.timeout_s,
+            seconds_at_most=at_most,
+            wait_s=config.wait_s,
             retries=config.retries,
-            hedge_after_s=config.hedge_after_s,
         )
 
     async def __aenter__(self) -> Self:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        # Verifiers are inside the cluster: aiohttp ignores proxies of the environment by default.
+        self._session = aiohttp.ClientSession(
+            headers=headers, connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0)
+        )
         return self
 
     async def __aexit__(
@@ -104,100 +116,169 @@ class VerifierClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._http.aclose()
+        assert self._session is not None
+        for upload in self._uploads.values():
+            upload.cancel()
+        await self._session.close()
 
-    async def verify(self, verifier: str, item: Mapping[str, Any], response: str) -> Verdict:
-        """Judge one response somewhere.
-
-        Raises:
-            VerifierUnavailable: Infrastructure failed in every try.
-            ConfigError, BadItem, VerifierBroken: Trying again would not help; see the module's
-                table.
-        """
-        body = self._body(verifier, item, response)
-        # One key for all tries: a service that was asked before and still judges, or has judged,
-        # gives that answer. Failures are not kept by it.
-        key = str(uuid.uuid4())
+    async def verify(self, verifier: str, item: Item, response: str) -> Verdict:
+        """See `Backend`."""
+        start = time.monotonic()
+        judging_s = self._seconds_at_most(verifier, item.data)
+        one = {"id": "0", "verifier": verifier, "item_sha256": item.sha256, "response": response}
 
         async def once() -> Verdict:
-            return await self._hedged(body, key)
+            visit = 0
+            while True:
+                waits_s = max(0.0, self._wait_s - (time.monotonic() - start))
+                try:
+                    return await self._ask(one, item, min(waits_s + judging_s, LONGEST_DEADLINE_S))
+                except _ComeAgain as error:
+                    visit += 1
+                    pause_s = error.after_s + delay_s(visit)
+                    if pause_s > waits_s:
+                        raise VerifierUnavailable(
+                            f"no worker within {self._wait_s:.0f} s: {error}"
+                        ) from error
+                    await asyncio.sleep(pause_s)
 
-        return await retried(once, retries=self._retries, timeout_s=self._timeout_s)
+        return await retried(once, retries=self._retries)
 
-    def _body(self, verifier: str, item: Mapping[str, Any], response: str) -> bytes:
-        one = {"id": "0", "verifier": verifier, "item": dict(item), "response": response}
-        deadline_s = min(self._timeout_s, 600.0)
-        return json.dumps({"items": [one], "deadline_s": deadline_s}).encode("ascii")
+    async def _ask(self, one: Mapping[str, str], item: Item, deadline_s: float) -> Verdict:
+        """Ask the least busy endpoint; send it the item when it lacks that."""
+        endpoint = await self._endpoints.choose()
+        body = json.dumps({"items": [one], "deadline_s": deadline_s}).encode("ascii")
+        for _ in range(3):  # a small cache may have dropped the item again
+            reply = await self._post(endpoint, "/v1/verify", body, deadline_s + GRACE_S)
+            try:
+                return _verdict_of(endpoint.url, reply)
+            except _UnknownItem:
+                await self._upload(endpoint, item)
+        raise VerifierUnavailable(f"{endpoint.url}: it does not keep the item that it was sent")
 
-    async def _hedged(self, body: bytes, key: str) -> Verdict:
-        """Ask one endpoint; after a silence a second one too.
+    async def _upload(self, endpoint: Endpoint, item: Item) -> None:
+        """Send an item, once for all attempts that wait for it."""
+        key = (endpoint.url, item.sha256)
+        upload = self._uploads.get(key)
+        if upload is None:
+            upload = self._uploads[key] = asyncio.create_task(self._send(endpoint, item))
+            upload.add_done_callback(lambda done: self._sent(key, done))
+        await asyncio.shield(upload)
 
-        The first verdict counts, the other is cancelled.
+    def _sent(self, key: tuple[str, str], upload: asyncio.Task[None]) -> None:
+        del self._uploads[key]
+        if not upload.cancelled():
+            upload.exception()  # whoever waited for it has it; nobody need be left
+
+    async def _send(self, endpoint: Endpoint, item: Item) -> None:
+        reply = await self._post(endpoint, "/v1/items", item.json(), CONNECT_TIMEOUT_S + SILENCE_S)
+        got = _json(endpoint.url, reply).get("sha256")
+        if got != item.sha256:
+            raise ConfigError(
+                f"{endpoint.url}: it names an item {got}, expected {item.sha256}: its version and "
+                "this one write items differently"
+            )
+
+    async def _post(self, endpoint: Endpoint, path: str, body: bytes, seconds: float) -> _Reply:
+        """One request, given up when the service shows no sign of life.
+
+        Raises:
+            VerifierUnavailable, ConfigError, BadItem: See the module's table.
         """
-        first = await self._endpoints.choose()
-        tasks = {asyncio.create_task(self._ask(first, body, key))}
-        try:
-            done, _ = await asyncio.wait(tasks, timeout=self._hedge_after_s)
-            if not done and self._endpoints.count > 1:
-                second = await self._endpoints.choose(frozenset({first.url}))
-                tasks.add(asyncio.create_task(self._ask(second, body, key)))
-            return await _first_verdict(tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _ask(self, endpoint: Endpoint, body: bytes, key: str) -> Verdict:
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        request = asyncio.create_task(self._exchange(endpoint.url + path, body, seconds))
         endpoint.outstanding += 1
         try:
-            reply = await self._http.post(
-                f"{endpoint.url}/v1/verify", content=body, headers=headers
-            )
-        except httpx.HTTPError as error:
+            while not (await asyncio.wait({request}, timeout=SILENCE_S))[0]:
+                await self._sign_of_life(endpoint.url)
+            reply = request.result()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             endpoint.failed()
             why = str(error) or type(error).__name__
             raise VerifierUnavailable(f"{endpoint.url}: {why}") from error
         finally:
             endpoint.outstanding -= 1
-        if reply.status_code >= 500:
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+        if reply.status >= 500:
             endpoint.failed()
-            raise VerifierUnavailable(f"{endpoint.url}: HTTP {reply.status_code}")
+            raise VerifierUnavailable(f"{endpoint.url}: HTTP {reply.status}")
         endpoint.succeeded()
-        return _verdict_of(endpoint.url, reply)
+        return _checked(endpoint.url, reply)
+
+    async def _exchange(self, url: str, body: bytes, seconds: float) -> _Reply:
+        assert self._session is not None
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_TIMEOUT_S)
+        headers = {"Content-Type": "application/json"}
+        async with self._session.post(
+            url, data=io.BytesIO(body), headers=headers, timeout=timeout
+        ) as reply:
+            return _Reply(reply.status, reply.headers.get("Retry-After"), await reply.read())
+
+    async def _sign_of_life(self, url: str) -> None:
+        assert self._session is not None
+        timeout = aiohttp.ClientTimeout(total=SILENCE_S, sock_connect=CONNECT_TIMEOUT_S)
+        async with self._session.get(f"{url}/healthz", timeout=timeout) as reply:
+            reply.raise_for_status()
 
 
-async def _first_verdict(tasks: set[asyncio.Task[Verdict]]) -> Verdict:
-    """The first task to succeed; when all fail, the error of the last."""
-    waiting = set(tasks)
-    while True:
-        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        errors = [task.exception() for task in done]
-        for task, error in zip(done, errors, strict=True):
-            if error is None:
-                return task.result()
-        for error in errors:
-            if error is not None and (not waiting or not isinstance(error, VerifierUnavailable)):
-                raise error
+class _Reply:
+    """What came back, read to its end."""
+
+    def __init__(self, status: int, retry_after: str | None, body: bytes) -> None:
+        self.status, self.retry_after, self.body = status, retry_after, body
 
 
-def _verdict_of(url: str, reply: httpx.Response) -> Verdict:
-    if reply.status_code == 429:
-        raise RetryLater(f"{url}: its queue is full", _seconds(reply.headers.get("Retry-After")))
-    if reply.status_code != 200:
-        hint = " (the token is wrong)" if reply.status_code in (401, 403) else ""
-        raise ConfigError(f"{url}: HTTP {reply.status_code}{hint}: {reply.text[:300]}")
+class _ComeAgain(Exception):
+    """The service is there but has no worker in time."""
+
+    def __init__(self, message: str, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class _UnknownItem(Exception):
+    """The service does not have the item."""
+
+
+def _checked(url: str, reply: _Reply) -> _Reply:
+    text = reply.body[:300].decode("utf-8", "replace")
+    match reply.status:
+        case 200:
+            return reply
+        case 429:
+            raise _ComeAgain(f"{url}: {text}", _seconds(reply.retry_after))
+        case 413:
+            raise BadItem(f"{url}: HTTP 413: {text}")
+        case status:
+            hint = " (the token is wrong)" if status in (401, 403) else ""
+            raise ConfigError(f"{url}: HTTP {status}{hint}: {text}")
+
+
+def _json(url: str, reply: _Reply) -> dict[str, Any]:
     try:
-        (result,) = reply.json()["results"]
+        data = json.loads(reply.body)
+    except (ValueError, RecursionError) as error:
+        raise VerifierUnavailable(f"{url}: not a reply of a verifier service: {error}") from error
+    if not isinstance(data, dict):
+        raise VerifierUnavailable(f"{url}: not a reply of a verifier service: {data!r:.100}")
+    return data
+
+
+def _verdict_of(url: str, reply: _Reply) -> Verdict:
+    data = _json(url, reply)
+    try:
+        (result,) = data["results"]
         if result["verdict"] is not None:
             return verdict_from_json(result["verdict"])
         reason, message = str(result["failure"]["reason"]), str(result["failure"]["message"])
     except (ValueError, KeyError, TypeError) as error:
         raise VerifierUnavailable(f"{url}: not a reply of a verifier service: {error}") from error
+    if reason == "unknown_item":
+        raise _UnknownItem
     raise _failure(url, reason, message)
 
 
-def _failure(url: str, reason: str, message: str) -> SdpoError:
+def _failure(url: str, reason: str, message: str) -> NoVerdict:
     match reason:
         case "bad_item":
             return BadItem(f"{url}: {message}")
@@ -209,7 +290,7 @@ def _failure(url: str, reason: str, message: str) -> SdpoError:
 
 def _seconds(header: str | None) -> float:
     try:
-        seconds = float(header or 1.0)
+        seconds = float(header or 0.0)
     except ValueError:  # a date is allowed by HTTP; our service sends seconds
-        return 1.0
-    return seconds if math.isfinite(seconds) and seconds >= 0 else 1.0
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds >= 0 else 0.0

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import field
-from pathlib import Path
 
-from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.fields import Port, PositiveInt, Seconds, Texts, Word, refuse, settings
+from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.verifiers.base import VERIFIERS, import_path_of
 from sdpo_megatron.verifiers.code import CodeVerifierConfig
 
-TOKEN_VARIABLE = "SDPO_VERIFIER_TOKEN"
-MIN_TOKEN_CHARS = 16
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -39,11 +34,16 @@ class ServiceConfig:
     max_batch: PositiveInt = 256
     """Items in one request."""
 
-    max_body_bytes: PositiveInt = 64 * 2**20
-    """Size of one request."""
+    max_body_mib: PositiveInt = 64
+    """Size of one request, MiB."""
 
-    max_deadline_s: Seconds = 600.0
-    """Longest a request may ask to wait; also what a request without a deadline gets."""
+    item_cache_mib: PositiveInt = 512
+    """JSON in MiB of the items kept, so that each travels once; the least recently used one goes
+    first. In memory an item takes two to four times as much."""
+
+    header_timeout_s: Seconds = 10.0
+    """Seconds for a request's head to arrive; its body gets as many, and 1 more for each MiB that
+    has come. A connection that is slower is closed."""
 
     token_file: Word | None = None
     """File that holds the bearer token. None: the environment variable SDPO_VERIFIER_TOKEN."""
@@ -51,20 +51,20 @@ class ServiceConfig:
     allow_anonymous: bool = False
     """Answer without a token; only on a loopback address."""
 
-    idempotency_keys: PositiveInt = 4096
-    """Answers kept to be given again when a request is repeated with the same Idempotency-Key."""
-
     drain_s: Seconds = 30.0
     """Seconds after SIGTERM in which accepted items are still judged."""
 
     cpu_limit_s: PositiveInt = 10
-    """CPU seconds of one verification outside the sandbox."""
+    """CPU seconds of one verification outside the sandbox; beyond it the response is wrong."""
 
     memory_mib: PositiveInt = 4096
     """Address space in MiB of one child process outside the sandbox."""
 
     code: CodeVerifierConfig = field(default_factory=CodeVerifierConfig)
     """Limits, reward and feedback of programs."""
+
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """How programs are isolated."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -88,28 +88,3 @@ class ServiceConfig:
         refuse(self, problems)
         for verifier in self.verifiers:
             import_path_of(verifier)
-
-
-def read_token(token_file: str | None, environment: Mapping[str, str] | None = None) -> str | None:
-    """The bearer token from the file, else from the environment; None when neither is set.
-
-    Raises:
-        ConfigError: The file cannot be read, or the token is shorter than 16 characters or not
-            printable ASCII.
-    """
-    environment = os.environ if environment is None else environment
-    if token_file is not None:
-        try:
-            token, source = Path(token_file).read_text("utf-8").strip(), token_file
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"token_file: cannot read {token_file}: {error}") from error
-    elif environment.get(TOKEN_VARIABLE):
-        token, source = environment[TOKEN_VARIABLE].strip(), TOKEN_VARIABLE
-    else:
-        return None
-    if len(token) < MIN_TOKEN_CHARS or not token.isascii() or not token.isprintable():
-        raise ConfigError(
-            f"the bearer token in {source} must be at least {MIN_TOKEN_CHARS} printable ASCII "
-            "characters; make one with: openssl rand -hex 32"
-        )
-    return token

@@ -1,143 +1,137 @@
-"""Accepts items up to a bound, judges them on a few workers, and keeps their deadlines."""
+"""Judges batches on a few workers and keeps their deadlines; each item's failure is its own."""
 
 from __future__ import annotations
 
 import asyncio
-import math
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sdpo_megatron.errors import ConfigError, SdpoError, VerifierUnavailable
-from sdpo_megatron.judging.local import Verifies
+from sdpo_megatron.errors import ConfigError, VerifierUnavailable
+from sdpo_megatron.judging.backend import Backend
+from sdpo_megatron.judging.items import Item
 from sdpo_megatron.judging.retry import retried
+from sdpo_megatron.judging.service.admission import Admission
 from sdpo_megatron.judging.service.metrics import ServiceMetrics
+from sdpo_megatron.judging.wire import verdict_to_json
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.verifiers.base import BadItem
 
-Reason = Literal["unavailable", "deadline", "bad_item", "broken"]
-RETRYABLE: frozenset[str] = frozenset(
-    {"unavailable", "deadline"}
-)  # the others fail the same way again
+Reason = Literal["unavailable", "deadline", "unknown_item", "bad_item", "broken"]
 RETRIES = 1  # of what infrastructure failed, here; the client has more, at other endpoints
-FIRST_GUESS_S = 0.1  # seconds an item takes, before any was measured
-MAX_RETRY_AFTER_S = 60
 
 
 @dataclass(frozen=True)
 class Job:
-    """One item to judge."""
+    """One item to judge; `item` is None when the service lacks it."""
 
     id: str
     verifier: str
-    item: Mapping[str, Any]
+    item: Item | None
     response: str
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A verdict, or why there is none. A missing verdict says nothing about the response."""
+class Failure:
+    """Why an item has no verdict; says nothing about the response."""
 
-    id: str
-    verdict: Verdict | None = None
-    reason: Reason | None = None
-    message: str = ""
-
-
-class QueueFull(Exception):
-    """The batch would pass the bound; `retry_after_s` is when a place is likely."""
-
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"the queue is full; try again after {retry_after_s} s")
-        self.retry_after_s = retry_after_s
+    reason: Reason
+    message: str
 
 
 class Dispatcher:
-    """Judges batches with at most `workers` items at once and `queue_size` items accepted."""
+    """Judges at most `workers` items at once."""
 
     def __init__(
-        self, verifies: Verifies, *, workers: int, queue_size: int, metrics: ServiceMetrics
+        self, backend: Backend, admission: Admission, *, workers: int, metrics: ServiceMetrics
     ) -> None:
-        self._verifies = verifies
-        self._workers = workers
-        self._queue_size = queue_size
-        self._metrics = metrics
+        self._backend, self._admission, self._metrics = backend, admission, metrics
         self._slots = asyncio.Semaphore(workers)
-        self._accepted = 0
-        self._mean_s = FIRST_GUESS_S  # moving average of the seconds of one item
-        metrics.queue_size.set(queue_size)
 
-    @property
-    def full(self) -> bool:
-        """Whether not one more item would be accepted."""
-        return self._accepted >= self._queue_size
-
-    async def judge(self, jobs: Sequence[Job], deadline_s: float) -> list[Outcome]:
-        """Outcomes in the order of `jobs`, all of them within about `deadline_s` seconds.
+    async def judge(self, jobs: Sequence[Job], deadline_s: float | None) -> list[str]:
+        """One JSON object for each job, in order: its id, and its verdict or its failure.
 
         Raises:
-            QueueFull: Nothing was accepted.
+            Refused: Nothing was accepted.
         """
-        if self._accepted + len(jobs) > self._queue_size:
-            raise QueueFull(self._retry_after_s())
-        self._count(len(jobs))
-        end = time.monotonic() + deadline_s
+        known = [job.verifier for job in jobs if job.item is not None]
+        if known:
+            self._admission.admit(known, deadline_s)
+            self._metrics.queued.set(self._admission.num_accepted)
+        end = None if deadline_s is None else time.monotonic() + deadline_s
         return list(await asyncio.gather(*(self._one(job, end) for job in jobs)))
 
-    def _retry_after_s(self) -> int:
-        seconds = math.ceil(self._accepted * self._mean_s / self._workers)
-        return max(1, min(seconds, MAX_RETRY_AFTER_S))
-
-    def _count(self, change: int) -> None:
-        self._accepted += change
-        self._metrics.queued.set(self._accepted)
-
-    async def _one(self, job: Job, end: float) -> Outcome:
+    async def _one(self, job: Job, end: float | None) -> str:
+        if job.item is None:
+            return _written(job, Failure("unknown_item", "send the item to /v1/items first"))
         try:
-            outcome = await self._within_deadline(job, end)
+            outcome = await self._within_deadline(job.verifier, job.item, job.response, end)
         finally:
-            self._count(-1)
-        if outcome.verdict is None:
-            self._metrics.failures.labels(job.verifier, outcome.reason).inc()
-        else:
-            self._metrics.verdicts.labels(job.verifier, _label(outcome.verdict)).inc()
-        return outcome
+            self._admission.leave(job.verifier)
+            self._metrics.queued.set(self._admission.num_accepted)
+        try:
+            line = _written(job, outcome)
+        except (ValueError, TypeError, RecursionError) as error:  # what a verifier put into details
+            outcome = Failure("broken", f"its verdict is not JSON: {error}")
+            line = _written(job, outcome)
+        self._count(job.verifier, outcome)
+        return line
 
-    async def _within_deadline(self, job: Job, end: float) -> Outcome:
+    async def _within_deadline(
+        self, verifier: str, item: Item, response: str, end: float | None
+    ) -> Verdict | Failure:
         waiting_since = time.monotonic()
         try:
-            await asyncio.wait_for(self._slots.acquire(), max(0.0, end - waiting_since))
+            async with asyncio.timeout_at(_loop_time(end)):
+                await self._slots.acquire()
         except TimeoutError:
-            return Outcome(job.id, None, "deadline", "the deadline passed before a worker was free")
+            return Failure("deadline", "the deadline passed before a worker was free")
+        ticket = self._admission.begin(verifier)
         try:
-            started = time.monotonic()
-            self._metrics.wait_seconds.observe(started - waiting_since)
-            outcome = await self._judged(job, max(0.01, end - started))
-            seconds = time.monotonic() - started
-            self._mean_s += 0.05 * (seconds - self._mean_s)
-            self._metrics.seconds.labels(job.verifier).observe(seconds)
-            return outcome
+            self._metrics.wait_seconds.observe(time.monotonic() - waiting_since)
+            async with asyncio.timeout_at(_loop_time(end)):
+                return await self._judged(verifier, item, response)
+        except TimeoutError:
+            return Failure("deadline", "the deadline passed during the verification")
         finally:
+            self._metrics.seconds.labels(verifier).observe(self._admission.end(ticket))
             self._slots.release()
 
-    async def _judged(self, job: Job, seconds: float) -> Outcome:
-        async def once() -> Verdict:
-            return await self._verifies.verify(job.verifier, job.item, job.response)
-
-        try:  # the deadline is the outer bound, so the inner one must not come first
-            verdict = await asyncio.wait_for(
-                retried(once, retries=RETRIES, timeout_s=2 * seconds), seconds
+    async def _judged(self, verifier: str, item: Item, response: str) -> Verdict | Failure:
+        try:
+            return await retried(
+                lambda: self._backend.verify(verifier, item, response), retries=RETRIES
             )
-        except TimeoutError:
-            return Outcome(job.id, None, "deadline", "the deadline passed during the verification")
         except VerifierUnavailable as error:
-            return Outcome(job.id, None, "unavailable", str(error))
-        except (BadItem, ConfigError, RecursionError) as error:
-            return Outcome(job.id, None, "bad_item", str(error))
-        except SdpoError as error:
-            return Outcome(job.id, None, "broken", str(error))
-        return Outcome(job.id, verdict)
+            return Failure("unavailable", str(error))
+        except (BadItem, ConfigError) as error:
+            return Failure("bad_item", str(error))
+        except Exception as error:  # of one item: the others of its batch have their verdicts
+            return Failure("broken", str(error) or type(error).__name__)
+
+    def _count(self, verifier: str, outcome: Verdict | Failure) -> None:
+        if isinstance(outcome, Failure):
+            self._metrics.failures.labels(verifier, outcome.reason).inc()
+        else:
+            self._metrics.verdicts.labels(verifier, _label(outcome)).inc()
+
+
+def _loop_time(end: float | None) -> float | None:
+    """asyncio's clock is time.monotonic, but does not promise to be."""
+    if end is None:
+        return None
+    return asyncio.get_running_loop().time() + max(0.0, end - time.monotonic())
+
+
+def _written(job: Job, outcome: Verdict | Failure) -> str:
+    result: dict[str, Any] = {"id": job.id, "verdict": None, "failure": None}
+    if isinstance(outcome, Failure):
+        result["failure"] = {"reason": outcome.reason, "message": outcome.message}
+    else:
+        result["verdict"] = verdict_to_json(outcome)
+    return json.dumps(result, allow_nan=False)
 
 
 def _label(verdict: Verdict) -> str:

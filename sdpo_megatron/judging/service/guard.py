@@ -11,22 +11,36 @@ import json
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sdpo_megatron.judging.service.metrics import ServiceMetrics
+
 GUARDED = "/v1/"  # health, metrics and the schema hold no answers
 
 
 class Guard:
-    """Checks the bearer token in constant time, then bounds the body."""
+    """Checks the bearer token in constant time, bounds the body, and counts the answers."""
 
-    def __init__(self, app: ASGIApp, token: str | None, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, max_body_bytes: int, metrics: ServiceMetrics
+    ) -> None:
         self._app = app
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._max_body_bytes = max_body_bytes
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection of any ASGI kind."""
         if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
             await self._app(scope, receive, send)
             return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.requests.labels(str(message["status"])).inc()
+            await send(message)
+
+        await self._guarded(scope, receive, counted)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         if self._expected is not None and not hmac.compare_digest(
             headers.get(b"authorization", b""), self._expected
@@ -35,11 +49,21 @@ class Guard:
                 send, 401, "a valid bearer token is required", (b"www-authenticate", b"Bearer")
             )
             return
-        body = await _body(receive, self._max_body_bytes)
+        try:
+            body = await _body(receive, self._max_body_bytes)
+        except _GoneAway:
+            return
         if body is None:
             await _refuse(send, 413, f"the body is larger than {self._max_body_bytes} bytes")
             return
-        await self._app(scope, _replay(body, receive), send)
+        if scope["method"] == "POST" and not body.strip():
+            await _refuse(send, 400, "the body is empty, expected JSON")
+            return
+        await self._app(_as_json(scope), _replay(body, receive), send)
+
+
+class _GoneAway(Exception):
+    """The client hung up before its body was whole."""
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:
@@ -49,13 +73,20 @@ async def _body(receive: Receive, limit: int) -> bytes | None:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b"".join(parts)
+            raise _GoneAway
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
             return None
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def _as_json(scope: Scope) -> Scope:
+    """Bodies are JSON here, whatever they are called: else FastAPI calls a malformed one by another
+    name a batch with wrong fields."""
+    kept = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*kept, (b"content-type", b"application/json")]}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -21,7 +21,7 @@ class ServiceMetrics:
         )
         self.failures = Counter(
             "sdpo_verifier_failures",
-            "Items without a verdict, by verifier and reason: "
+            "Accepted items without a verdict, by verifier and reason: "
             "unavailable, deadline, bad_item, broken.",
             ["verifier", "reason"],
             registry=registry,
@@ -41,7 +41,7 @@ class ServiceMetrics:
         )
         self.requests = Counter(
             "sdpo_verifier_requests",
-            "HTTP requests for verdicts, by status code.",
+            "Answers to requests for verdicts and with items, by HTTP status code.",
             ["code"],
             registry=registry,
         )
@@ -50,9 +50,9 @@ class ServiceMetrics:
             "Items accepted and not yet judged.",
             registry=registry,
         )
-        self.queue_size = Gauge(
-            "sdpo_verifier_queue_limit_items",
-            "Items that are accepted at most; beyond it requests are answered 429.",
+        self.items = Gauge(
+            "sdpo_verifier_item_cache_bytes",
+            "JSON of the items kept, so that each travels once.",
             registry=registry,
         )
 
