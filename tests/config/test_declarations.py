@@ -13,13 +13,13 @@ from sdpo_megatron.config.page import render
 from sdpo_megatron.config.run import TrainConfig
 from sdpo_megatron.fields.meaning import allowed, meaning
 from sdpo_megatron.fields.reading import Setting, all_settings
-from sdpo_megatron.judging.offline.config import BatchConfig
+from sdpo_megatron.judging.offline.config import OfflineConfig
 from sdpo_megatron.judging.service.config import ServiceConfig
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {
     (setting.owner, setting.name): setting
-    for cls in (TrainConfig, ServiceConfig, BatchConfig)
+    for cls in (TrainConfig, ServiceConfig, OfflineConfig)
     for setting in all_settings(cls)
 }.values()
 

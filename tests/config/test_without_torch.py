@@ -10,7 +10,7 @@ import pytest
 from sdpo_megatron.config import CONF
 
 EXPERIMENTS = [path.stem for path in (CONF / "experiment").glob("*.yaml")]
-HEAVY = ("torch", "transformers", "megatron", "sglang", "numpy", "httpx", "rich")
+HEAVY = ("torch", "transformers", "megatron", "sglang", "numpy", "aiohttp", "rich")
 
 
 def fresh(program: str) -> subprocess.CompletedProcess[str]:

@@ -59,7 +59,7 @@ async def serving(*handlers: Handler) -> AsyncIterator[list[Service]]:
         services = []
         for handler in handlers:
             service = Service(handler)
-            app = web.Application()
+            app = web.Application(client_max_size=2**24)
             app.router.add_post("/v1/verify", service.verify)
             app.router.add_post("/v1/items", service.keep)
             app.router.add_get("/healthz", service.healthz)
@@ -243,6 +243,36 @@ def test_an_item_is_sent_when_the_service_lacks_it_and_once_for_all_who_wait() -
     assert service.items == [{"a": 1}]
 
 
+def test_an_item_is_written_twice_however_many_attempts_it_has() -> None:
+    """Once to name it, once to send it; an item of 1 MB costs milliseconds each time."""
+
+    class Counting(Item):
+        written = 0
+
+        def json(self) -> bytes:
+            self.written += 1
+            return super().json()
+
+    item = Counting({"bulk": "x" * 2**20})
+
+    async def run() -> int:
+        sent: list[int] = []
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            sent.append(request.content_length or 0)
+            return right() if service.items else failure_reply("unknown_item")
+
+        async with serving(handler) as (service,):
+            async with VerifierClient((service.url,), token="t") as client:
+                for n in range(10):
+                    await client.verify("v", item, str(n))
+            assert service.items == [item.data]
+        return max(sent)
+
+    assert asyncio.run(run()) < 1000
+    assert item.written == 2
+
+
 def test_a_service_that_forgets_at_once_is_unavailable_and_one_that_names_wrongly_unfit() -> None:
     forgets = in_turn(lambda: failure_reply("unknown_item"))
     refused(forgets, VerifierUnavailable, "does not keep the item")
@@ -253,7 +283,7 @@ def test_a_service_that_forgets_at_once_is_unavailable_and_one_that_names_wrongl
 
         async with serving(forgets) as (service,):
             service.keep = misnames  # type: ignore[method-assign]
-            app = web.Application()
+            app = web.Application(client_max_size=2**24)
             app.router.add_post("/v1/verify", service.verify)
             app.router.add_post("/v1/items", misnames)
             async with TestServer(app) as server:

@@ -66,6 +66,7 @@ class State:
 
     def __init__(self, config: ServiceConfig) -> None:
         self.metrics = ServiceMetrics()
+        self.metrics.queue_size.set(config.queue_size)
         self.items = ItemCache(config.item_cache_mib * MEBIBYTE)
         self.admission = Admission(workers=config.workers, queue_size=config.queue_size)
         self.dispatcher: Dispatcher | None = None

@@ -50,6 +50,11 @@ class ServiceMetrics:
             "Items accepted and not yet judged.",
             registry=registry,
         )
+        self.queue_size = Gauge(
+            "sdpo_verifier_queue_limit_items",
+            "Items that are accepted at most; beyond it requests are answered 429.",
+            registry=registry,
+        )
         self.items = Gauge(
             "sdpo_verifier_item_cache_bytes",
             "JSON of the items kept, so that each travels once.",
