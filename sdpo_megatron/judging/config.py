@@ -31,7 +31,7 @@ class JudgeConfig:
     """Verifications at once: child processes locally, open requests to services."""
 
     wait_s: Seconds = 600.0
-    """Seconds that an attempt may wait for a worker of the services, over all tries. Services only.
+    """Seconds that an attempt may wait for a worker of the services, in each try. Services only.
 
     How long the judging itself may take follows from the item's tests and the limits in `code`.
     """

@@ -4,7 +4,7 @@
 | --- | --- |
 | a verdict | the answer was judged |
 | no connection, no sign of life, 5xx, failure `unavailable` or `deadline` | try again |
-| 429 | no worker in time: come again after `Retry-After`, for `wait_s` seconds in all |
+| 429 | no worker in time: come again after `Retry-After`, for `wait_s` seconds |
 | failure `unknown_item` | the service lacks the item: send it, then ask again |
 | failure `bad_item`, `broken`, 413 | `BadItem`, `VerifierBroken`: this attempt has no verdict |
 | 401, 403, another 4xx | the token is wrong, or versions do not fit: `ConfigError`, at once |
@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -25,15 +24,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
-from sdpo_megatron.errors import ConfigError, NoVerdict, VerifierBroken, VerifierUnavailable
+from sdpo_megatron.errors import ConfigError, VerifierUnavailable
 from sdpo_megatron.judging.bearer_token import TOKEN_VARIABLE, read_token
 from sdpo_megatron.judging.bounds import LONGEST_DEADLINE_S, seconds_at_most
 from sdpo_megatron.judging.items import Item
 from sdpo_megatron.judging.remote.endpoints import Endpoint, Endpoints
+from sdpo_megatron.judging.remote.replies import (
+    ComeAgain,
+    Reply,
+    UnknownItem,
+    checked,
+    json_of,
+    verdict_of,
+)
 from sdpo_megatron.judging.retry import delay_s, retried
-from sdpo_megatron.judging.wire import verdict_from_json
 from sdpo_megatron.nouns import Verdict
-from sdpo_megatron.verifiers.base import BadItem
 
 if TYPE_CHECKING:
     from sdpo_megatron.judging.config import JudgeConfig
@@ -68,7 +73,7 @@ class VerifierClient:
             endpoints: See `Endpoints`.
             token: The services' bearer token; None for services that answer anyone.
             seconds_at_most: For (verifier, item): seconds of judging, once a worker has it.
-            wait_s: Seconds that one item may wait for a worker, over all tries.
+            wait_s: Seconds that one item may wait for a worker, in each try.
             retries: Tries after the first.
         """
         self._endpoints = Endpoints(endpoints)
@@ -123,17 +128,16 @@ class VerifierClient:
 
     async def verify(self, verifier: str, item: Item, response: str) -> Verdict:
         """See `Backend`."""
-        start = time.monotonic()
         judging_s = self._seconds_at_most(verifier, item.data)
         one = {"id": "0", "verifier": verifier, "item_sha256": item.sha256, "response": response}
 
         async def once() -> Verdict:
-            visit = 0
+            start, visit = time.monotonic(), 0
             while True:
                 waits_s = max(0.0, self._wait_s - (time.monotonic() - start))
                 try:
                     return await self._ask(one, item, min(waits_s + judging_s, LONGEST_DEADLINE_S))
-                except _ComeAgain as error:
+                except ComeAgain as error:
                     visit += 1
                     pause_s = error.after_s + delay_s(visit)
                     if pause_s > waits_s:
@@ -151,8 +155,8 @@ class VerifierClient:
         for _ in range(3):  # a small cache may have dropped the item again
             reply = await self._post(endpoint, "/v1/verify", body, deadline_s + GRACE_S)
             try:
-                return _verdict_of(endpoint.url, reply)
-            except _UnknownItem:
+                return verdict_of(endpoint.url, reply)
+            except UnknownItem:
                 await self._upload(endpoint, item)
         raise VerifierUnavailable(f"{endpoint.url}: it does not keep the item that it was sent")
 
@@ -172,14 +176,14 @@ class VerifierClient:
 
     async def _send(self, endpoint: Endpoint, item: Item) -> None:
         reply = await self._post(endpoint, "/v1/items", item.json(), CONNECT_TIMEOUT_S + SILENCE_S)
-        got = _json(endpoint.url, reply).get("sha256")
+        got = json_of(endpoint.url, reply).get("sha256")
         if got != item.sha256:
             raise ConfigError(
                 f"{endpoint.url}: it names an item {got}, expected {item.sha256}: its version and "
                 "this one write items differently"
             )
 
-    async def _post(self, endpoint: Endpoint, path: str, body: bytes, seconds: float) -> _Reply:
+    async def _post(self, endpoint: Endpoint, path: str, body: bytes, seconds: float) -> Reply:
         """One request, given up when the service shows no sign of life.
 
         Raises:
@@ -203,94 +207,19 @@ class VerifierClient:
             endpoint.failed()
             raise VerifierUnavailable(f"{endpoint.url}: HTTP {reply.status}")
         endpoint.succeeded()
-        return _checked(endpoint.url, reply)
+        return checked(endpoint.url, reply)
 
-    async def _exchange(self, url: str, body: bytes, seconds: float) -> _Reply:
+    async def _exchange(self, url: str, body: bytes, seconds: float) -> Reply:
         assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_TIMEOUT_S)
         headers = {"Content-Type": "application/json"}
         async with self._session.post(
             url, data=io.BytesIO(body), headers=headers, timeout=timeout
         ) as reply:
-            return _Reply(reply.status, reply.headers.get("Retry-After"), await reply.read())
+            return Reply(reply.status, reply.headers.get("Retry-After"), await reply.read())
 
     async def _sign_of_life(self, url: str) -> None:
         assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=SILENCE_S, sock_connect=CONNECT_TIMEOUT_S)
         async with self._session.get(f"{url}/healthz", timeout=timeout) as reply:
             reply.raise_for_status()
-
-
-class _Reply:
-    """What came back, read to its end."""
-
-    def __init__(self, status: int, retry_after: str | None, body: bytes) -> None:
-        self.status, self.retry_after, self.body = status, retry_after, body
-
-
-class _ComeAgain(Exception):
-    """The service is there but has no worker in time."""
-
-    def __init__(self, message: str, after_s: float) -> None:
-        super().__init__(message)
-        self.after_s = after_s
-
-
-class _UnknownItem(Exception):
-    """The service does not have the item."""
-
-
-def _checked(url: str, reply: _Reply) -> _Reply:
-    text = reply.body[:300].decode("utf-8", "replace")
-    match reply.status:
-        case 200:
-            return reply
-        case 429:
-            raise _ComeAgain(f"{url}: {text}", _seconds(reply.retry_after))
-        case 413:
-            raise BadItem(f"{url}: HTTP 413: {text}")
-        case status:
-            hint = " (the token is wrong)" if status in (401, 403) else ""
-            raise ConfigError(f"{url}: HTTP {status}{hint}: {text}")
-
-
-def _json(url: str, reply: _Reply) -> dict[str, Any]:
-    try:
-        data = json.loads(reply.body)
-    except (ValueError, RecursionError) as error:
-        raise VerifierUnavailable(f"{url}: not a reply of a verifier service: {error}") from error
-    if not isinstance(data, dict):
-        raise VerifierUnavailable(f"{url}: not a reply of a verifier service: {data!r:.100}")
-    return data
-
-
-def _verdict_of(url: str, reply: _Reply) -> Verdict:
-    data = _json(url, reply)
-    try:
-        (result,) = data["results"]
-        if result["verdict"] is not None:
-            return verdict_from_json(result["verdict"])
-        reason, message = str(result["failure"]["reason"]), str(result["failure"]["message"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise VerifierUnavailable(f"{url}: not a reply of a verifier service: {error}") from error
-    if reason == "unknown_item":
-        raise _UnknownItem
-    raise _failure(url, reason, message)
-
-
-def _failure(url: str, reason: str, message: str) -> NoVerdict:
-    match reason:
-        case "bad_item":
-            return BadItem(f"{url}: {message}")
-        case "broken":
-            return VerifierBroken(f"{url}: {message}")
-        case _:
-            return VerifierUnavailable(f"{url}: {reason}: {message}")
-
-
-def _seconds(header: str | None) -> float:
-    try:
-        seconds = float(header or 0.0)
-    except ValueError:  # a date is allowed by HTTP; our service sends seconds
-        return 0.0
-    return seconds if math.isfinite(seconds) and seconds >= 0 else 0.0
