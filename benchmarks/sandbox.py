@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sdpo_megatron.sandbox import Program, Sandbox, SandboxConfig, find_bubblewrap
+from sdpo_megatron.sandbox import Program, Sandbox, SandboxConfig
 from sdpo_megatron.sandbox.inside.zygote import PRELOAD
 
 LANES = len(os.sched_getaffinity(0))
@@ -61,15 +61,6 @@ def in_lanes(run: Callable[[], object], count: int) -> Latencies:
 
 def plain_interpreter() -> None:
     subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
-
-
-def bubblewrap_interpreter() -> None:
-    """bubblewrap as its manual shows it, and a new interpreter in it.
-
-    No Landlock, seccomp, limits or accounting.
-    """
-    command = [find_bubblewrap(), "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/"]
-    subprocess.run([*command, "--tmpfs", "/tmp", sys.executable, "-I", "-c", "pass"], check=True)
 
 
 class ForkLanes:
@@ -173,22 +164,17 @@ def main() -> None:
     options = parser.parse_args()
     program = Program.script("pass")
     forks = ForkLanes()
-    with (
-        Sandbox(SandboxConfig(workers=LANES)) as zygote,
-        Sandbox(SandboxConfig(workers=LANES, runner="bubblewrap")) as bubblewrap,
-    ):
-        judge = humaneval_lane(zygote)
+    with Sandbox(SandboxConfig(workers=LANES)) as sandbox:
+        judge = humaneval_lane(sandbox)
         methods: dict[str, Callable[[int], Latencies]] = {
             "python -I -c pass, not isolated": lambda n: in_lanes(plain_interpreter, n),
-            "bubblewrap + python, by hand": lambda n: in_lanes(bubblewrap_interpreter, n),
             "fork alone, not isolated": forks.run,
-            "sandbox, zygote": lambda n: in_lanes(lambda: zygote.run(program), n),
-            "sandbox, bubblewrap": lambda n: in_lanes(lambda: bubblewrap.run(program), n),
-            "HumanEval verdicts, zygote": lambda n: in_lanes(judge, n),
+            "sandbox": lambda n: in_lanes(lambda: sandbox.run(program), n),
+            "HumanEval verdicts": lambda n: in_lanes(judge, n),
         }
         results = measure(methods, options.runs, options.rounds)
-        workers = [memory_kb(pid) for pid in zygote._indices]
-        layers = zygote.layers
+        workers = [memory_kb(pid) for pid in sandbox._indices]
+        layers = sandbox.layers
     forks.close()
     report = {
         "machine": {
@@ -202,9 +188,8 @@ def main() -> None:
         "memory_per_worker": {
             key: round(statistics.mean(w[key] for w in workers)) for key in workers[0]
         },
-        "zygote_against_python": _ratio(results, "python -I -c pass, not isolated"),
-        "zygote_against_bubblewrap_by_hand": _ratio(results, "bubblewrap + python, by hand"),
-        "zygote_against_fork": _ratio(results, "fork alone, not isolated"),
+        "sandbox_against_python": _ratio(results, "python -I -c pass, not isolated"),
+        "sandbox_against_fork": _ratio(results, "fork alone, not isolated"),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
@@ -212,9 +197,7 @@ def main() -> None:
 
 
 def _ratio(results: dict[str, Any], other: str) -> float:
-    return round(
-        float(results["sandbox, zygote"]["runs_per_s"]) / float(results[other]["runs_per_s"]), 2
-    )
+    return round(float(results["sandbox"]["runs_per_s"]) / float(results[other]["runs_per_s"]), 2)
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -224,11 +207,7 @@ def _print(report: dict[str, Any]) -> None:
     print(
         f"memory per worker: {report['memory_per_worker']}; layers: {', '.join(report['layers'])}"
     )
-    for key in (
-        "zygote_against_python",
-        "zygote_against_bubblewrap_by_hand",
-        "zygote_against_fork",
-    ):
+    for key in ("sandbox_against_python", "sandbox_against_fork"):
         print(f"{key.replace('_', ' ')}: {report[key]}")
 
 

@@ -6,7 +6,7 @@ side. Imports the standard library, the errors and `fields`; `inside` the standa
 
 from .config import LAYERS, RunLimits, SandboxConfig
 from .program import Judge, Program, RunResult
-from .sandbox import Sandbox, detect_layers, find_bubblewrap
+from .sandbox import Sandbox, detect_layers
 
 __all__ = [
     "LAYERS",
@@ -17,5 +17,4 @@ __all__ = [
     "Sandbox",
     "SandboxConfig",
     "detect_layers",
-    "find_bubblewrap",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -21,7 +21,8 @@ LAYERS: dict[str, str] = {
     "seccomp": "seccomp: allowed system calls only (no sockets, exec, ptrace, new namespaces)",
     "rlimits": "rlimits: CPU time, address space, file size, descriptors, processes",
     "accounting": "a supervisor that samples CPU time, memory and processes of the whole tree",
-    "uid": "a uid of its own on the host for each run (needs root)",
+    "uid": "a uid of its own on the host for each run (needs CAP_SETUID)",
+    "cgroup_cpu": "CPU time of the whole tree counted by the kernel",
     "cgroup_memory": "memory of the whole tree limited by the kernel",
     "cgroup_pids": "number of processes of the whole tree limited by the kernel",
 }
@@ -58,10 +59,6 @@ class SandboxConfig:
     """How untrusted programs are run. What one of them may use is said by who runs it
     (`RunLimits`; in training ``judge.code``)."""
 
-    runner: Literal["zygote", "bubblewrap"] = "zygote"
-    """zygote forks a pre-imported interpreter (fast); bubblewrap starts bwrap and a new
-    interpreter."""
-
     workers: Count = 0
     """How many runs at once; each is a small process. 0 means one per CPU that this process may
     use."""
@@ -93,7 +90,8 @@ class SandboxConfig:
     """Layers not to use even where they work; for tests of what each layer stops."""
 
     first_uid: PositiveInt = 600_000
-    """First host uid for runs; 64 per worker are taken from here up. Used only as root."""
+    """First host uid for runs; each worker of a host takes 64 from here up that no other holds.
+    Used only where uids can be chosen."""
 
     python: Text = ""
     """Interpreter to start as the zygote; "" means this one."""

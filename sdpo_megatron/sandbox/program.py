@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Mode = Literal["script", "call", "serve"]
 Cause = Literal["", "cpu_time", "wall_time", "memory", "output", "processes"]
+JudgeCause = Literal["", "cpu_time", "wall_time", "memory", "died"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,8 @@ class RunResult:
         nonce: Of this run; the program never saw it. The judge's report was accepted because it
             carried it.
         cause: The limit that ended the program, or "".
+        judge_cause: What ended the judge before it had reported: a limit, "died" (a signal or an
+            error of its own), or "" when it ended by itself or there was none.
         exit_code: None when a signal ended it. Says nothing about success.
         signal: Number of the signal that ended it, or None.
         stdout: At most output_kib KiB.
@@ -85,6 +88,7 @@ class RunResult:
 
     nonce: str
     cause: Cause
+    judge_cause: JudgeCause
     exit_code: int | None
     signal: int | None
     stdout: bytes

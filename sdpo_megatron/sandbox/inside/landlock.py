@@ -10,9 +10,9 @@ import os
 
 from . import linux
 
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_WRITE_FILE, _READ_FILE, _READ_DIR = 2, 4, 8
 READ = _READ_FILE | _READ_DIR
-READ_EXECUTE = READ | _EXECUTE
+READ_WRITE_FILE = READ | _WRITE_FILE
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 _ALL_FROM_ABI_5 = (1 << 16) - 1  # + ioctl on devices
 # make_char, make_block, make_sock, make_fifo stay forbidden even inside the run's own directory
@@ -67,7 +67,7 @@ def restrict(readable: list[tuple[int, int]], writable: list[int], version: int)
         os.close(ruleset_fd)
 
 
-def open_rule(path: str, rights: int = READ_EXECUTE) -> tuple[int, int]:
+def open_rule(path: str, rights: int) -> tuple[int, int]:
     """A rule for `path`, opened now so that it can be applied after the path is out of sight."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     return fd, rights if os.path.isdir(path) else rights & ~_READ_DIR

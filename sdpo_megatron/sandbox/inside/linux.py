@@ -47,7 +47,8 @@ NAMESPACES = {
     "ipc": 0x08000000,
     "uts": 0x04000000,
 }
-CLONE_PIDFD = 0x1000
+CLONE_PARENT = 0x8000
+CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 6, 7, 21
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
@@ -76,21 +77,48 @@ def call(name: str, *arguments: object) -> int:
     return result
 
 
-def clone(flags: int) -> tuple[int, int]:
-    """fork() with namespaces in one call: (pid, pidfd) in the parent, (0, -1) in the child."""
-    pidfd = ctypes.c_int(-1)
+def clone(flags: int) -> int:
+    """fork() with namespaces in one call: the child's pid in the parent, 0 in the child."""
     ctypes.pythonapi.PyOS_BeforeFork()
     try:
-        pid = call("clone", flags | CLONE_PIDFD | int(signal.SIGCHLD), 0, ctypes.byref(pidfd), 0, 0)
+        pid = call("clone", flags | int(signal.SIGCHLD), 0, 0, 0, 0)
     except OSError:
         ctypes.pythonapi.PyOS_AfterFork_Parent()
         raise
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
-        return 0, -1
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
-    os.set_inheritable(pidfd.value, False)
-    return pid, pidfd.value
+    else:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return pid
+
+
+def capabilities() -> set[int]:
+    """Numbers of this process's effective capabilities."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return {number for number in range(64) if mask >> number & 1}
+
+
+def open_at(folder_fd: int, path: str, flags: int = os.O_RDONLY) -> int:
+    """Opens `path` below an open directory."""
+    return os.open(path, flags | os.O_CLOEXEC, dir_fd=folder_fd)
+
+
+def read_at(folder_fd: int, path: str) -> str:
+    """What a file of the kernel's (/proc, a cgroup) says; at most 64 KiB."""
+    fd = open_at(folder_fd, path)
+    try:
+        return os.read(fd, 65536).decode("ascii", "replace")
+    finally:
+        os.close(fd)
+
+
+def write_at(folder_fd: int, path: str, text: str) -> None:
+    fd = open_at(folder_fd, path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:

@@ -1,9 +1,9 @@
 """The file system that a run can see: the standard library and the shared libraries it needs,
 read-only, nothing else.
 
-Built once per worker in a mount namespace of its own; the worker then pivots into it, so the host's
-files are out of reach even for the worker. Each run copies the mount table (cheap) and puts an
-empty tmpfs of its own over /tmp.
+Built once per worker in a mount namespace of its own; the worker's template pivots into it, so the
+host's files are out of reach even before a run is confined. Each run copies the mount table (cheap)
+and puts an empty tmpfs of its own over /tmp.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ import sysconfig
 
 from . import linux
 
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+# Not /dev/zero: mapped shared, it is memory that nobody counts.
+_DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 _LINKS = ("/lib", "/lib64")
+_PACKAGE_FOLDERS = ("site-packages", "dist-packages")
+# Where the new root is put together, before it becomes the root: any folder that is there.
+_BASES = ("/tmp", "/mnt", "/srv", "/opt", "/home", "/var")
 
 
 def stdlib() -> str:
@@ -25,23 +29,50 @@ def stdlib() -> str:
 
 
 def hidden() -> list[str]:
-    """Directories in the standard library to hide: installed packages (they may hold tests)."""
-    return [
-        path
-        for name in ("site-packages", "dist-packages")
-        if os.path.isdir(path := f"{stdlib()}/{name}")
-    ]
+    """Directories to hide in what the view holds: installed packages (they may hold tests) of this
+    interpreter and of any other, also where they lie among the shared libraries."""
+    return packages_below(stdlib(), library_folders())
+
+
+def packages_below(own: str, folders: list[str]) -> list[str]:
+    """The directories of packages in the standard library `own` and in library `folders`."""
+    found = {f"{own}/{name}" for name in _PACKAGE_FOLDERS}
+    for folder in folders:
+        for pattern in ("python*", "pypy*"):
+            found |= set(glob.glob(f"{glob.escape(folder)}/{pattern}"))
+        for name in _PACKAGE_FOLDERS:
+            for depth in ("", "*/", "*/*/"):
+                found |= set(glob.glob(f"{glob.escape(folder)}/{depth}{name}"))
+    found = {path for path in found if os.path.isdir(path) and not os.path.islink(path)}
+    found = {path for path in found if not f"{own}/".startswith(f"{path}/")}
+    return sorted(p for p in found if not any(p.startswith(f"{outer}/") for outer in found))
+
+
+def without_packages(paths: tuple[str, ...]) -> list[str]:
+    """`paths` for Landlock alone: it grants whole trees, so whatever holds a hidden directory goes
+    in entry by entry."""
+    masked, found, todo = set(hidden()), [], list(paths)
+    for path in todo:
+        if path in masked:
+            continue
+        if any(inner.startswith(f"{path}/") for inner in masked):
+            todo += [entry.path for entry in os.scandir(path)]
+        else:
+            found.append(path)
+    return found
+
+
+def library_folders() -> list[str]:
+    """Directories of shared libraries."""
+    multiarch = sysconfig.get_config_var("MULTIARCH")
+    wanted = [f"/usr/lib/{multiarch}", f"/lib/{multiarch}"] if multiarch else []
+    wanted += ["/usr/lib64", "/lib64"]
+    return sorted({os.path.realpath(path) for path in wanted if os.path.isdir(path)})
 
 
 def libraries() -> list[str]:
     """Directories of shared libraries, and libraries elsewhere that this interpreter has mapped."""
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    wanted = (
-        [f"/usr/lib/{multiarch}", f"/lib/{multiarch}", "/usr/lib64", "/lib64"]
-        if multiarch
-        else ["/usr/lib64", "/lib64"]
-    )
-    folders = sorted({os.path.realpath(path) for path in wanted if os.path.isdir(path)})
+    folders = library_folders()
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         mapped = {line.split(None, 5)[5].strip() for line in file if ".so" in line}
     known = (*folders, stdlib())
@@ -52,12 +83,12 @@ def libraries() -> list[str]:
     )
 
 
-def readable(packages: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[str]:
+def readable(packages: tuple[str, ...]) -> list[str]:
     """All host paths of the view.
 
     `packages` are import names whose folders (and bundled libraries) are added.
     """
-    paths = [stdlib(), *libraries(), *extra]
+    paths = [stdlib(), *libraries()]
     for name in packages:
         module = sys.modules[name.partition(".")[0]]
         source = os.path.realpath(module.__file__ or "")
@@ -72,12 +103,9 @@ def readable(packages: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[str
     return list(dict.fromkeys(paths))
 
 
-def enter(paths: list[str], keep_proc: bool) -> None:
+def enter(paths: list[str]) -> None:
     """Replaces this process's root by the view. Needs a mount namespace of its own and
-    CAP_SYS_ADMIN in it.
-
-    `keep_proc` binds the host's /proc too (bubblewrap needs one; it gives its children another).
-    """
+    CAP_SYS_ADMIN in it."""
     linux.mount("none", "/", "none", linux.MS_REC | linux.MS_PRIVATE)
     sources = {
         path: os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -86,20 +114,18 @@ def enter(paths: list[str], keep_proc: bool) -> None:
     is_folder = {path: os.path.isdir(path) for path in sources}
     masked = hidden()
     links = {path: os.readlink(path) for path in _LINKS if os.path.islink(path)}
-    if keep_proc:
-        sources["/proc"], is_folder["/proc"] = os.open("/proc", os.O_PATH | os.O_CLOEXEC), True
-    base = "/tmp"
+    base = next(path for path in _BASES if os.path.isdir(path))
     linux.mount("tmpfs", base, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
     for name in ("proc", "tmp", "dev", "oldroot"):
         os.mkdir(f"{base}/{name}")
-    for path, fd in sources.items():
-        _make_target(base + path, is_folder[path])
-        linux.mount(f"/proc/self/fd/{fd}", base + path, "none", linux.MS_BIND | linux.MS_REC)
-        os.close(fd)
-    for path in masked:
-        linux.mount(
-            "tmpfs", base + path, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=4k"
-        )
+    inside_masked = {p for p in sources if any(p.startswith(f"{m}/") for m in masked)}
+    for path in sources.keys() - inside_masked:
+        _bind(sources[path], base + path, is_folder[path])
+    for path in filter(os.path.isdir, (base + path for path in masked)):
+        flags = linux.MS_NOSUID | linux.MS_NODEV
+        linux.mount("tmpfs", path, "tmpfs", flags, "mode=755,size=64k")
+    for path in inside_masked:  # packages that the config names
+        _bind(sources[path], base + path, is_folder[path])
     for path, target in links.items():
         if not os.path.lexists(base + path):
             os.symlink(target, base + path)
@@ -109,14 +135,14 @@ def enter(paths: list[str], keep_proc: bool) -> None:
     os.rmdir("/oldroot")
     # No nodev here: it would make /dev/null unusable. Nothing in the view can create a device.
     linux.change_mount("/", add=linux.MS_RDONLY | linux.MS_NOSUID, recursive=True)
-    if keep_proc:
-        linux.change_mount("/proc", remove=linux.MS_RDONLY)
 
 
-def _make_target(path: str, folder: bool) -> None:
-    os.makedirs(path if folder else os.path.dirname(path), mode=0o755, exist_ok=True)
-    if not folder and not os.path.exists(path):
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+def _bind(fd: int, target: str, folder: bool) -> None:
+    os.makedirs(target if folder else os.path.dirname(target), mode=0o755, exist_ok=True)
+    if not folder and not os.path.exists(target):
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    linux.mount(f"/proc/self/fd/{fd}", target, "none", linux.MS_BIND | linux.MS_REC)
+    os.close(fd)
 
 
 def private_tmp(size_mib: int, uid: int, gid: int) -> None:

@@ -1,307 +1,227 @@
-"""A worker: receives runs over its socket, one at a time, starts them and watches over them until
-nothing is left.
+"""A worker: finds out which layers work here, starts its template, and serves runs one at a time.
 
 No payload passes through here. Programs, inputs, tests and outputs travel over descriptors that go
-straight from the host to the child, so the memory that each child is a copy of never holds them. A
-worker knows limits, and how runs ended.
+straight from the host to the child. A worker knows limits, and how runs ended; the template, and so
+what is cloned from it, does not.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
+import functools
 import os
 import select
-import shutil
 import signal
 import socket
-import time
 from dataclasses import dataclass
 from typing import Any
 
-from . import linux, process_tree
+from . import folders, landlock, linux, namespaces, seccomp, template, uids, view
 from .cgroups import Cgroups
-from .confine import OUT_OF_MEMORY, Fence, Limits
-from .launch import Child, bubblewrap_child, clone_child
+from .messages import receive
 from .plain_data import decode, encode
-
-_FIRST_SAMPLE_S, _SAMPLE_S = 0.02, 0.05
-_MAX_FDS = 8
-MAX_STRETCH = 5.0  # how many times its wall limit a run may last on a machine that is too busy
-JUDGE_GRACE_S = 20.0  # for the judge, to report after its attempt was ended
+from .run import HostGone, Run, TemplateGone, Tools
+from .start import Step
 
 
 @dataclass
-class Tools:
-    """What a worker has besides its fence: runner's name, cgroups, /proc, how to choose uids."""
+class _Findings:
+    """What works here: names of layers, and the reasons for those that do not."""
 
-    runner: str
-    fence: Fence
-    cgroups: Cgroups
-    proc_fd: int
-    host_fd: int
-    tmp: str = "/tmp"
-    bwrap: str = ""
-    worker_index: int = 0
+    layers: list[str]
+    missing: dict[str, str]
 
 
-def serve(control: socket.socket, tools: Tools) -> None:
-    """Serves runs until the host closes the socket or dies."""
-    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    control.setblocking(True)
-    poller = select.poll()
-    poller.register(control, select.POLLIN)
-    poller.register(tools.host_fd, select.POLLIN)
-    while True:
-        ready = [fd for fd, _ in poller.poll()]
-        if tools.host_fd in ready:
-            return
-        data, fds = _receive(control)
-        if not data:
-            return
-        request = decode(data)
-        if request.get("kill"):
-            continue  # it came after its run was over
+def main(control: socket.socket, settings: dict[str, Any], host_fd: int) -> Step | None:
+    """Serves the host. Returns a next step only in the process that becomes the template."""
+    status = 0
+    try:
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        worker = _Worker(control, settings, host_fd)
+        if step := worker.prepare():
+            return step
+        worker.serve()
+    except BaseException as error:
+        status = 1
+        with contextlib.suppress(OSError):
+            control.send(encode({"error": f"{type(error).__name__}: {error}"}))
+    os._exit(status)
+
+
+class _Worker:
+    def __init__(self, control: socket.socket, settings: dict[str, Any], host_fd: int) -> None:
+        self.control, self.settings, self.host_fd = control, settings, host_fd
+        self.proc_fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.held: list[Any] = []  # what locks a block of uids and a folder
+        self.folder_fd = -1
+
+    def prepare(self) -> Step | None:
+        """Finds the layers, starts the template, says hello. Returns a step in the template."""
+        found = _Findings([], dict.fromkeys(self.settings["disable"], "switched off in the config"))
+        cgroups = self._cgroups(found)
+        working = namespaces.working(found.missing)
+        block = self._block(found)
+        others = self._other_layers(found)
+        while True:
+            if "mount" in working:
+                private = ("private_root", "private_tmp")
+            else:
+                private = ()
+                for name in ("private_root", "private_tmp"):
+                    found.missing.setdefault(name, "no mount namespace")
+            plan = namespaces.Plan(
+                names=working,
+                privileged=linux.CAP_SYS_ADMIN in linux.capabilities(),
+                paths=tuple(view.readable(tuple(self.settings["packages"]))),
+                block=block,
+                seccomp="seccomp" in others,
+            )
+            layers = (*found.layers, *working, *private, *others, *(("uid",) if block else ()))
+            started = self._start_template(plan, layers, cgroups)
+            if callable(started):
+                return started
+            if "error" not in started:
+                break
+            if not working:
+                raise OSError(started["error"])
+            # A namespace could be made but not used, as where a security module forbids mounts.
+            found.missing.update(dict.fromkeys(working, started["error"]))
+            working = ()
+        folder = "" if "mount" in working else self._folder(found)
+        self.tools = Tools(
+            layers=tuple(layers),
+            cgroups=cgroups,
+            proc_fd=self.proc_fd,
+            host_fd=self.host_fd,
+            control=self.control,
+            link=self.link,
+            status=self.status,
+            template_pid=self.template_pid,
+            block=block,
+            folder=folder,
+        )
+        hello = {"pid": os.getpid(), "layers": list(layers), "missing": found.missing}
+        self.control.send(encode(hello))
+        return None
+
+    def _cgroups(self, found: _Findings) -> Cgroups:
+        settings = self.settings
+        number = f"{settings['sandbox']}{settings['worker_index']:03d}"
+        name = f"sdpo-{settings['host_pid']}-{number}"
+        cgroups = Cgroups(name, without=tuple(found.missing))
+        found.missing.update(cgroups.reasons)
+        found.layers += cgroups.layers
+        return cgroups
+
+    def _block(self, found: _Findings) -> int:
+        if "uid" in found.missing:
+            return 0
+        uid, holder = uids.hold_block(self.settings["first_uid"])
+        problem = uids.can_become(uid)
+        if problem:
+            found.missing["uid"] = problem
+            holder.close()
+            return 0
+        self.held.append(holder)
+        return uid
+
+    def _other_layers(self, found: _Findings) -> list[str]:
+        layers = []
+        if "landlock" not in found.missing:
+            try:
+                landlock.abi()
+                layers.append("landlock")
+            except OSError as error:
+                found.missing["landlock"] = str(error)
+        if "seccomp" not in found.missing:
+            try:
+                seccomp.program(linux.MACHINE)
+                layers.append("seccomp")
+            except KeyError:
+                found.missing["seccomp"] = f"no system-call table for {os.uname().machine}"
+        return layers + [n for n in ("rlimits", "accounting") if n not in found.missing]
+
+    def _folder(self, found: _Findings) -> str:
+        held = folders.hold_folder()
+        if held is None:
+            found.missing["private_tmp"] = "no folder can be written here: runs have none"
+            return ""
+        folder, self.folder_fd = held
+        return folder
+
+    def _start_template(
+        self, plan: namespaces.Plan, layers: tuple[str, ...], cgroups: Cgroups
+    ) -> Step | dict[str, Any]:
+        """A step in the template; its first word in the worker."""
+        self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.status, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.template_pid = os.fork()
+        if self.template_pid == 0:
+            entrances = tuple(cgroups.entrances)
+            self._raise_oom_score()
+            setup = template.Setup(plan, layers, entrances, theirs.detach(), status.detach())
+            return functools.partial(template.main, setup)
+        theirs.close()
+        status.close()
+        self.status.setblocking(False)
+        said = self._hear()
+        if "ids" in said:
+            try:
+                namespaces.map_ids(self.proc_fd, self.template_pid, plan.block)
+            except OSError as error:
+                said = {"error": f"mapping ids: {error}"}
+                os.kill(self.template_pid, signal.SIGKILL)
+            else:
+                self.link.send(encode({"mapped": True}))
+                said = self._hear()
+        if "error" in said:
+            os.waitpid(self.template_pid, 0)
+            self.link.close()
+            self.status.close()
+        return said
+
+    def _hear(self) -> dict[str, Any]:
+        return dict(decode(self.link.recv(65536) or encode({"error": "the template died"})))
+
+    def _raise_oom_score(self) -> None:
+        """When the machine runs out of memory, what runs here goes first."""
+        with contextlib.suppress(OSError):
+            linux.write_at(self.proc_fd, "self/oom_score_adj", "1000")
+
+    def serve(self) -> None:
+        """Serves runs until the host closes the socket or dies."""
+        control, poller = self.control, select.poll()
+        poller.register(control, select.POLLIN)
+        poller.register(self.host_fd, select.POLLIN)
         try:
-            result = _Run(request, fds, control, tools).go()
-        except OSError as error:
-            result = {"error": f"{error}"}
+            while True:
+                ready = [fd for fd, _ in poller.poll()]
+                if self.host_fd in ready:
+                    return
+                data, fds = receive(control)
+                if not data:
+                    return
+                request = decode(data)
+                if request.get("kill"):
+                    continue  # it came after its run was over
+                control.send(encode({"run": request["run"], **self._run(request, fds)}))
+        except HostGone:
+            return
+        finally:
+            self._clean_up()
+
+    def _run(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        try:
+            return Run(request, fds, self.tools).go()
+        except (OSError, TemplateGone) as error:
+            return {"error": f"{type(error).__name__}: {error}"}
         finally:
             for fd in fds:
                 os.close(fd)
-        control.send(encode({"run": request["run"], **result}))
 
-
-def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
-    try:
-        data, ancillary, _, _ = control.recvmsg(
-            65536, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
-        )
-    except ConnectionError:
-        return b"", []
-    fds = array.array("i")
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return data, list(fds)
-
-
-class _HostGone(BaseException):
-    pass
-
-
-class _Run:
-    """One run: an attempt and, when judged, its judge. It ends when its primary process ends."""
-
-    def __init__(
-        self, request: dict[str, Any], fds: list[int], control: socket.socket, tools: Tools
-    ) -> None:
-        self.limits = Limits(**request["limits"])
-        self.number = int(request["run"])
-        self.control, self.tools, self.fds = control, tools, fds
-        attempt_fds = fds[:4]  # stdin, stdout, stderr, channel
-        self.jobs = [("attempt", attempt_fds)]
-        if request["judged"]:
-            rpc_attempt, rpc_judge, judge_channel = fds[4:7]
-            attempt = ("attempt", [*attempt_fds, rpc_attempt])
-            self.jobs = [attempt, ("judge", [*_devnull(fds), judge_channel, rpc_judge])]
-        self.children: dict[str, Child] = {}
-        self.cause = ""
-        self.peak = process_tree.Usage()
-        self.tmp = tools.tmp
-
-    def go(self) -> dict[str, Any]:
-        start = time.monotonic()
-        try:
-            for role, fds in self.jobs:
-                self.children[role] = self._start(role, fds)
-            while self.fds:  # ours would keep the channels open after the children have died
-                os.close(self.fds.pop())
-            self._watch(start)
-        except _HostGone:
-            self._end_all()
-            self.tools.cgroups.remove()
-            os._exit(0)
-        except OSError:
-            self._end_all()
-            raise
-        return {**self._end_all(), "wall_s": time.monotonic() - start}
-
-    def _start(self, role: str, fds: list[int]) -> Child:
-        tools = self.tools
-        uid = 0
-        if tools.fence.host_uid:
-            # A uid of its own: 64 in turn per worker, the judge's apart from the attempt's.
-            slot = (self.number % 32) * 2 + (role == "judge")
-            uid = tools.fence.host_uid + tools.worker_index * 64 + slot
-        limits = self.limits
-        if role == "attempt" and tools.tmp != "/tmp":
-            # No mount namespace: a plain folder, removed after the run.
-            self.tmp = f"{tools.tmp}/{tools.worker_index}-{self.number}"
-            os.mkdir(self.tmp, 0o700)
-            os.chown(self.tmp, uid or -1, uid or -1)
-        if role == "attempt":
-            tools.cgroups.limit(
-                limits.memory_mib, limits.processes + (2 if tools.runner == "bubblewrap" else 0)
-            )
-        adopt = tools.cgroups.add if role == "attempt" else _ignore
-        if tools.runner == "bubblewrap":
-            return bubblewrap_child(role, tools.fence, limits, fds, uid, tools.bwrap, adopt)
-        return clone_child(role, tools.fence, limits, fds, uid, self.tmp, tools.proc_fd, adopt)
-
-    def _watch(self, start: float) -> None:
-        """Waits for the primary process; samples the attempt's tree; obeys a kill from the host."""
-        primary = self.children.get("judge") or self.children["attempt"]
-        poller = select.poll()
-        for fd in (primary.pidfd, self.control.fileno(), self.tools.host_fd):
-            poller.register(fd, select.POLLIN)
-        next_sample, deadline = start + _FIRST_SAMPLE_S, start + self.limits.wall_s
-        while True:
-            wait = max(0.0, min(next_sample, deadline) - time.monotonic())
-            ready = {fd for fd, _ in poller.poll(int(wait * 1000) + 1)}
-            if self.tools.host_fd in ready:
-                raise _HostGone
-            if self.control.fileno() in ready:
-                data, _ = _receive(self.control)
-                if not data:
-                    raise _HostGone
-                self.cause = self.cause or str(decode(data).get("kill", "killed"))
-                return
-            if primary.pidfd in ready:
-                return
-            now = time.monotonic()
-            if now < min(next_sample, deadline):
-                continue
-            next_sample = now + _SAMPLE_S
-            if not self.cause:
-                self._sample()
-                deadline = start + self._patience()
-                if now >= deadline:
-                    self.cause = self.cause or "wall_time"
-                if self.cause:  # a judge notices that the attempt has gone, and reports what it has
-                    linux.pidfd_kill(self.children["attempt"].pidfd)
-                    deadline = now + JUDGE_GRACE_S
-            elif now >= deadline:
-                return
-            if self.cause and primary is self.children["attempt"]:
-                return
-
-    def _patience(self) -> float:
-        """The wall limit, extended by the time that the run was ready but the machine was busy."""
-        waited = self.peak.waited_s
-        if "judge" in self.children:
-            waited += process_tree.usage(self.tools.proc_fd, self.children["judge"].pid).waited_s
-        return min(self.limits.wall_s + waited, MAX_STRETCH * self.limits.wall_s)
-
-    def _sample(self) -> None:
-        used = process_tree.usage(self.tools.proc_fd, self.children["attempt"].pid)
-        self.peak.memory = max(self.peak.memory, used.memory)
-        self.peak.cpu_s = max(self.peak.cpu_s, used.cpu_s)
-        self.peak.waited_s = max(self.peak.waited_s, used.waited_s)
-        if self.cause or "accounting" not in self.tools.fence.layers:
-            return
-        if used.cpu_s > self.limits.cpu_s:
-            self.cause = "cpu_time"
-        elif used.memory > self.limits.memory_mib << 20:
-            self.cause = "memory"
-        elif used.processes > self.limits.processes + (
-            2 if self.tools.runner == "bubblewrap" else 0
-        ):
-            self.cause = "processes"
-
-    def _end_all(self) -> dict[str, Any]:
-        """Kills what is left, reaps it, and says how the attempt ended."""
-        result: dict[str, Any] = {"error": ""}
-        alive = {role: _alive(child) for role, child in self.children.items()}
-        for role, child in self.children.items():
-            linux.pidfd_kill(child.pidfd)
-            _, status, used = os.wait4(child.pid, 0)
-            status = self._plain_status(status)
-            problem = os.read(child.status_fd, 4096).decode("utf-8", "replace")
-            os.close(child.status_fd)
-            os.close(child.pidfd)
-            if problem[:1] != "+" and not self.cause and not alive[role]:
-                result["error"] = (
-                    f"the {role} could not be confined: {problem or 'it ended before it began'}"
-                )
-            if role == "attempt":
-                # A dying attempt closes its channels, which ends the judge, before it counts as
-                # dead: only SIGKILL leaves open whether the end was ours.
-                killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-                ours = alive[role] and killed
-                cpu_s = max(used.ru_utime + used.ru_stime, self.peak.cpu_s)
-                result |= {
-                    "cause": self.cause
-                    or (self._memory_kill() if ours else self._cause_of_death(status, cpu_s)),
-                    "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-                    "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) and not ours else None,
-                    "cpu_s": cpu_s,
-                    "peak_memory_mib": max(self.peak.memory >> 20, used.ru_maxrss >> 10),
-                }
-        if "pid" not in self.tools.fence.layers or self.tools.runner == "bubblewrap":
-            _reap_strays(self.tools.proc_fd)
-        if self.tmp != "/tmp":
-            shutil.rmtree(self.tmp, ignore_errors=True)
-        return result
-
-    def _plain_status(self, status: int) -> int:
-        """Bubblewrap ends with 128 + n when the program dies of signal n: told as that signal."""
-        if (
-            self.tools.runner == "bubblewrap"
-            and os.WIFEXITED(status)
-            and os.WEXITSTATUS(status) > 128
-        ):
-            return os.WEXITSTATUS(status) - 128
-        return status
-
-    def _cause_of_death(self, status: int, cpu_s: float) -> str:
-        """Names the limit behind an end that was not our doing: the kernel's CPU limit, its
-        out-of-memory killer, or an allocation that it refused."""
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == OUT_OF_MEMORY:
-            return "memory"
-        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (
-            signal.SIGKILL,
-            signal.SIGXCPU,
-        ):
-            return ""
-        if cpu_s >= 0.9 * self.limits.cpu_s:
-            return "cpu_time"
-        return self._memory_kill()
-
-    def _memory_kill(self) -> str:
-        return "memory" if self.tools.cgroups.killed_for_memory() else ""
-
-
-def _ignore(_pid: int) -> None:
-    """The judge is not counted in the attempt's cgroup."""
-
-
-def _devnull(fds: list[int]) -> list[int]:
-    """stdin, stdout and stderr of a judge: the attempt's stdin is never its business."""
-    return [fds[7]] * 3
-
-
-def _alive(child: Child) -> bool:
-    poller = select.poll()
-    poller.register(child.pidfd, select.POLLIN)
-    return not poller.poll(0)
-
-
-def _reap_strays(proc_fd: int) -> None:
-    """Without a pid namespace: kills and reaps descendants until none is left.
-
-    Orphans come to us, the subreaper.
-    """
-    for _ in range(1000):
-        strays = process_tree.descendants(proc_fd, os.getpid())[1:]
-        if not strays:
-            return
-        for pid in strays:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return
-        time.sleep(0.001)
+    def _clean_up(self) -> None:
+        self.tools.cgroups.remove()
+        if self.tools.folder:
+            folders.release(self.tools.folder, self.folder_fd)

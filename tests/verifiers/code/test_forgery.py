@@ -20,11 +20,9 @@ STDIN_ITEM = {
 }
 
 
-@pytest.fixture(
-    scope="module", params=["zygote", pytest.param("bubblewrap", marks=pytest.mark.slow)]
-)
-def verifier(request: pytest.FixtureRequest) -> Iterator[CodeVerifier]:
-    with Sandbox(SandboxConfig(runner=request.param, workers=1)) as sandbox:
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[CodeVerifier]:
+    with Sandbox(SandboxConfig(workers=1)) as sandbox:
         yield CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=2.0, wall_s=20.0))
 
 
