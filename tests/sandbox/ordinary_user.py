@@ -19,6 +19,7 @@ from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Judge, Program, RunLimits, RunResult, Sandbox, SandboxConfig
 from sdpo_megatron.sandbox.inside import linux
 from sdpo_megatron.sandbox.inside.plain_data import receive_frame, send_frame
+from tests.sandbox import pod
 
 USER = 54321
 _REPOSITORY = Path(__file__).parents[2]
@@ -27,10 +28,12 @@ _REPOSITORY = Path(__file__).parents[2]
 class UserSandbox:
     """Like `Sandbox`, run by an ordinary user in a process of its own."""
 
-    def __init__(self, config: SandboxConfig, limits: RunLimits) -> None:
+    def __init__(self, config: SandboxConfig, limits: RunLimits, place: str = "") -> None:
+        """`place` is "" for a machine, else one of `pod.PLACES`."""
         self.config = config
         to_read, to_write = os.pipe(), os.pipe()
-        code = f"from tests.sandbox.ordinary_user import serve; serve({to_read[0]}, {to_write[1]})"
+        code = "from tests.sandbox.ordinary_user import serve; serve"
+        code += f"({to_read[0]}, {to_write[1]}, {place!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], pass_fds=[to_read[0], to_write[1]], cwd=_REPOSITORY
         )
@@ -60,12 +63,16 @@ class UserSandbox:
         self._process.wait(timeout=60)
 
 
-def serve(to_read: int, to_write: int) -> None:
+def serve(to_read: int, to_write: int, place: str) -> None:
     """The child: becomes the ordinary user, then answers until its input ends."""
     _open_the_way()
+    if place:
+        pod.enter(place)
     os.setgroups([])
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)
+    if place:
+        pod.refuse_namespaces()
     try:
         config, limits = receive_frame(to_read)
         sandbox = Sandbox(SandboxConfig(**config), RunLimits(**limits)).start()
