@@ -77,7 +77,7 @@ def test_root_without_capabilities_is_an_ordinary_user() -> None:
         "import ctypes, sys\n"
         "from sdpo_megatron.sandbox import Program, Sandbox, SandboxConfig\n"
         "from sdpo_megatron.sandbox.inside import linux\n"
-        "linux.drop_capabilities()\n"
+        "linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1); linux.drop_capabilities()\n"
         "with Sandbox(SandboxConfig(workers=1, minimum_layers=('seccomp',))) as sandbox:\n"
         "    print('uid' in sandbox.layers, sandbox.missing['uid'])\n"
         "    print(sandbox.run(Program.script('print(6 * 7)')).stdout)\n"

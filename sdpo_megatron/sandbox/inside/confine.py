@@ -45,6 +45,7 @@ class Fence:
         landlock_abi: 0 when Landlock is off.
         readable: Landlock rules: (descriptor, rights).
         entrances: Descriptors of cgroup.procs of the cgroups that the attempt enters.
+        last_filter: What each run installs last; b"" when it depends on the run's pid.
         choose_uid: Each run gets the uid it is told; else it keeps the template's.
     """
 
@@ -53,6 +54,7 @@ class Fence:
     landlock_abi: int = 0
     readable: list[tuple[int, int]] = field(default_factory=list)
     entrances: list[int] = field(default_factory=list)
+    last_filter: bytes = b""
     choose_uid: bool = False
 
 
@@ -86,6 +88,8 @@ def settle(fence: Fence) -> None:
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     if "seccomp" in fence.layers:
         seccomp.install(seccomp.program(linux.MACHINE))
+        if "pid" in fence.layers:
+            fence.last_filter = seccomp.last_program(linux.MACHINE)
 
 
 def confine(fence: Fence, child: Child, status_fd: int) -> int:
@@ -117,8 +121,8 @@ def confine(fence: Fence, child: Child, status_fd: int) -> int:
     if "rlimits" in fence.layers:
         _set_limits(child.limits)
     if "seccomp" in fence.layers:
-        alone = "pid" in fence.layers
-        seccomp.install(seccomp.last_program(linux.MACHINE, 0 if alone else os.getpid()))
+        own = fence.last_filter or seccomp.last_program(linux.MACHINE, os.getpid())
+        seccomp.install(own)
     return placed
 
 

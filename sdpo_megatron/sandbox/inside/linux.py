@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import signal
+import struct
 
 MACHINE = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}.get(
     platform.machine(), ""
@@ -48,6 +49,7 @@ NAMESPACES = {
     "uts": 0x04000000,
 }
 CLONE_PARENT = 0x8000
+_CAPSET_HEADER, _NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), bytes(24)
 CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 6, 7, 21
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
@@ -187,10 +189,9 @@ def close_all_except(keep: set[int]) -> None:
 
 
 def drop_capabilities() -> None:
-    """Empties the effective, permitted and inheritable sets, and forbids regaining any by exec.
+    """Empties the effective, permitted and inheritable sets.
 
-    Under no_new_privs an exec grants nothing, so the bounding set (41 more calls) does not matter.
+    Under no_new_privs (set before) an exec grants nothing, so the bounding set (41 more calls) does
+    not matter.
     """
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    call("capset", _CAPSET_HEADER, _NO_CAPABILITIES)
