@@ -197,7 +197,7 @@ def _check_model() -> Iterable[Finding]:
 
 def _check_sandbox() -> Iterable[Finding]:
     try:
-        from sdpo_megatron.sandbox import LAYERS, SandboxConfig, detect_layers
+        from sdpo_megatron.sandbox import LAYERS, UNBOUNDED, SandboxConfig, detect_layers
     except ImportError as error:
         yield Finding("sandbox", "layers", "missing", f"cannot be detected: {error}", _INSTALL)
         return
@@ -214,6 +214,8 @@ def _check_sandbox() -> Iterable[Finding]:
         if reason is not True:
             status: Status = "missing" if name in needed else "warning"
             detail = f"{reason} ({LAYERS[name]})"
+            if name in UNBOUNDED:
+                detail += f"; not bounded without it: {UNBOUNDED[name]}"
             yield Finding("sandbox", name, status, detail, "see docs/security.md")
 
 

@@ -4,12 +4,13 @@ See docs/security.md. `inside/` holds what runs beyond the fence; the other file
 side. Imports the standard library, the errors and `fields`; `inside` the standard library alone.
 """
 
-from .config import LAYERS, RunLimits, SandboxConfig
+from .config import LAYERS, UNBOUNDED, RunLimits, SandboxConfig
 from .program import Judge, Program, RunResult
 from .sandbox import Sandbox, detect_layers
 
 __all__ = [
     "LAYERS",
+    "UNBOUNDED",
     "Judge",
     "Program",
     "RunLimits",

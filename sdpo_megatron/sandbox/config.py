@@ -27,6 +27,17 @@ LAYERS: dict[str, str] = {
     "cgroup_pids": "number of processes of the whole tree limited by the kernel",
 }
 
+# What no limit holds where a layer is missing; for `sdpo doctor`.
+UNBOUNDED: dict[str, str] = {
+    "cgroup_memory": "memory between two samples (50 ms), and the kernel's buffers of pipes and "
+    "sockets (up to open_files x processes x 208 KiB)",
+    "cgroup_pids": "processes between two samples where runs share a uid",
+    "cgroup_cpu": "CPU time between two samples",
+    "private_tmp": "disk: the size of a file is limited, the number of files is not",
+    "accounting": "CPU time and memory of a whole tree, but for cgroups",
+    "rlimits": "descriptors, and the size of files",
+}
+
 
 # Below these no interpreter starts, whatever it is to run.
 _MIN_MEMORY_MIB = 32

@@ -12,9 +12,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import linux, process_tree
+from . import ending, linux, process_tree
 from .cgroups import Cgroups
-from .confine import OUT_OF_MEMORY, Limits
+from .confine import Limits
 from .messages import receive
 from .namespaces import INSIDE_ID
 from .plain_data import decode, encode
@@ -224,7 +224,9 @@ class Run:
         problems = self._problems()
         if "judge" in statuses:
             status, cpu_s, _ = statuses["judge"]
-            result["judge_cause"] = self._end_of_judge(status, cpu_s, alive["judge"])
+            result["judge_cause"] = ending.of_judge(
+                status, cpu_s, self.limits, alive["judge"], self.judge_late
+            )
         if "attempt" in statuses:
             status, cpu_s, peak_mb = statuses["attempt"]
             cpu_s = max(cpu_s + strays_s, self.peak.cpu_s, self._counted_cpu_s())
@@ -236,12 +238,14 @@ class Run:
             if not cause and "accounting" in self.tools.layers and cpu_s > self.limits.cpu_s:
                 cause = "cpu_time"
             if not cause:
-                cause = self._memory_kill() if ours else self._cause_of_death(status, cpu_s)
+                limit = "" if ours else ending.limit_behind(status, cpu_s, self.limits)
+                cause = limit or (self._memory_kill() if ending.is_kill(status) else "")
             result |= {
                 "cause": cause,
                 "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
                 "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) and not ours else None,
                 "cpu_s": cpu_s,
+                "waited_s": self.peak.waited_s,
                 "peak_memory_mib": max(self.peak.memory >> 20, peak_mb),
             }
         if problems and not self.cause:
@@ -257,32 +261,6 @@ class Run:
                 if said != b"+":
                     found.append(said.decode("utf-8", "replace"))
         return found
-
-    def _cause_of_death(self, status: int, cpu_s: float) -> str:
-        """Names the limit behind an end that was not our doing: the kernel's CPU limit, its
-        out-of-memory killer, or an allocation that it refused."""
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == OUT_OF_MEMORY:
-            return "memory"
-        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) not in (
-            signal.SIGKILL,
-            signal.SIGXCPU,
-        ):
-            return ""
-        if cpu_s >= 0.9 * self.limits.cpu_s:
-            return "cpu_time"
-        return self._memory_kill()
-
-    def _end_of_judge(self, status: int, cpu_s: float, was_alive: bool) -> str:
-        """What ended the judge before its time: a limit by name, "died", or "" when it ended by
-        itself or because the run was over for another reason."""
-        if was_alive:
-            return "wall_time" if self.judge_late else ""
-        if os.WIFSIGNALED(status):
-            late = cpu_s >= 0.9 * self.limits.cpu_s
-            by_limit = os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXCPU)
-            return "cpu_time" if late and by_limit else "died"
-        code = os.WEXITSTATUS(status)
-        return "memory" if code == OUT_OF_MEMORY else "died" if code else ""
 
     def _memory_kill(self) -> str:
         return "memory" if self.tools.cgroups.killed_for_memory() else ""
