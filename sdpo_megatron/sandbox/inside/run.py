@@ -13,46 +13,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import ending, linux, process_tree
-from .cgroups import Cgroups
 from .confine import Limits
 from .messages import receive
 from .namespaces import INSIDE_ID
 from .plain_data import decode, encode
+from .tools import Tools
 
 _FIRST_SAMPLE_S, _SAMPLE_S = 0.02, 0.05
 _SLOTS = 31  # pairs of uids of a block that runs take in turn; the last uid is the template's
 MAX_STRETCH = 5.0  # how many times its wall limit a run may last on a machine that is too busy
 JUDGE_GRACE_S = 20.0  # for the judge, to report after its attempt was ended
-
-
-@dataclass
-class Tools:
-    """What a worker has for its runs.
-
-    Attributes:
-        layers: Names of the active layers.
-        cgroups: Of this worker.
-        proc_fd: The host's /proc.
-        host_fd: A pidfd of the host.
-        control: The socket to the host.
-        link: The socket to the template.
-        status: Where the template's children say that they are confined.
-        template_pid: Never to be taken for a stray.
-        block: First host uid of this worker's runs; 0 when they keep the worker's.
-        folder: Where runs get a folder each; "" with a private /tmp, or where nothing can be
-            written.
-    """
-
-    layers: tuple[str, ...]
-    cgroups: Cgroups
-    proc_fd: int
-    host_fd: int
-    control: socket.socket
-    link: socket.socket
-    status: socket.socket
-    template_pid: int
-    block: int
-    folder: str
 
 
 class HostGone(BaseException):

@@ -20,8 +20,9 @@ from . import folders, landlock, linux, namespaces, seccomp, template, uids, vie
 from .cgroups import Cgroups
 from .messages import receive
 from .plain_data import decode, encode
-from .run import HostGone, Run, TemplateGone, Tools
+from .run import HostGone, Run, TemplateGone
 from .start import Step
+from .tools import Tools
 
 
 @dataclass
