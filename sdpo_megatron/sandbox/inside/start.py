@@ -1,18 +1,11 @@
-"""Becoming another process without keeping anything of the old one.
-
-A zygote becomes workers by forking, a worker a template, a template an attempt or a judge. Each
-returns what it becomes, all the way up, before that begins: no frame, and no object that only a
-frame held, is left for a hostile program to walk over.
-"""
+"""Entry of the sandbox's interpreter: one step after the other, each with an empty stack."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
-# Returns the next step, or None at the end.
-Step = Callable[[], Any]
+from . import zygote
+from .step import Step
 
 
 def become(step: Step | None) -> None:
@@ -23,8 +16,6 @@ def become(step: Step | None) -> None:
 
 
 def main() -> None:
-    """Entry of the sandbox's interpreter; descriptor 0 is the socket to the host."""
+    """Descriptor 0 is the socket to the host."""
     sys.path.pop()  # only `inside` itself came from there
-    from . import zygote
-
     become(zygote.main)

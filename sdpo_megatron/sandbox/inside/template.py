@@ -22,7 +22,7 @@ from . import attempt, judge, landlock, linux, namespaces, view
 from .confine import FAILED, OUT_OF_MEMORY, Child, Fence, Limits, confine, settle
 from .messages import receive
 from .plain_data import decode, encode
-from .start import Step
+from .step import Step
 
 _MAINS: dict[str, Callable[[], None]] = {"attempt": attempt.main, "judge": judge.main}
 

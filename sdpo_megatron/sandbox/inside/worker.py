@@ -21,7 +21,7 @@ from .cgroups import Cgroups
 from .messages import receive
 from .plain_data import decode, encode
 from .run import HostGone, Run, TemplateGone
-from .start import Step
+from .step import Step
 from .tools import Tools
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from . import linux, process_tree, worker
 from .messages import receive
 from .plain_data import decode, encode
-from .start import Step
+from .step import Step
 
 # What short programs import most; a fork shares these pages, an import costs milliseconds per run.
 PRELOAD = (
