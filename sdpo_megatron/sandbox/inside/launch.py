@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from . import attempt, judge, landlock, linux, seccomp
+from . import attempt, compare, judge, landlock, linux, rehearsal, seccomp
 from .confine import INSIDE_ID, OUT_OF_MEMORY, RPC_FD, Fence, Limits, confine, set_limits
 from .plain_data import receive_frame, send_frame
 
@@ -21,6 +21,7 @@ from .plain_data import receive_frame, send_frame
 _INTERPRETER = os.path.realpath(sys.executable)
 _MOUNTED = "/.sandbox"
 _MAINS: dict[str, Callable[[], None]] = {"attempt": attempt.main, "judge": judge.main}
+TRUSTED_SCRIPTS = (compare.main, rehearsal.main)  # imported before the fork, run by name
 
 
 @dataclass

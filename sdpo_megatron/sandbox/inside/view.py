@@ -9,8 +9,8 @@ empty tmpfs of its own over /tmp.
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
-import sys
 import sysconfig
 
 from . import linux
@@ -59,8 +59,8 @@ def readable(packages: tuple[str, ...], extra: tuple[str, ...] = ()) -> list[str
     """
     paths = [stdlib(), *libraries(), *extra]
     for name in packages:
-        module = sys.modules[name.partition(".")[0]]
-        source = os.path.realpath(module.__file__ or "")
+        spec = importlib.util.find_spec(name.partition(".")[0])
+        source = os.path.realpath((spec and spec.origin) or "")
         folder = (
             os.path.dirname(source) if os.path.basename(source).startswith("__init__.") else source
         )

@@ -236,6 +236,7 @@ class _Run:
                     "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
                     "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) and not ours else None,
                     "cpu_s": cpu_s,
+                    "waited_s": self.peak.waited_s,
                     "peak_memory_mib": max(self.peak.memory >> 20, used.ru_maxrss >> 10),
                 }
         if "pid" not in self.tools.fence.layers or self.tools.runner == "bubblewrap":

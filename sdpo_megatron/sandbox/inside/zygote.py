@@ -11,6 +11,7 @@ import array
 import contextlib
 import gc
 import importlib
+import importlib.util
 import os
 import select
 import signal
@@ -77,10 +78,12 @@ def main(control_fd: int, host_pid: int) -> None:
     control = socket.socket(fileno=control_fd)
     host_fd = linux.pidfd_open(host_pid)
     settings = decode(control.recv(65536))
-    for name in (*PRELOAD, *settings["packages"]):
-        if name in settings["packages"] and settings["package_path"] not in sys.path:
-            sys.path.append(settings["package_path"])
+    for name in PRELOAD:
         importlib.import_module(name)
+    if settings["packages"]:
+        sys.path.append(settings["package_path"])
+    for name in settings["packages"]:  # found, not imported: only who uses one pays for it
+        importlib.util.find_spec(name)
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are reaped by the kernel
