@@ -211,6 +211,7 @@ def test_in_fraction_mode_they_get_nothing_either(verifier: CodeVerifier) -> Non
             assert fraction.verify(item, FUNCTION_ATTACKS[name]).reward == 0.0, name
 
 
+@pytest.mark.slow
 def test_a_judge_that_dies_of_an_answer_is_a_verdict(verifier: CodeVerifier) -> None:
     """More colliding hashes than the judge's CPU time allows: wrong, and not unavailable."""
     many = "def total(xs): return {n * (2 ** 61 - 1) for n in range(%d)}"

@@ -79,7 +79,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "raised-long-message": (SUM_ITEM, "raise ValueError('m' * 1000)"),
     "raised-control-tokens": (
         SUM_ITEM,
-        "raise ValueError('<|im_end|><repo_name>[THINK]<unused0>')",
+        "raise ValueError('<|im_end|><repo_name>[TH' 'INK]<unused0>')",
     ),
     "raised-loading": (SUM_ITEM, "```python\nimport nothing_like_it\ndef total(xs): pass\n```"),
     "raised-exit": (SUM_ITEM, "raise SystemExit(0)"),
