@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 
 from sdpo_megatron.judging.config import JudgeConfig
 from sdpo_megatron.judging.judge import open_judge
+from sdpo_megatron.judging.service.app import create_app
 from sdpo_megatron.judging.service.config import ServiceConfig
-from sdpo_megatron.judging.service.service import create_app
 from sdpo_megatron.nouns import Question, Verdict
 from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.tasks import Task
@@ -88,7 +88,7 @@ def test_the_forging_program_over_http() -> None:
                     "response": text,
                 }
             )
-    with TestClient(create_app(config, SandboxConfig(), TOKEN)) as client:
+    with TestClient(create_app(config, TOKEN)) as client:
         reply = client.post(
             "/v1/verify", json={"items": items}, headers={"Authorization": f"Bearer {TOKEN}"}
         )
