@@ -25,8 +25,7 @@ class CodeVerifierConfig(RunLimits):
     the limit)."""
 
     item_wall_s: Seconds = 100.0
-    """Wall time of all tests of a LiveCodeBench item together, seconds: to pass it is wrong. Keep
-    it below judge.timeout_s, whose passing is no verdict."""
+    """Wall time of all tests of a LiveCodeBench item together, seconds: to pass it is wrong."""
 
     memory_mib: Annotated[int, Field(ge=32)] = 1024
     """Memory of all processes of the attempt together, MiB; what AtCoder allows."""
