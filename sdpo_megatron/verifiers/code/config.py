@@ -24,7 +24,7 @@ class CodeVerifierConfig(RunLimits):
     verdicts. Time in which the attempt was ready but the machine busy does not count (up to 5 times
     the limit)."""
 
-    item_wall_s: Seconds = 100.0
+    item_wall_s: Seconds = 600.0
     """Wall time of all tests of a LiveCodeBench item together, seconds: to pass it is wrong."""
 
     memory_mib: Annotated[int, Field(ge=32)] = 1024
