@@ -44,6 +44,10 @@ _MIN_MEMORY_MIB = 32
 _MIN_OPEN_FILES = 16
 
 
+# What judges of programs commonly have beside the standard library.
+PUBLIC_PACKAGES = ("numpy", "sortedcontainers")
+
+
 @settings
 class RunLimits:
     """What one run may use."""
@@ -80,10 +84,12 @@ class SandboxConfig:
     open_files: Annotated[int, Field(ge=_MIN_OPEN_FILES)] = 64
     """Open descriptors of one process."""
 
-    packages: Texts = ()
-    """Import names of installed packages that programs may use, e.g. numpy; imported in the zygote.
+    packages: Texts = PUBLIC_PACKAGES
+    """Import names of installed packages that programs may use. Those of the default that are not
+    installed are left out; another one must be there.
 
-    Their folders become readable: never name a package that holds tests.
+    Their folders become readable: never name a package that holds tests. A program that imports
+    none pays nothing for them.
     """
 
     minimum_layers: Texts = (

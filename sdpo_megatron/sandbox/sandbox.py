@@ -17,12 +17,14 @@ from typing import Any
 
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
 
-from .config import LAYERS, RunLimits, SandboxConfig
+from .config import LAYERS, PUBLIC_PACKAGES, RunLimits, SandboxConfig
 from .inside.plain_data import decode, encode
 from .program import Program, RunResult
 from .worker_link import WorkerLink
 
 _START_S = 60.0
+# numpy's library would start a thread for each CPU when it is imported.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 _STOP_S = 12.0
 # Tells the sandboxes of one process apart, in the names of their cgroups.
 _numbers = itertools.count()
@@ -138,7 +140,7 @@ class Sandbox:
         try:
             self._zygote = subprocess.Popen(
                 [python, "-s", "-S", "-P", "-B", "-c", code],
-                env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+                env=_ENVIRONMENT,
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -172,9 +174,10 @@ class Sandbox:
         return zygote.stderr.read().decode("utf-8", "replace")[-2000:]
 
     def _settings(self) -> dict[str, Any]:
+        packages = _installed(self.config.packages)
         return {
-            "packages": list(self.config.packages),
-            "package_path": _package_path(self.config.packages),
+            "packages": list(packages),
+            "package_path": _package_path(packages),
             "disable": list(self.config.disable_layers),
             "first_uid": self.config.first_uid,
             "sandbox": self._number,
@@ -242,6 +245,11 @@ class Sandbox:
                 self._zygote.kill()
                 self._zygote.wait()
             self._zygote = None
+
+
+def _installed(packages: tuple[str, ...]) -> tuple[str, ...]:
+    """`packages`, of the public environment those that are installed here."""
+    return tuple(name for name in packages if name not in PUBLIC_PACKAGES or find_spec(name))
 
 
 def _package_path(packages: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ import select
 import struct
 from typing import Any
 
-from .inside.plain_data import MAX_FRAME_BYTES, PlainDataError, decode, encode
+from .inside.plain_data import MAX_FRAME_BYTES, PlainDataError, encode
 
 _PIECE = 1 << 16
 
@@ -55,18 +55,6 @@ class Stream:
 
     def close(self) -> None:
         os.close(self.fd)
-
-    def frame(self) -> Any:
-        """The one frame received, or None when it is missing, incomplete or malformed."""
-        if len(self.received) < 4:
-            return None
-        size = struct.unpack_from(">I", self.received)[0]
-        if len(self.received) < 4 + size:
-            return None
-        try:
-            return decode(bytes(self.received[4 : 4 + size]))
-        except PlainDataError:
-            return None
 
 
 def frame_bytes(value: Any) -> bytes:

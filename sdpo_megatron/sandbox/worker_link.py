@@ -16,13 +16,14 @@ from typing import Any
 from sdpo_megatron.errors import VerifierUnavailable
 
 from .config import RunLimits, SandboxConfig
+from .inside.judgement import read_judgement, report_bytes
 from .inside.plain_data import decode, encode
 from .inside.run import JUDGE_GRACE_S, MAX_STRETCH
+from .inside.statement import HEAD_BYTES, read_statement
 from .program import Program, RunResult
 from .streams import Stream, frame_bytes
 
 _GRACE_S = 20.0  # beyond the run's own wall limit, before the worker itself is given up
-_FRAME_LIMIT = 8 << 20
 _RUN_LIMITS = ("wall_s", "cpu_s", "memory_mib", "processes")
 
 
@@ -126,18 +127,20 @@ class _Exchange:
 
     def __init__(self, program: Program, nonce: str, output_limit: int) -> None:
         self.nonce = nonce
-        self._judged = program.judge is not None
+        self._program = program
         self._child_ends: list[int] = []
         self.streams: list[Stream] = []
         self._child_ends.append(_stdin(program.stdin))
         self.stdout = self._output(output_limit)
         self.stderr = self._output(output_limit)
-        self.channel = self._channel(frame_bytes(_attempt_job(program)))
+        said = HEAD_BYTES + (program.answer_bytes if program.mode == "call" else 0)
+        self.channel = self._channel(frame_bytes(_attempt_job(program)), said)
         self.judge: Stream | None = None
         if program.judge is not None:
             rpc = socket.socketpair()
             self._child_ends += [end.detach() for end in rpc]
-            self.judge = self._channel(frame_bytes(_judge_job(program, nonce)))
+            job = frame_bytes(_judge_job(program, nonce))
+            self.judge = self._channel(job, report_bytes(len(program.judge.tests)))
             self._child_ends.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
     def _output(self, limit: int) -> Stream:
@@ -145,10 +148,10 @@ class _Exchange:
         self._child_ends.append(write_end)
         return self._own(Stream(read_end, limit))
 
-    def _channel(self, job: bytes) -> Stream:
+    def _channel(self, job: bytes, limit: int) -> Stream:
         ours, theirs = socket.socketpair()
         self._child_ends.append(theirs.detach())
-        return self._own(Stream(ours.detach(), 2 * _FRAME_LIMIT, job))
+        return self._own(Stream(ours.detach(), limit, job))
 
     def _own(self, stream: Stream) -> Stream:
         self.streams.append(stream)
@@ -165,10 +168,10 @@ class _Exchange:
         return self.stdout.overflowed or self.stderr.overflowed or self.channel.overflowed
 
     def result(self, answer: dict[str, Any], layers: tuple[str, ...]) -> RunResult:
-        report = self.channel.frame()
-        judgement = self.judge.frame() if self.judge else None
-        if not isinstance(judgement, dict) or judgement.get("nonce") != self.nonce:
-            judgement = None
+        judge, judgement = self._program.judge, None
+        if self.judge is not None and judge is not None:
+            order = [index for index, _ in judge.tests]
+            judgement = read_judgement(self.judge.received, self.nonce, order)
         cause: Any = answer["cause"] or ("output" if self.flooded() else "")
         return RunResult(
             nonce=self.nonce,
@@ -178,9 +181,10 @@ class _Exchange:
             signal=answer["signal"],
             stdout=bytes(self.stdout.received),
             stderr=bytes(self.stderr.received),
-            report=report if isinstance(report, dict) else {},
+            report=read_statement(bytes(self.channel.received)),
             judgement=judgement,
             wall_s=answer["wall_s"],
+            waited_s=answer["waited_s"],
             cpu_s=answer["cpu_s"],
             peak_memory_mib=answer["peak_memory_mib"],
             layers=layers,
@@ -214,10 +218,11 @@ def _attempt_job(program: Program) -> dict[str, Any]:
     return {
         "mode": program.mode,
         "prelude": program.prelude,
-        "readings": [list(reading) for reading in program.readings],
+        "readings": list(program.readings),
+        "continues": program.continues,
         "entry": program.entry,
         "args": list(program.args),
-        "frame_limit": _FRAME_LIMIT,
+        "answer_bytes": program.answer_bytes,
     }
 
 
@@ -229,6 +234,9 @@ def _judge_job(program: Program, nonce: str) -> dict[str, Any]:
         "setup": list(judge.setup),
         "tests": [list(test) for test in judge.tests],
         "entry": program.entry,
-        "frame_limit": _FRAME_LIMIT,
+        "answer_bytes": program.answer_bytes,
+        "shown": list(judge.shown),
         "stop_at_failure": judge.stop_at_failure,
+        "rehearse": judge.rehearse,
+        "text_limit": judge.text_limit,
     }

@@ -5,16 +5,18 @@ Layout: ``task_id, prompt, entry_point, test``.
 Item, for the code verifier:
     kind: ``humaneval``.
     id: The question's id, for messages.
-    prompt: The code the model was given (imports, helpers, signature, docstring), parseable.
+    prompt: The code the model was given (imports, helpers, signature, docstring).
     entry_point: Name of the function to write.
     test: Source that defines ``check(candidate)``, a row of asserts.
     public: Indices of the asserts that feedback may quote.
+    opened_fence: The prompt ends inside a code fence.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from sdpo_megatron.errors import ConfigError
@@ -22,7 +24,9 @@ from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import Line
 from sdpo_megatron.tasks.task import Layout, item_options, public_indices
-from sdpo_megatron.verifiers.code.asserts import split_asserts
+from sdpo_megatron.verifiers.code.asserts import complete, split_asserts
+from sdpo_megatron.verifiers.code.humaneval import HumanEvalItem
+from sdpo_megatron.verifiers.code.rehearsal import first_mistake
 
 INSTRUCTION = "Complete this Python function. Reply with only the code, without the docstring."
 FENCE_OPEN, FENCE_CLOSE, NEWLINE = "```python\n", "```", "\n"
@@ -47,10 +51,11 @@ def question(line: Line, config: TaskConfig) -> Question:
         item={
             "kind": "humaneval",
             "id": identifier,
-            "prompt": code,
+            "prompt": prompt,
             "entry_point": entry_point,
             "test": test,
             "public": _public(line, test, identifier, config),
+            "opened_fence": bool(prefill),
             **item_options(config),
         },
     )
@@ -66,20 +71,18 @@ def _public(line: Line, test: str, identifier: str, config: TaskConfig) -> list[
 
 def _complete(line: Line, prompt: str) -> str:
     """The prompt as Python that stands alone; one without a docstring gets a body of `pass`."""
-    if _is_python(prompt):
-        return prompt
-    with_body = f"{prompt.rstrip()}\n    pass\n"
-    if not _is_python(with_body):
-        line.fail("key 'prompt' is not Python, neither alone nor with a body after it")
-    return with_body
-
-
-def _is_python(code: str) -> bool:
     try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
-        return False
-    return True
+        return complete(prompt)
+    except ValueError as error:
+        line.fail(f"key 'prompt' {error}")
+
+
+def _check(picked: Sequence[tuple[Line, Question]]) -> None:
+    """Compiles each question's tests and runs them once against a stub."""
+    mistake = first_mistake([HumanEvalItem.of(question.item) for _, question in picked])
+    if mistake is not None:
+        number, problem = mistake
+        picked[number][0].fail(f"key 'test': {problem}")
 
 
 def _signature(line: Line, code: str, entry_point: str) -> str:
@@ -104,4 +107,10 @@ def packaged(config: TaskConfig) -> Path:
     return Path(spec.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
 
 
-LAYOUT = Layout(question=question, verifier="code", packaged=packaged, id_prefix="HumanEval/")
+LAYOUT = Layout(
+    question=question,
+    verifier="code",
+    packaged=packaged,
+    id_prefix="HumanEval/",
+    check=_check,
+)

@@ -15,6 +15,7 @@ Item, for the code verifier:
     starter_code: As given to the model.
     tests: ``[{"input", "output"}]``, the examples first.
     public: Indices of the tests that feedback may quote.
+    opened_fence: The prompt ends inside a code fence.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def question(line: Line, config: TaskConfig) -> Question:
     starter: str = line.get("starter_code", default="")
     entry_point = _entry_point(line, starter) if kind == "functional" else ""
     drawn = public_indices(len(tests), identifier, config)
+    if kind == "functional":
+        _check_values(line, (*examples, *tests))
     return Question(
         id=identifier,
         task=config.name,
@@ -81,10 +84,22 @@ def question(line: Line, config: TaskConfig) -> Question:
             "entry_point": entry_point,
             "starter_code": starter,
             "tests": [{"input": c["input"], "output": c["output"]} for c in (*examples, *tests)],
+            "opened_fence": config.prefill != "none",
             "public": [*range(len(examples)), *(len(examples) + index for index in drawn)],
             **item_options(config),
         },
     )
+
+
+def _check_values(line: Line, cases: tuple[dict[str, str], ...]) -> None:
+    """A function's test is one JSON value a line of input, and one of output."""
+    for number, case in enumerate(cases, start=1):
+        try:
+            json.loads(case["output"])
+            for argument in filter(str.strip, case["input"].split("\n")):
+                json.loads(argument)
+        except (ValueError, RecursionError) as error:
+            line.fail(f"test case {number}: not JSON, as a functional test must be: {error}")
 
 
 def _entry_point(line: Line, starter: str) -> str:

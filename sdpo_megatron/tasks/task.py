@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,15 @@ class Layout:
         verifier: Name of the verifier that judges it.
         packaged: File to read when the config gives no path; called with the config.
         id_prefix: Put before a bare id, e.g. ``HumanEval/``.
+        check: Looks at all picked questions at once, for what is costly to find one by one; calls
+            `line.fail` like `question`.
     """
 
     question: Callable[[Line, TaskConfig], Question]
     verifier: str
     packaged: Callable[[TaskConfig], Path]
     id_prefix: str = ""
+    check: Callable[[Sequence[tuple[Line, Question]]], None] | None = None
 
 
 LAYOUTS: dict[str, str] = {
@@ -87,10 +90,12 @@ def load_task(config: TaskConfig) -> Task:
         )
     if not questions:
         raise TaskFileError(left_out[0] if left_out else f"{path}:1: holds no questions")
-    picked = _picked(questions, config, layout, path)
+    picked = _picked(questions, config, layout, path)[: config.limit]
+    if layout.check is not None:
+        layout.check(picked)
     return Task(
         name=config.name,
-        questions=tuple(picked[: config.limit]),
+        questions=tuple(question for _, question in picked),
         verifier_name=verifier,
         path=path,
         left_out=tuple(left_out),
@@ -130,8 +135,8 @@ def _file(config: TaskConfig, layout: Layout) -> Path:
 
 def _unique(
     lines: Iterable[Line], layout: Layout, config: TaskConfig
-) -> tuple[dict[str, Question], list[str]]:
-    questions: dict[str, Question] = {}
+) -> tuple[dict[str, tuple[Line, Question]], list[str]]:
+    questions: dict[str, tuple[Line, Question]] = {}
     left_out = []
     for line in lines:
         try:
@@ -141,13 +146,13 @@ def _unique(
             continue
         if question.id in questions:
             line.fail(f"the id {question.id!r} is already used by an earlier line")
-        questions[question.id] = question
+        questions[question.id] = line, question
     return questions, left_out
 
 
 def _picked(
-    questions: dict[str, Question], config: TaskConfig, layout: Layout, path: Path
-) -> list[Question]:
+    questions: dict[str, tuple[Line, Question]], config: TaskConfig, layout: Layout, path: Path
+) -> list[tuple[Line, Question]]:
     if not config.ids:
         return list(questions.values())
     picked = []

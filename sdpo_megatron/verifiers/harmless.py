@@ -13,7 +13,7 @@ import unicodedata
 
 from sdpo_megatron.sandbox.inside.render import shorten_middle
 
-_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,64}\b")
+_ADDRESS = re.compile(r"(?<= at )0x[0-9a-fA-F]{6,64}\b")  # of an object, not a number
 # Every repetition is bounded, so the work is linear in the text whatever the text is.
 _BREAKS = re.compile(
     "|".join(

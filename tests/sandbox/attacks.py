@@ -43,5 +43,5 @@ def facts(result: RunResult) -> dict[str, Any]:
         "exit_code": result.exit_code,
         "stdout": result.stdout[-300:],
         "stderr": result.stderr[-300:],
-        "report": dict(result.report),
+        "report": result.report,
     }

@@ -18,7 +18,9 @@ from typing import Any
 from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Judge, Program, RunLimits, RunResult, Sandbox, SandboxConfig
 from sdpo_megatron.sandbox.inside import linux
+from sdpo_megatron.sandbox.inside.judgement import Judgement, TestResult
 from sdpo_megatron.sandbox.inside.plain_data import receive_frame, send_frame
+from sdpo_megatron.sandbox.inside.statement import Statement
 from tests.sandbox import pod
 
 USER = 54321
@@ -55,7 +57,7 @@ class UserSandbox:
         answers = receive_frame(self._in)
         if isinstance(answers, dict):
             raise VerifierUnavailable(answers["error"])
-        return [RunResult(**answer) for answer in answers]
+        return [_result(answer) for answer in answers]
 
     def close(self) -> None:
         os.close(self._out)
@@ -91,6 +93,14 @@ def serve(to_read: int, to_write: int, place: str) -> None:
                 send_frame(to_write, results)
             except Exception as error:
                 send_frame(to_write, {"error": f"{type(error).__name__}: {error}"})
+
+
+def _result(fields: dict[str, Any]) -> RunResult:
+    judgement = fields.pop("judgement")
+    if judgement is not None:
+        results = tuple(TestResult(**result) for result in judgement.pop("results"))
+        judgement = Judgement(**judgement, results=results)
+    return RunResult(**fields | {"report": Statement(**fields["report"])}, judgement=judgement)
 
 
 def _program(fields: dict[str, Any]) -> Program:

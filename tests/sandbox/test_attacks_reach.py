@@ -161,7 +161,8 @@ def test_reading_the_environment_of_the_host(
     sandbox: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = sandbox.run(Program.script("import os; print(sorted(os.environ))"))
-    assert set(eval(result.stdout)) <= {"PYTHONHASHSEED", "LC_ALL", "PWD"}
+    ours = {"PYTHONHASHSEED", "LC_ALL", "PWD", "OPENBLAS_NUM_THREADS"}
+    assert set(eval(result.stdout)) <= ours
 
 
 def test_reading_proc_of_others(sandbox: Target) -> None:
@@ -213,13 +214,13 @@ def search():
                 hits += at >= 0 and data[at + len(needle[0]):].startswith(needle[1].encode())
     return hits, scanned > 100
 """
-    judge = Judge(setup=(), tests=((0, f"assert candidate() == {secret!r}"),))
+    judge = Judge(setup=(), tests=((0, f"assert candidate() == {secret!r}"),), shown=(0,))
     program = Program(
-        readings=(("", source),), mode="serve", entry="search", judge=judge, limits={"cpu_s": 10}
+        readings=(source,), mode="serve", entry="search", judge=judge, limits={"cpu_s": 10}
     )
     result = sandbox.run(program)
     assert result.judgement is not None
-    assert result.judgement["results"][0]["got"] == "(0, True)", facts(result)
+    assert result.judgement.results[0].got == "(0, True)", facts(result)
 
 
 def test_reading_what_an_earlier_run_had_in_memory(sandbox: Target) -> None:

@@ -19,7 +19,7 @@ def one_worker() -> Iterator[Sandbox]:
 def _judged(sandbox: Sandbox, test: str) -> RunResult:
     judge = Judge(setup=(), tests=((0, test),))
     source = "def answer():\n    return 1\n"
-    return sandbox.run(Program(readings=(("", source),), mode="serve", entry="answer", judge=judge))
+    return sandbox.run(Program(readings=(source,), mode="serve", entry="answer", judge=judge))
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,5 @@ def _judged(sandbox: Sandbox, test: str) -> RunResult:
 def test_the_end_of_a_judge_has_a_cause(one_worker: Sandbox, test: str, cause: str) -> None:
     result = _judged(one_worker, test)
     assert (result.judge_cause, result.cause) == (cause, "")
-    assert (result.judgement is None) == bool(cause)
+    assert result.judgement is not None
+    assert result.judgement.is_done == (not cause)

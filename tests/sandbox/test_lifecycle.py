@@ -165,7 +165,7 @@ def test_the_zygote_inherits_nothing() -> None:
     finally:
         del os.environ["SDPO_TEST_SECRET"]
     names = {entry.partition(b"=")[0] for entry in environment.split(b"\0") if entry}
-    assert names == {b"PYTHONHASHSEED", b"LC_ALL"}
+    assert names == {b"PYTHONHASHSEED", b"LC_ALL", b"OPENBLAS_NUM_THREADS"}
     assert not {m for m in loaded.decode().split() if m.startswith(("sdpo", "pytest", "torch"))}
 
 
@@ -183,8 +183,14 @@ def test_packages_named_in_the_config_can_be_imported() -> None:
     config = SandboxConfig(workers=1, packages=("numpy",))
     with Sandbox(config, RunLimits(memory_mib=1024)) as sandbox:
         assert sandbox.run(Program.script(source)).stdout == b"10\n"
+    with Sandbox(SandboxConfig(workers=1, packages=())) as sandbox:
+        assert sandbox.run(Program.script(source)).report.type == "ModuleNotFoundError"
+
+
+def test_packages_are_imported_by_none_but_who_uses_them() -> None:
     with Sandbox(SandboxConfig(workers=1)) as sandbox:
-        assert sandbox.run(Program.script(source)).report["error"]["type"] == "ModuleNotFoundError"
+        loaded = sandbox.run(Program.script("import sys; print('numpy' in sys.modules)"))
+    assert loaded.stdout == b"False\n"
 
 
 def test_large_input_and_output_arrive_whole() -> None:

@@ -154,7 +154,17 @@ def send_frame(fd: int, value: Any, limit: int = MAX_FRAME_BYTES) -> None:
     payload = encode(value)
     if len(payload) > limit:
         raise PlainDataError(f"{len(payload)} bytes, the limit is {limit}")
-    view = memoryview(_COUNT.pack(len(payload)) + payload)
+    send_bytes(fd, payload)
+
+
+def send_bytes(fd: int, payload: bytes) -> None:
+    """Writes one frame that holds `payload` as it is. Raises OSError when nobody reads."""
+    write_all(fd, _COUNT.pack(len(payload)) + payload)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes `data` to a blocking descriptor. Raises OSError when nobody reads."""
+    view = memoryview(data)
     while view:
         view = view[os.write(fd, view[: 1 << 20]) :]
 
@@ -166,10 +176,15 @@ def receive_frame(fd: int, limit: int = MAX_FRAME_BYTES) -> Any:
         EOFError: At its end.
         PlainDataError: The frame is malformed.
     """
+    return decode(receive_bytes(fd, limit))
+
+
+def receive_bytes(fd: int, limit: int = MAX_FRAME_BYTES) -> bytes:
+    """The payload of one frame, undecoded. Raises as `receive_frame` does."""
     size = _COUNT.unpack(_read_exactly(fd, 4))[0]
     if size > limit:
         raise PlainDataError(f"a frame of {size} bytes, the limit is {limit}")
-    return decode(_read_exactly(fd, size))
+    return _read_exactly(fd, size)
 
 
 def _read_exactly(fd: int, size: int) -> bytes:

@@ -1,8 +1,10 @@
-"""Values as short text, the same on every run: no addresses, sets in a fixed order, never more work
-than the budget."""
+"""Values as short text, the same on every run: no addresses, sets in a fixed order, and never more
+work than a fixed number of nodes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _BRACKETS: dict[type[Any], tuple[str, str]] = {
@@ -12,80 +14,143 @@ _BRACKETS: dict[type[Any], tuple[str, str]] = {
     frozenset: ("frozenset({", "})"),
 }
 _MAX_INT_BITS = 4096
+_MAX_DEPTH = 20
+_MAX_NODES = 4000  # of one rendering
+_MAX_SET = 1000  # elements that are put in order
 
 
-def render(value: Any, budget: int = 600) -> str:
-    """Like repr for plain data, about `budget` characters at most; `...` marks what is left out."""
-    return _render(value, budget, 0)
+@dataclass(frozen=True)
+class Rendered:
+    """A text, and whether it shows the whole value."""
+
+    text: str
+    whole: bool
 
 
-def _render(value: Any, budget: int, depth: int) -> str:
-    if (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and value.bit_length() > _MAX_INT_BITS
-    ):
-        return f"<integer of about {int(value.bit_length() * 0.30103) + 1} digits>"
-    if isinstance(value, (str, bytes)):
-        return _render_text(value, budget)
-    if type(value) in _BRACKETS:
-        return _render_items(value, budget, depth)
-    if isinstance(value, dict):
-        if depth > 20:
-            return "{...}"
-        parts, left = [], budget
-        for key, item in value.items():
-            if left <= 0:
-                parts.append("...")
-                break
-            parts.append(f"{_render(key, left, depth + 1)}: {_render(item, left, depth + 1)}")
-            left -= len(parts[-1]) + 2
-        return "{" + ", ".join(parts) + "}"
-    return repr(value)
+def render(value: Any, budget: int = 400) -> str:
+    """Like repr for plain data, about `budget` characters; what is left out is counted."""
+    return rendered(value, budget).text
 
 
-def _render_text(value: Any, budget: int) -> str:
-    if len(value) <= 2 * budget:
-        return shorten_middle(repr(value), budget)
-    cut = len(value) - budget
-    half = budget // 2
-    return f"{value[:half]!r} ...[{cut} characters cut]... {value[-half:]!r}"
+def rendered(value: Any, budget: int) -> Rendered:
+    """The same, and whether anything was left out."""
+    writer = _Writer()
+    text = writer.write(value, budget, 0)
+    return Rendered(text, writer.whole)
 
 
-def _render_items(value: Any, budget: int, depth: int) -> str:
-    start, end = _BRACKETS[type(value)]
-    if not value and isinstance(value, (set, frozenset)):
-        return f"{type(value).__name__}()"
-    if depth > 20:
-        return start + "..." + end
-    is_set = isinstance(value, (set, frozenset))
-    if is_set and len(value) > 10_000:
-        return f"<{type(value).__name__} of {len(value)} elements>"
-    parts, left = [], budget
-    for item in value:
-        if left <= 0 and not is_set:
-            parts.append("...")
-            break
-        parts.append(_render(item, max(left, 40), depth + 1))
+def render_call(
+    name: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any], budget: int
+) -> str:
+    """A call as its author would write it, about `budget` characters."""
+    named = [("", value) for value in arguments]
+    named += [(f"{key}=", value) for key, value in keywords.items()]
+    writer, parts, left = _Writer(), [], budget
+    for start, value in named:
+        parts.append(start + writer.write(value, max(left, 20), 0))
         left -= len(parts[-1]) + 2
-    if is_set:
-        parts = [text for _, text in sorted(zip(map(_sort_key, value), parts, strict=True))]
-        return shorten_middle(start + ", ".join(parts) + end, budget)
-    tail = "," if isinstance(value, tuple) and len(parts) == 1 else ""
-    return start + ", ".join(parts) + tail + end
+    return f"{name}({', '.join(parts)})"
 
 
-def _sort_key(item: Any) -> tuple[int, float, str]:
+class _Writer:
+    def __init__(self) -> None:
+        self.nodes = _MAX_NODES
+        self.whole = True
+
+    def write(self, value: Any, budget: int, depth: int) -> str:
+        self.nodes -= 1
+        if self.nodes < 0:
+            return self._cut("...")
+        kind = type(value)
+        if kind is int and value.bit_length() > _MAX_INT_BITS:
+            digits = int(value.bit_length() * 0.30103) + 1
+            sign = "negative " if value < 0 else ""
+            return self._cut(
+                f"<{sign}integer of about {digits} digits, the last ...{abs(value) % 10**12:012}>"
+            )
+        if kind in (str, bytes):
+            return self._text(value, budget)
+        if kind in (set, frozenset):
+            return self._set(value, budget, depth)
+        if kind in (list, tuple):
+            start, end = _BRACKETS[kind]
+            tail = "," if kind is tuple and len(value) == 1 else ""
+            return start + self._items(value, len(value), budget, depth) + tail + end
+        if kind is dict:
+            return "{" + self._items(value.items(), len(value), budget, depth, pairs=True) + "}"
+        return repr(value)
+
+    def _cut(self, text: str) -> str:
+        self.whole = False
+        return text
+
+    def _text(self, value: Any, budget: int) -> str:
+        if len(value) <= budget:
+            whole = repr(value)
+            if len(whole) <= budget + 2:
+                return whole
+        half = max(budget // 2, 10)
+        if len(value) <= 2 * half:  # short, but long when spelled out
+            half = max(budget // 8, 5)
+        if len(value) <= 2 * half:
+            return repr(value)
+        unit = "characters" if isinstance(value, str) else "bytes"
+        left_out = len(value) - 2 * half
+        return self._cut(f"{value[:half]!r} ...[{left_out} {unit} cut]... {value[-half:]!r}")
+
+    def _items(self, items: Any, number: int, budget: int, depth: int, pairs: bool = False) -> str:
+        if number and depth >= _MAX_DEPTH:
+            return self._cut("...")
+        parts: list[str] = []
+        left = budget
+        for item in items:
+            if left <= 0 or self.nodes <= 0:
+                parts.append(self._cut(f"... {number - len(parts)} more"))
+                break
+            if pairs:
+                key = self.write(item[0], left, depth + 1)
+                parts.append(f"{key}: {self.write(item[1], left, depth + 1)}")
+            else:
+                parts.append(self.write(item, left, depth + 1))
+            left -= len(parts[-1]) + 2
+        return ", ".join(parts)
+
+    def _set(self, value: Any, budget: int, depth: int) -> str:
+        start, end = _BRACKETS[type(value)]
+        if not value:
+            return f"{type(value).__name__}()"
+        if len(value) > min(_MAX_SET, self.nodes):
+            return self._cut(f"<{type(value).__name__} of {len(value)} elements>")
+        if depth >= _MAX_DEPTH:
+            return self._cut(start + "..." + end)
+        each = max(budget // len(value), 40)
+        texts = sorted((_rank(item), self.write(item, each, depth + 1)) for item in value)
+        kept, left = [], budget
+        for _, text in texts:
+            if left <= 0:
+                kept.append(self._cut(f"... {len(texts) - len(kept)} more"))
+                break
+            kept.append(text)
+            left -= len(text) + 2
+        return start + ", ".join(kept) + end
+
+
+def _rank(item: Any) -> tuple[int, float]:
+    """Numbers in their own order, everything else after them, in the order of its text."""
     if isinstance(item, (int, float)) and abs(item) < 1e300:
-        return 0, float(item), ""
-    return 1, 0.0, _render(item, 200, 19)
+        return 0, float(item)
+    return 1, 0.0
 
 
 def shorten_middle(text: str, limit: int) -> str:
     """Cuts the middle out so that at most `limit` characters stay, and says how many went."""
     if len(text) <= limit:
         return text
-    mark = f" ...[{len(text) - limit} characters cut]... "
-    keep = max(limit - len(mark), 20)
+    keep = limit
+    mark = ""
+    for _ in range(3):  # the mark's own length depends on the count that it holds
+        mark = f" ...[{len(text) - keep} characters cut]... "
+        keep = max(limit - len(mark), 20)
     head = (keep + 1) // 2
+    mark = f" ...[{len(text) - keep} characters cut]... "
     return text[:head] + mark + text[len(text) - (keep - head) :]

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import importlib.util
 import os
 import select
 import signal
@@ -74,10 +75,12 @@ def main() -> Step | None:
     control = socket.socket(fileno=os.dup(0))
     host_fd = linux.pidfd_open(host_pid)
     settings = {**decode(control.recv(65536)), "host_pid": host_pid}
-    for name in (*PRELOAD, *settings["packages"]):
-        if name in settings["packages"] and settings["package_path"] not in sys.path:
-            sys.path.append(settings["package_path"])
+    for name in PRELOAD:
         importlib.import_module(name)
+    if settings["packages"]:
+        sys.path.append(settings["package_path"])
+    for name in settings["packages"]:  # found, not imported: only who uses one pays for it
+        importlib.util.find_spec(name)
     gc.collect()
     gc.freeze()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)

@@ -49,6 +49,25 @@ def split_asserts(test_source: str) -> SplitTests:
     return SplitTests(tuple(setup), tuple(tests))
 
 
+def complete(prompt: str) -> str:
+    """A code prompt as Python that stands alone: as it is, or with a body of `pass`.
+
+    Raises:
+        ValueError: It is Python neither way.
+    """
+    last = prompt.rstrip().rpartition("\n")[2]
+    indent = last[: len(last) - len(last.lstrip())]
+    bodies = ("", "    pass", f"{indent}    pass", f"{indent}pass", "\tpass")
+    for body in bodies:
+        code = f"{prompt.rstrip()}\n{body}\n" if body else prompt
+        try:
+            ast.parse(code)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        return code
+    raise ValueError("is not Python, neither alone nor with a body after it")
+
+
 def _holds_assert(statement: ast.stmt) -> bool:
     return any(isinstance(node, ast.Assert) for node in ast.walk(statement))
 

@@ -2,15 +2,24 @@
 than may be told.
 
 Everything that a program may have influenced is made harmless first (`verifiers.harmless`), so the
-text is the same on every run and is only text to a model.
+text is the same on every run and is only text to a model. Values come bounded (see
+`sandbox.inside.render`) and are not cut again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from sdpo_megatron.verifiers.harmless import harmless
+from sdpo_megatron.sandbox.inside.judgement import TestResult
+from sdpo_megatron.sandbox.inside.render import shorten_middle
+from sdpo_megatron.sandbox.inside.statement import Statement
+from sdpo_megatron.verifiers.harmless import harmless as verifiers_harmless
+
+
+def harmless(text: str) -> str:
+    """All of `text`, harmless: whoever calls has bounded it."""
+    return verifiers_harmless(text, max(len(text), 1))
+
 
 LIMIT_WORDS = {
     "cpu_time": "Time limit exceeded: the program used more than {cpu_s:g} seconds of CPU time.",
@@ -19,6 +28,9 @@ LIMIT_WORDS = {
     "output": "Output limit exceeded: the program printed more than {output_kib:.0f} KiB.",
     "processes": "Process limit exceeded: the program started more than {processes:.0f} processes.",
 }
+ITEM_TIME = "Time limit exceeded: all tests together took longer than {item_wall_s:g} seconds."
+GARBAGE = "The program interfered with the channel that its answers are read from."
+COSTLY = "The returned value is too large or too costly to compare."
 
 _SIGNALS = {
     4: "illegal instruction",
@@ -41,20 +53,48 @@ def crash_text(signal: int | None) -> str:
     return f"The program crashed ({_SIGNALS.get(signal, f'signal {signal}')})."
 
 
-def error_text(error: Mapping[str, Any], code: str = "") -> str:
+def no_code_text(entry: str, names: tuple[str, ...] = ()) -> str:
+    """A response without code, or with code that defines `names` but not `entry`."""
+    if names:
+        others = ", ".join(f"`{harmless(name)}`" for name in names)
+        return f"`{entry}` is not defined: the code defines {others}."
+    if entry:
+        return f"No Python code was found that defines `{entry}`."
+    return "No Python program was found."
+
+
+def error_text(error: Statement | TestResult, code: str = "") -> str:
     """An exception with the attempt's own line.
 
     `code` is the attempt's source when its line is to be quoted.
     """
-    kind = harmless(str(error.get("type", "Exception")), 80)
-    message = harmless(str(error.get("message", "")), 300)
-    line = error.get("line", 0)
-    where = f" (line {line} of your code)" if isinstance(line, int) and 0 < line < 1_000_000 else ""
+    kind = harmless(error.type) or "Exception"
+    message = harmless(shorten_middle(error.message, 300))
+    where = f" (line {error.line} of your code)" if error.line else ""
     text = f"{kind}: {message}{where}" if message else f"{kind}{where}"
-    lines = code.splitlines()
-    if where and isinstance(line, int) and line <= len(lines):
-        text += f"\n    {harmless(lines[line - 1].strip(), 200)}"
+    lines = code.splitlines() if error.line else []
+    if lines and error.line <= len(lines):
+        text += f"\n    {harmless(shorten_middle(lines[error.line - 1].strip(), 200))}"
     return text
+
+
+def failed_answer_text(failure: Statement | TestResult, code: str = "") -> str:
+    """A call that gave no value: it raised, called exit, or returned what cannot be used."""
+    if failure.kind == "raised":
+        return error_text(failure, code)
+    if failure.kind == "exit":
+        return "The program called exit instead of returning an answer."
+    why = harmless(shorten_middle(failure.message, 200)) or "it is not plain data"
+    return f"The returned value cannot be used: {why}"
+
+
+def wrong_facts(expected: str, got: str, where: str) -> dict[str, str]:
+    """Labelled values of a wrong answer; they never read the same."""
+    expected, got = harmless(expected), harmless(got)
+    if expected == got:
+        got += " (it reads the same, but is not equal)"
+    place = {"First difference": harmless(where)} if where else {}
+    return {**place, "Expected": expected, "Got": got}
 
 
 def case_text(title: str, facts: Mapping[str, str]) -> str:
@@ -64,7 +104,7 @@ def case_text(title: str, facts: Mapping[str, str]) -> str:
     """
     lines = [title]
     for label, value in facts.items():
-        value = harmless(value)
+        value = harmless(value).rstrip("\n")
         lines.append(f"{label}:\n{value}" if "\n" in value else f"{label}: {value}")
     return "\n".join(lines)
 

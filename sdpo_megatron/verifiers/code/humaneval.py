@@ -2,190 +2,231 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Judge, Program, RunResult, Sandbox
-from sdpo_megatron.verifiers.harmless import harmless
+from sdpo_megatron.sandbox.inside.judgement import Judgement, TestResult
+from sdpo_megatron.verifiers.base import BadItem, require
 
-from .asserts import SplitTests, split_asserts
-from .feedback import case_text, crash_text, error_text, limit_text
-from .outcome import Outcome
+from .asserts import SplitTests, complete, split_asserts
+from .feedback import (
+    COSTLY,
+    GARBAGE,
+    case_text,
+    crash_text,
+    error_text,
+    failed_answer_text,
+    limit_text,
+    no_code_text,
+    wrong_facts,
+)
+from .outcome import LIMITS, Outcome, public_indices
 from .reading import readings
 
 if TYPE_CHECKING:
     from .config import CodeVerifierConfig
 
 _split = lru_cache(maxsize=1024)(split_asserts)
-_LIMITS = ("cpu_time", "wall_time", "memory", "output", "processes")
+_complete = lru_cache(maxsize=1024)(complete)
+_MAX_REHEARSED = 100_000
 
 
-def judge_humaneval(
-    sandbox: Sandbox, config: CodeVerifierConfig, item: Mapping[str, Any], response: str
-) -> Outcome:
-    """Runs the public tests first, then the hidden ones; stops at the first failure unless the
-    reward is a fraction."""
-    prompt, entry = str(item["prompt"]), str(item["entry_point"])
-    split = _split(str(item["test"]))
-    public = _public(item, split)
-    order = [*public, *(index for index in range(len(split.tests)) if index not in set(public))]
-    counts: dict[str, Any] = {"num_tests": len(split.tests), "num_public": len(public)}
-    found = readings(response, prompt, entry)
-    if not found:
-        return Outcome(
-            kind="no_code", num_passed=0, format_ok=False, feedback=_no_code(entry), **counts
+@dataclass(frozen=True)
+class HumanEvalItem:
+    """A question, checked. `prompt` is as the model saw it, `prelude` the same as whole Python."""
+
+    id: str
+    prompt: str
+    prelude: str
+    entry: str
+    tests: SplitTests
+    public: tuple[int, ...]
+    in_fence: bool
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> HumanEvalItem:
+        """The item's fields.
+
+        Raises:
+            BadItem: One is missing or cannot be used.
+        """
+        prompt, test = require(item, "prompt", str), require(item, "test", str)
+        entry = require(item, "entry_point", str)
+        name = str(item.get("id", item.get("task_id", entry)))
+        if not entry.isidentifier():
+            raise BadItem(f"{name}: the entry point {entry!r} is not the name of a function")
+        try:
+            prelude = _complete(prompt)
+        except ValueError as error:
+            raise BadItem(f"{name}: the prompt {error}") from error
+        try:
+            tests = _split(test)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise BadItem(f"{name}: the test: {error}") from error
+        public = public_indices(item, len(tests.tests))
+        return cls(name, prompt, prelude, entry, tests, public, item.get("opened_fence") is True)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Public tests first."""
+        hidden = (index for index in range(len(self.tests.tests)) if index not in self.public)
+        return (*self.public, *hidden)
+
+    @property
+    def setup(self) -> tuple[str, ...]:
+        """What the tests need before them: the question's own helpers, and theirs."""
+        return (self.prelude, *self.tests.setup)
+
+    def digest(self) -> bytes:
+        """Of all that a rehearsal depends on."""
+        parts = (self.entry, *self.setup, "", *self.tests.tests)
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
+
+
+class HumanEvalJudge:
+    """Judges items of kind "humaneval". Thread-safe."""
+
+    def __init__(self, sandbox: Sandbox, config: CodeVerifierConfig) -> None:
+        self._sandbox, self._config = sandbox, config
+        self._rehearsed: set[bytes] = set()
+
+    def __call__(self, item: Mapping[str, Any], response: str) -> Outcome:
+        """Runs the public tests first, then the hidden ones; stops at the first failure unless the
+        reward is a fraction.
+
+        Raises:
+            BadItem: The item cannot be used; nothing of the response was run.
+            VerifierUnavailable: The sandbox failed.
+        """
+        question, config = HumanEvalItem.of(item), self._config
+        found = readings(response, entry=question.entry, in_fence=question.in_fence)
+        if not found:
+            counts = _counts(question)
+            feedback = no_code_text(question.entry)
+            return Outcome(kind="no_code", format_ok=False, feedback=feedback, **counts)
+        digest = question.digest()
+        judge = Judge(
+            setup=question.setup,
+            tests=tuple((index, question.tests.tests[index]) for index in question.order),
+            shown=question.public,
+            stop_at_failure=config.reward == "all",
+            rehearse=digest not in self._rehearsed,
+            text_limit=config.text_limit(),
         )
-    judge = Judge(
-        setup=(
-            prompt + "\n    pass\n" if not prompt.rstrip().endswith(('"""', "'''")) else prompt,
-            *split.setup,
-        ),
-        tests=tuple((index, split.tests[index]) for index in order),
-        stop_at_failure=config.reward == "all",
-    )
-    program = Program(
-        readings=found,
-        mode="serve",
-        prelude=prompt,
-        entry=entry,
-        judge=judge,
-        limits=config.limits(),
-    )
-    return _Reading(item, config, entry, public, found, counts).outcome(sandbox.run(program))
+        program = Program(
+            readings=found,
+            continues=question.prompt,
+            mode="serve",
+            prelude=question.prelude,
+            entry=question.entry,
+            judge=judge,
+            limits=config.limits(),
+        )
+        run = self._sandbox.run(program)
+        judgement = run.judgement or Judgement()
+        if judgement.broken:
+            raise BadItem(f"{question.id}: {judgement.broken}")
+        if judgement.is_set_up and len(self._rehearsed) < _MAX_REHEARSED:
+            self._rehearsed.add(digest)
+        return _Reading(question, config, found).outcome(run, judgement)
 
 
-def _public(item: Mapping[str, Any], split: SplitTests) -> list[int]:
-    public = sorted({int(index) for index in item["public"]})
-    if public and not 0 <= public[0] <= public[-1] < len(split.tests):
-        raise ValueError(f"public tests {public} of an item with {len(split.tests)} tests")
-    return public
-
-
-def _no_code(entry: str) -> str:
-    return f"No Python code was found that defines the function `{entry}`."
+def _counts(question: HumanEvalItem) -> dict[str, Any]:
+    num_tests, num_public = len(question.tests.tests), len(question.public)
+    return {"num_tests": num_tests, "num_public": num_public, "num_passed": 0}
 
 
 class _Reading:
-    """Turns a run's result into an outcome."""
+    """Turns a run into an outcome. Whatever came after the set-up is the attempt's doing."""
 
     def __init__(
-        self,
-        item: Mapping[str, Any],
-        config: CodeVerifierConfig,
-        entry: str,
-        public: list[int],
-        found: tuple[tuple[str, str], ...],
-        counts: dict[str, Any],
+        self, question: HumanEvalItem, config: CodeVerifierConfig, found: tuple[str, ...]
     ) -> None:
-        self.config, self.entry, self.public, self.found, self.counts = (
-            config,
-            entry,
-            public,
-            found,
-            counts,
-        )
-        self.where = str(item.get("id", item.get("task_id", entry)))
+        self._question, self._config, self._found = question, config, found
 
-    def outcome(self, run: RunResult) -> Outcome:
-        judgement = run.judgement or {}
-        if "broken" in judgement:
-            raise VerifierUnavailable(
-                f"the tests of {self.where} are broken: {judgement['broken']}"
-            )
-        results = list(judgement.get("results", ()))
-        failures = [result for result in results if result["kind"] != "passed"]
-        common: dict[str, Any] = {
-            **self.counts,
-            "num_passed": len(results) - len(failures),
-            "layers": run.layers,
-        }
-        if not failures and run.judgement is not None and "gone" not in judgement:
+    def outcome(self, run: RunResult, judgement: Judgement) -> Outcome:
+        question, results = self._question, judgement.results
+        num_passed = sum(result.kind == "passed" for result in results)
+        common = {**_counts(question), "num_passed": num_passed, "layers": run.layers}
+        if judgement.all_passed(len(question.tests.tests)):
             return Outcome(kind="passed", **common)
-        if not results:
-            return self._before_tests(run, common)
-        if not failures:  # the whole run was ended from outside between two tests
-            index = self._first_missing(results)
-            failures = [{"test": index, "kind": "died", "call": ""}]
-        first = next((f for f in failures if f["test"] in self.public), failures[0])
-        kind = self._kind(first["kind"], run)
-        if first["test"] not in self.public:
-            return Outcome(kind=kind, failed_hidden_only=True, failed_test=first["test"], **common)
-        return Outcome(
-            kind=kind, failed_test=first["test"], feedback=self._case(first, kind, run), **common
-        )
+        failures = [result for result in results if result.kind != "passed"]
+        nothing_tested = not results and not judgement.answering
+        if nothing_tested or (failures and failures[0].kind == "died" and len(results) == 1):
+            loading = self._loading(run, judgement, common)
+            if loading is not None:
+                return loading
+        if not failures:  # the judging ended in the middle of a test
+            index = next((i for i in question.order[len(results) :]), question.order[-1])
+            failures = [TestResult(test=index, kind="costly" if judgement.answering else "died")]
+        first = failures[0]
+        kind = self._kind(first.kind, run)
+        if first.test not in question.public:
+            return Outcome(kind=kind, failed_hidden_only=True, failed_test=first.test, **common)
+        feedback = self._case(first, kind, run)
+        return Outcome(kind=kind, failed_test=first.test, feedback=feedback, **common)
 
-    def _first_missing(self, results: list[Mapping[str, Any]]) -> int:
-        done = {result["test"] for result in results}
-        hidden = (index for index in range(self.counts["num_tests"]) if index not in self.public)
-        return next(index for index in [*self.public, *hidden] if index not in done)
-
-    def _before_tests(self, run: RunResult, common: dict[str, Any]) -> Outcome:
-        """Nothing was tested: no program, or it failed while it was loaded."""
+    def _loading(
+        self, run: RunResult, judgement: Judgement, common: dict[str, Any]
+    ) -> Outcome | None:
+        """No program, or one that failed before its first test. None: it was loaded."""
         report = run.report
-        if run.cause in _LIMITS:
-            return Outcome(
-                kind=run.cause, feedback=limit_text(run.cause, self.config.limits()), **common
-            )
-        if "missing" in report:
-            return Outcome(kind="no_code", format_ok=False, feedback=_no_code(self.entry), **common)
-        error = report.get("error")
-        if isinstance(error, Mapping):
-            loaded = report.get("loaded") is True
-            text = error_text(error, self._code(run))
-            feedback = f"Runtime error while loading the code.\n{text}" if loaded else text
-            return Outcome(
-                kind="raised" if loaded else "syntax", format_ok=loaded, feedback=feedback, **common
-            )
-        if run.judgement is None and run.signal is None and run.exit_code is None:
-            raise VerifierUnavailable(f"judging {self.where} ended without a word from the judge")
-        return Outcome(kind="crashed", feedback=crash_text(run.signal), **common)
+        if report.kind == "loaded":
+            return None
+        if run.cause in LIMITS:
+            feedback = limit_text(run.cause, self._config.limits())
+            return Outcome(kind=run.cause, feedback=feedback, **common)
+        if not judgement.is_set_up:
+            raise VerifierUnavailable(f"judging {self._question.id}: the judge did not set up")
+        if report.kind == "missing":
+            feedback = no_code_text(self._question.entry, report.names)
+            return Outcome(kind="no_code", format_ok=False, feedback=feedback, **common)
+        if report.kind == "syntax":
+            feedback = error_text(report, self._code(run))
+            return Outcome(kind="syntax", format_ok=False, feedback=feedback, **common)
+        if report.kind in ("raised", "exit"):
+            text = failed_answer_text(report, self._code(run))
+            feedback = f"Runtime error while loading the code.\n{text}"
+            return Outcome(kind="raised", feedback=feedback, **common)
+        if report.kind == "":
+            return Outcome(kind="crashed", feedback=crash_text(run.signal), **common)
+        return Outcome(kind="garbage", feedback=GARBAGE, **common)
 
     def _kind(self, kind: str, run: RunResult) -> str:
-        if kind == "died":
-            return run.cause or "crashed"
-        return "crashed" if kind == "garbage" else kind
+        if kind in ("died", "costly"):
+            return run.cause or ("crashed" if kind == "died" else "unusable")
+        return "raised" if kind == "exit" else kind
 
-    def _case(self, failure: Mapping[str, Any], kind: str, run: RunResult) -> str:
-        at = f"public test {self.public.index(failure['test']) + 1} of {len(self.public)}"
-        facts = {"Input": str(failure["call"])} if failure.get("call") else {}
-        if kind in _LIMITS:
-            return (
-                case_text(f"Limit exceeded on {at}.", facts)
-                + "\n"
-                + limit_text(kind, self.config.limits())
-            )
-        if kind == "crashed":
-            return case_text(f"Runtime error on {at}.", facts) + "\n" + crash_text(run.signal)
-        if kind == "raised":
-            return case_text(f"Runtime error on {at}.", facts) + "\n" + self._raised(failure, run)
-        for key, label in (
-            ("expected", "Expected"),
-            ("condition", "Expected to hold"),
-            ("got", "Got"),
-        ):
-            if key in failure:
-                facts[label] = str(failure[key])
-        if "problem" in failure:
-            facts["Problem"] = str(failure["problem"])
-        return case_text(f"Wrong answer on {at}.", facts)
-
-    def _raised(self, failure: Mapping[str, Any], run: RunResult) -> str:
-        if isinstance(failure.get("error"), Mapping):
-            return error_text(failure["error"], self._code(run))
-        if "exit" in failure:
-            return "The program called exit instead of returning an answer."
-        why = harmless(str(failure.get("unusable", "it is not plain data")), 200)
-        return f"The returned value cannot be used: {why}"
+    def _case(self, failure: TestResult, kind: str, run: RunResult) -> str:
+        public = self._question.public
+        at = f"public test {public.index(failure.test) + 1} of {len(public)}"
+        facts = {"Input": failure.call} if failure.call else {}
+        if kind in LIMITS:
+            text = limit_text(kind, self._config.limits())
+            return case_text(f"Limit exceeded on {at}.", facts) + "\n" + text
+        if kind == "wrong":
+            if failure.expected:
+                facts |= wrong_facts(failure.expected, failure.got, failure.where)
+            elif failure.condition:
+                facts |= {"Expected to hold": failure.condition, "Got": failure.got}
+            elif failure.got:
+                facts["Got"] = failure.got
+            if failure.problem:
+                facts["Problem"] = failure.problem
+            return case_text(f"Wrong answer on {at}.", facts)
+        text = {"crashed": crash_text(run.signal), "garbage": GARBAGE}.get(kind, "")
+        if failure.kind == "costly":
+            text = COSTLY
+        text = text or failed_answer_text(failure, self._code(run))
+        return case_text(f"Runtime error on {at}.", facts) + "\n" + text
 
     def _code(self, run: RunResult) -> str:
         """The attempt's source when it is to be quoted, else ""."""
-        chosen = run.report.get("chosen", 0)
-        if (
-            not self.config.quote_code
-            or not isinstance(chosen, int)
-            or not 0 <= chosen < len(self.found)
-        ):
-            return ""
-        return self.found[chosen][1]
+        chosen = run.report.chosen
+        quoted = self._config.quote_code and chosen < len(self._found)
+        return self._found[chosen] if quoted else ""

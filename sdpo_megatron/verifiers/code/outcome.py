@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from sdpo_megatron.verifiers.base import BadItem, require
+
+LIMITS = ("cpu_time", "wall_time", "memory", "output", "processes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,8 +16,9 @@ class Outcome:
     """What judging found.
 
     Attributes:
-        kind: "passed", "wrong", "raised", "no_code", "syntax", a limit ("cpu_time", "memory", ...)
-            or "crashed".
+        kind: "passed", "wrong", "raised", "no_code", "syntax", one of LIMITS, "crashed",
+            "unusable" (a value that cannot be sent or is too costly to compare) or "garbage" (the
+            attempt broke the protocol).
         num_tests: All tests; num_public: how many of them are public.
         num_passed: Tests that passed (tests after the first failure may not have been run).
         feedback: About the first failing public test, or about the program as a whole; harmless
@@ -27,7 +33,7 @@ class Outcome:
     kind: str
     num_tests: int
     num_public: int
-    num_passed: int
+    num_passed: int = 0
     feedback: str = ""
     failed_hidden_only: bool = False
     format_ok: bool = True
@@ -48,3 +54,15 @@ class Outcome:
             "num_public": self.num_public,
             "num_passed": self.num_passed,
         }
+
+
+def public_indices(item: Mapping[str, Any], num_tests: int) -> tuple[int, ...]:
+    """The item's public tests, ascending.
+
+    Raises:
+        BadItem: They are no indices of its tests.
+    """
+    public = require(item, "public", (list, tuple))
+    if any(type(index) is not int or not 0 <= index < num_tests for index in public):
+        raise BadItem(f"public tests {list(public)!r:.200} of an item with {num_tests} tests")
+    return tuple(sorted(set(public)))

@@ -1,8 +1,8 @@
 """Judges code: HumanEval's asserts, LiveCodeBench's stdin and functional tests, public and hidden.
 
-The attempt runs in the sandbox and never shares an interpreter with what judges it. HumanEval's
-tests run in a second confined process that calls the attempt by plain data; LiveCodeBench's tests
-are data and are compared here.
+The attempt runs in the sandbox and never shares an interpreter with what judges it: HumanEval's
+tests run in a second confined process that calls the attempt by plain data; what a LiveCodeBench
+program printed or returned is compared, byte by byte here or by value in a confined process.
 """
 
 from __future__ import annotations
@@ -18,16 +18,10 @@ from sdpo_megatron.verifiers.base import BadItem
 
 from .config import CodeVerifierConfig
 from .feedback import HIDDEN_TEXT
-from .humaneval import judge_humaneval
-from .livecodebench import judge_livecodebench
+from .humaneval import HumanEvalJudge
+from .livecodebench import LiveCodeBenchJudge
 from .outcome import Outcome
 
-_Judge = Callable[[Sandbox, CodeVerifierConfig, Mapping[str, Any], str], Outcome]
-# How an item of each kind is judged, and the keys that it must have.
-_KINDS: dict[str, tuple[_Judge, tuple[str, ...]]] = {
-    "humaneval": (judge_humaneval, ("prompt", "entry_point", "test", "public")),
-    "livecodebench": (judge_livecodebench, ("tests", "public")),
-}
 _NOTHING_PUBLIC = "A test fails."
 
 
@@ -41,8 +35,11 @@ class CodeVerifier:
     "entry_point": absent or "" for stdin programs, else "Solution.method" or the name of a
     function. The input of a functional test is one JSON value a line, its output one JSON value.
 
+    Both may hold "opened_fence": true when the prompt opened a fence, so that the response begins
+    in code.
+
     `verify` raises VerifierUnavailable when the sandbox fails and BadItem on a malformed item,
-    never on any response.
+    always before anything of the response has run; never on any response.
     """
 
     name = "code"
@@ -50,19 +47,18 @@ class CodeVerifier:
     def __init__(self, sandbox: Sandbox, config: CodeVerifierConfig | None = None) -> None:
         self.sandbox = sandbox
         self.config = config or CodeVerifierConfig()
+        self._judges: dict[str, Callable[[Mapping[str, Any], str], Outcome]] = {
+            "humaneval": HumanEvalJudge(sandbox, self.config),
+            "livecodebench": LiveCodeBenchJudge(sandbox, self.config),
+        }
 
     def verify(self, item: Mapping[str, Any], response: str) -> Verdict:
         start = time.monotonic()
-        judge, keys = _KINDS.get(item.get("kind", ""), (None, ()))
+        kind = item.get("kind")
+        judge = self._judges.get(kind) if isinstance(kind, str) else None
         if judge is None:
-            raise BadItem(f"a code item of kind {item.get('kind')!r}; known: {', '.join(_KINDS)}")
-        missing = [key for key in keys if key not in item]
-        if missing:
-            raise BadItem(f"a code item of kind {item['kind']} lacks {', '.join(missing)}")
-        try:
-            outcome = judge(self.sandbox, self.config, item, response)
-        except (ValueError, TypeError, KeyError) as error:  # of the item: responses never raise
-            raise BadItem(f"a code item that cannot be used: {error}") from error
+            raise BadItem(f"a code item of kind {kind!r}; known: {', '.join(self._judges)}")
+        outcome = judge(item, response)
         return Verdict(
             reward=self._reward(outcome),
             success=outcome.success,

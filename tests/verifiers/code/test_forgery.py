@@ -5,25 +5,32 @@ Each knows the protocol as well as we do, none gets a reward.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sdpo_megatron.sandbox import Sandbox, SandboxConfig
 from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
+from tests.verifiers.code.hostile import (
+    COLLIDING,
+    FUNCTION_ATTACKS,
+    FUNCTION_ITEM,
+    STDIN_ATTACKS,
+    STDIN_ITEM,
+    taking_over,
+)
 from tests.verifiers.code.items import SUM_ITEM
 
-STDIN_ITEM = {
-    "kind": "livecodebench",
-    "tests": [{"input": "1 2\n", "output": "3\n"}, {"input": "5 5\n", "output": "10\n"}],
-    "public": (0,),
-}
+HOST_CPU_S = 0.2  # of one attempt
 
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[CodeVerifier]:
     with Sandbox(SandboxConfig(workers=1)) as sandbox:
-        yield CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=2.0, wall_s=20.0))
+        yield CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=1.0, wall_s=20.0))
 
 
 FORGERIES = {
@@ -162,27 +169,66 @@ def test_honest_attempt_after_all_of_them(verifier: CodeVerifier) -> None:
     assert verifier.verify(SUM_ITEM, "    return sum(xs)").success
 
 
-STDIN_FORGERIES = {
-    "exit code zero": "import os; os._exit(0)",
-    "reporting success": "import os; os.write(3, b'\\0\\0\\0\\x01T')",
-    "printing every small number": "print(*range(20), sep='\\n')",
-    "the right lines and then more": "print(sum(map(int, input().split()))); print('x')",
-    "the right answer, then an exception": "print(sum(map(int, input().split()))); 1/0",
-    "the right answer, then for ever": (
-        "print(sum(map(int, input().split())), flush=True)\nwhile True: pass"
-    ),
-    "the right answer of the public test only": "print(3)",
-    "a number that is not one": "print('NaN')",
-    "looking for the expected output": (
-        "import gc\nprint(next((o for o in gc.get_objects() if o == '3\\n'), 'none'))"
-    ),
-}
+@pytest.mark.parametrize("name", FUNCTION_ATTACKS)
+@pytest.mark.parametrize("item", [SUM_ITEM, FUNCTION_ITEM], ids=["humaneval", "livecodebench"])
+def test_a_function_that_attacks_its_verdict(
+    verifier: CodeVerifier, item: dict[str, Any], name: str
+) -> None:
+    _assert_as_wrong(verifier, item, FUNCTION_ATTACKS[name])
 
 
-@pytest.mark.parametrize("name", STDIN_FORGERIES)
-def test_forgery_of_a_stdin_verdict(verifier: CodeVerifier, name: str) -> None:
-    verdict = verifier.verify(STDIN_ITEM, STDIN_FORGERIES[name])
+def test_taking_the_protocol_over_works(verifier: CodeVerifier) -> None:
+    """The attacks above do reach the judge: an answer in due form is believed, if it is right."""
+    item = {**SUM_ITEM, "test": "def check(candidate):\n    assert candidate([1, 2]) == 3\n"}
+    item["public"] = (0,)
+    assert verifier.verify(item, taking_over("value(call, encode(3))")).success
+    verdict = verifier.verify(item, taking_over("value(call, encode(4))"))
+    assert verdict.feedback.endswith("Expected: 3\nGot: 4")
+
+
+@pytest.mark.parametrize("name", STDIN_ATTACKS)
+def test_a_program_that_attacks_its_verdict(verifier: CodeVerifier, name: str) -> None:
+    _assert_as_wrong(verifier, STDIN_ITEM, STDIN_ATTACKS[name])
+
+
+def _assert_as_wrong(verifier: CodeVerifier, item: dict[str, Any], program: str) -> None:
+    """A verdict, no exception; no reward, no hidden test in it; the host has hardly worked."""
+    before = time.thread_time()
+    verdict = verifier.verify(item, program)
+    assert time.thread_time() - before < HOST_CPU_S
     assert (verdict.reward, verdict.success) == (0.0, False), verdict
+    assert verdict.feedback
+    assert len(verdict.feedback) <= 2100
+    assert "777" not in verdict.feedback  # of a hidden test
+
+
+def test_in_fraction_mode_they_get_nothing_either(verifier: CodeVerifier) -> None:
+    fraction = CodeVerifier(verifier.sandbox, replace(verifier.config, reward="fraction"))
+    for name in ("answer: passed", "value: 8 MiB", "value: a set of colliding hashes"):
+        for item in (SUM_ITEM, FUNCTION_ITEM):
+            assert fraction.verify(item, FUNCTION_ATTACKS[name]).reward == 0.0, name
+
+
+@pytest.mark.slow
+def test_a_judge_that_dies_of_an_answer_is_a_verdict(verifier: CodeVerifier) -> None:
+    """More colliding hashes than the judge's CPU time allows: wrong, and not unavailable."""
+    many = "def total(xs): return {n * (2 ** 61 - 1) for n in range(%d)}"
+    frame = taking_over("value(call, D)", COLLIDING)
+    for item, program in ((SUM_ITEM, frame), (FUNCTION_ITEM, many % 60_000)):
+        quick = CodeVerifier(verifier.sandbox, replace(verifier.config, cpu_s=1.0))
+        _assert_as_wrong(quick, item, program)
+
+
+def test_sleeping_through_the_tests_ends_at_the_items_deadline(verifier: CodeVerifier) -> None:
+    """Three of eight sleeps fit: a verdict, which says so."""
+    config = replace(verifier.config, wall_s=5.0, item_wall_s=2.5, reward="fraction")
+    tests = [{"input": "1 2\n", "output": "3\n"}] * 8
+    item = {**STDIN_ITEM, "tests": tests, "public": list(range(8))}
+    program = "import time\ntime.sleep(0.8)\nprint(sum(map(int, input().split())))"
+    verdict = CodeVerifier(verifier.sandbox, config).verify(item, program)
+    assert not verdict.success
+    assert verdict.reward <= 3 / 8
+    assert "Time limit exceeded" in verdict.feedback
 
 
 def test_hidden_failures_look_alike(verifier: CodeVerifier) -> None:

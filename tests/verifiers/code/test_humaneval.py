@@ -12,9 +12,11 @@ from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.sandbox import Sandbox, SandboxConfig
 from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
 from sdpo_megatron.verifiers.code.asserts import split_asserts
+from tests.verifiers.code.hostile import FUNCTION_ATTACKS
 from tests.verifiers.code.items import humaneval, humaneval_item
 from tests.verifiers.code.mutants import first_failing_test, mutants
 
+OTHER_FORGERY = "the serving module's functions replaced by passed"
 MUTANT_CPU_S = 0.5  # many mutants loop for ever
 MUTANT_MEMORY_MIB = 1024  # more than such a loop can fill in that time, so one limit comes first
 
@@ -35,6 +37,47 @@ def test_canonical_solutions_pass(verifier: CodeVerifier) -> None:
     failed = {name: verdict.feedback for name, verdict in verdicts.items() if not verdict.success}
     assert failed == {}
     assert len(verdicts) == 164
+
+
+WRAPPINGS = {
+    "fenced": "```python\n{code}\n```",
+    "tildes": "~~~\n{code}\n~~~",
+    "headed": "## Solution\n\n```py\n{code}\n```",
+    "explained": (
+        "<think>Let me see.</think>Here is how:\n\n```python\n{code}\n```\n\nFor example it gives\n"
+        "```\n42\n```\nor as JSON\n```json\n[1]\n```\n"
+    ),
+    "continued": "{code}\n```\nThis function does it.",  # where the prompt opened the fence
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_canonical_solutions_pass_however_they_are_wrapped(
+    verifier: CodeVerifier, wrapping: str
+) -> None:
+    opened = wrapping == "continued"
+
+    def verify(name: str) -> Verdict:
+        problem = humaneval()[name]
+        code = problem["prompt"] + problem["canonical_solution"]
+        response = WRAPPINGS[wrapping].format(code=code)
+        return verifier.verify({**humaneval_item(name), "opened_fence": opened}, response)
+
+    with ThreadPoolExecutor(2) as pool:
+        verdicts = dict(zip(humaneval(), pool.map(verify, humaneval()), strict=True))
+    assert {name: v.feedback for name, v in verdicts.items() if not v.success} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["answer: passed", OTHER_FORGERY])
+def test_the_forging_program_passes_none(verifier: CodeVerifier, attack: str) -> None:
+    def verify(name: str) -> Verdict:
+        program = FUNCTION_ATTACKS[attack].replace("total", humaneval()[name]["entry_point"])
+        return verifier.verify(humaneval_item(name), program)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [v.reward for v in pool.map(verify, humaneval())] == [0.0] * 164
 
 
 def _mutants(name: str) -> list[str]:

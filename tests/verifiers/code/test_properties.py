@@ -12,11 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpo_megatron.sandbox import Sandbox, SandboxConfig
+from sdpo_megatron.sandbox.inside.difference import same_output
 from sdpo_megatron.sandbox.inside.plain_data import PlainDataError, decode, encode
 from sdpo_megatron.sandbox.inside.render import render, shorten_middle
 from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
-from sdpo_megatron.verifiers.code.feedback import error_text
-from sdpo_megatron.verifiers.code.livecodebench import same_output
 from sdpo_megatron.verifiers.code.reading import readings
 from sdpo_megatron.verifiers.harmless import harmless
 from tests.verifiers.code.items import SUM_ITEM, humaneval, humaneval_item
@@ -113,7 +112,7 @@ def test_rendering_is_bounded_and_repeatable(value: object) -> None:
 
 
 def test_rendering_of_values_that_repr_would_choke_on() -> None:
-    assert render(10**5000) == "<integer of about 5001 digits>"
+    assert render(10**5000 + 7) == "<integer of about 5001 digits, the last ...000000000007>"
     assert render({3, 1, 2}) == "{1, 2, 3}"
     assert render({"b", "a"}) == "{'a', 'b'}"
     assert render((1,)) == "(1,)"
@@ -159,8 +158,10 @@ def test_shortening_keeps_the_ends(text: str, limit: int) -> None:
 @MANY
 @given(code_like)
 def test_reading_never_raises_and_keeps_the_text(response: str) -> None:
-    for prefix, _ in readings(response, "def f():\n", "f"):
-        assert prefix in ("", "def f():\n")
+    lines = {line.strip() for line in response.split("\n")}
+    for text in readings(response, entry="f"):
+        for line in text.split("\n"):
+            assert line.strip() in lines or any(found.startswith(line.strip()) for found in lines)
 
 
 @pytest.mark.slow
@@ -181,16 +182,6 @@ def test_outputs_reformatted_keep_their_verdict(rows: list[list[int]]) -> None:
     assert same_output(spaced, expected)
     rows[0][0] += 1
     assert not same_output("\n".join(" ".join(map(str, row)) for row in rows), expected)
-
-
-@SOME
-@given(
-    st.dictionaries(
-        st.sampled_from(["type", "message", "line"]), st.one_of(st.text(), st.integers(), st.none())
-    )
-)
-def test_any_reported_error_becomes_text(error: dict[str, object]) -> None:
-    assert isinstance(error_text(error, "a\nb"), str)
 
 
 @pytest.fixture(scope="module")
