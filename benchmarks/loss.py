@@ -10,7 +10,8 @@ Contenders, each in a process of its own, on the same tensors (JSD 0.5, student'
     trl     TRL's own loss function on the same dense logits (skipped where it is not there)
     floor   nothing but the four matrix products, in the same chunks
 
-Seconds are the least of the repeats, as wall time and as CPU time of the process (the fairer number
+Seconds are the least of the repeats, which are interleaved (every contender once, then again), as
+wall time and as CPU time of the process (the fairer number
 on a machine that others use). Extra memory is the peak above inputs and gradient buffers, which
 exist before the clock starts and are the same for all. All contenders must agree on the loss and on
 the gradients' norms. Writes benchmarks/results/loss.json.
@@ -36,11 +37,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdpo_megatron.actor.config import BatchConfig
 from sdpo_megatron.objectives import (
     DistillationConfig,
+    HeadOptions,
     ObjectiveConfig,
     TokenTargets,
     build_objective,
+    chunk_within,
     single,
 )
 from sdpo_megatron.objectives.head_loss import head_loss
@@ -113,7 +117,7 @@ def fused(case: Case, problem: Problem) -> Tensor:
         targets,
         build_objective(config(case)),
         single(problem.teacher_hidden, problem.teacher_weight),
-        chunk_tokens=case.chunk,
+        options=HeadOptions(chunk_tokens=case.chunk),
         main_grad=problem.main_grad,
     )
     result.loss.backward()  # type: ignore[no-untyped-call]
@@ -223,22 +227,17 @@ def measure(case: Case, name: str) -> dict[str, float]:
     warm = Case(**{**asdict(case), "tokens": 8, "vocab": 4096})
     run(warm, make(warm))  # kernels and libraries loaded
     problem = make(case)
-    problem.weight.grad_added_to_main_grad = False  # type: ignore[attr-defined]
-    result = {"wall_s": float("inf"), "cpu_s": float("inf"), "extra_mib": 0.0}
-    for _ in range(case.repeats):
-        problem.main_grad.zero_()
-        assert problem.hidden.grad is not None
-        problem.hidden.grad.zero_()
-        before = reset_peak(case.device)
-        wall, cpu = time.perf_counter(), time.process_time()
-        loss = run(case, problem)
-        if case.device == "cuda":
-            torch.cuda.synchronize()
-        result["wall_s"] = min(result["wall_s"], time.perf_counter() - wall)
-        result["cpu_s"] = min(result["cpu_s"], time.process_time() - cpu)
-        result["extra_mib"] = max(result["extra_mib"], (peak(case.device) - before) / MIB)
-        problem.weight.grad = None
-    result["loss"] = float(loss)
+    before = reset_peak(case.device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    loss = run(case, problem)
+    if case.device == "cuda":
+        torch.cuda.synchronize()
+    result = {
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "extra_mib": (peak(case.device) - before) / MIB,
+        "loss": float(loss),
+    }
     assert problem.hidden.grad is not None
     result["grad_hidden_norm"] = float(problem.hidden.grad.float().norm())
     result["grad_weight_norm"] = float(problem.main_grad.norm())
@@ -279,7 +278,16 @@ def in_child(case: Case, name: str) -> dict[str, float]:
 
 def compare(case: Case) -> dict[str, Any]:
     names = [name for name in CONTENDERS if name != "trl" or case.trl]
-    rows = {name: in_child(case, name) for name in names if fits(case, name)}
+    names = [name for name in names if fits(case, name)]
+    rounds = [{name: in_child(case, name) for name in names} for _ in range(case.repeats)]
+    rows = {
+        name: {
+            **rounds[0][name],
+            **{key: min(one[name][key] for one in rounds) for key in ("wall_s", "cpu_s")},
+            "extra_mib": max(one[name]["extra_mib"] for one in rounds),
+        }
+        for name in names
+    }
     agree(rows, 1e-4 if case.dtype == "float32" else 2e-2)
     return {"case": {**asdict(case), "trl": bool(case.trl)}, "results": rows}
 
@@ -351,7 +359,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default=None, help="float32 (default on a CPU) or bfloat16")
     parser.add_argument("--hidden", type=int, default=None, help="H; 576 on a CPU, 4096 on a GPU")
-    parser.add_argument("--chunk", type=int, default=None, help="C; T / 8 on a CPU, 512 on a GPU")
+    parser.add_argument("--chunk", type=int, default=None, help="C; what --mib allows")
+    parser.add_argument(
+        "--mib", type=float, default=None, help="memory for logits; 96 on a CPU, 768 on a GPU"
+    )
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
     parser.add_argument(
@@ -364,9 +375,10 @@ def main() -> None:
         print(json.dumps(measure(Case(**json.loads(args.case)), args.one)))
         return
     gpu = args.device == "cuda"
+    mib = args.mib or (768 if gpu else BatchConfig().logits_mib)
     common = {
         "hidden": args.hidden or (4096 if gpu else 576),
-        "chunk": args.chunk or (512 if gpu else 0),
+        "chunk": args.chunk,
         "dtype": args.dtype or ("bfloat16" if gpu else "float32"),
         "device": args.device,
         "repeats": args.repeats,
@@ -381,14 +393,14 @@ def main() -> None:
     if args.quick:
         sizes = [(49_152, 512, 100)]
     print(
-        f"H {common['hidden']}, C {common['chunk'] or 'T / 8'}, {common['dtype']} on "
+        f"H {common['hidden']}, C {common['chunk'] or f'of {mib:g} MiB'}, {common['dtype']} on "
         f"{args.device},",
         end=" ",
     )
     print(f"{args.threads} thread(s), torch {torch.__version__}")
     print(HEADER)
     for vocab, tokens, top_k in sizes:
-        sized = {**common, "chunk": common["chunk"] or max(1, tokens // 8)}
+        sized = {**common, "chunk": common["chunk"] or min(tokens, chunk_within(mib, vocab))}
         entry = compare(Case(tokens=tokens, vocab=vocab, top_k=top_k, **sized))
         print_row(entry)
         if not args.quick:

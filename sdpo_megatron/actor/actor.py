@@ -16,7 +16,7 @@ import torch
 
 from sdpo_megatron.actor import checkpoint
 from sdpo_megatron.actor.agree import first_problem, from_rank_0, sum_over_data_parallel
-from sdpo_megatron.actor.batch_loss import BatchLoss, HeadLayout, StepCounts
+from sdpo_megatron.actor.batch_loss import BatchLoss, StepCounts
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.actor.fault import first_bad_layer
 from sdpo_megatron.actor.minibatch import Minibatch, split_by_questions
@@ -34,7 +34,7 @@ from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
 from sdpo_megatron.actor.weight_sets import ShardedWeights
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample
-from sdpo_megatron.objectives import build_objective, head_log_probs
+from sdpo_megatron.objectives import HeadOptions, build_objective, chunk_within, head_log_probs
 from sdpo_megatron.objectives.health import summarise
 from sdpo_megatron.weights.spec import ModelSpec
 
@@ -97,7 +97,7 @@ class Actor:
         self.weights = ShardedWeights(self.chunks, self.optimizer)
         self.teacher = Teacher(config.teacher, self.objective, self.weights, self.pipeline)
         self.optimizer_steps = 0
-        self._layout = _head_layout(config, spec, temperature)
+        self._options = _head_options(config, spec, temperature)
 
     # --- one rollout batch ------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Actor:
         return BatchLoss(
             self.objective,
             head_weight(self.chunks),
-            self._layout,
+            self._options,
             batch.mine,
             batch.packed({"student"})["student"],
             counts,
@@ -247,16 +247,7 @@ class Actor:
             ids = torch.tensor(
                 [t for s in chosen for t in s.response_ids], dtype=torch.int64, device=hidden.device
             )
-            layout = self._layout
-            log_probs = head_log_probs(
-                hidden,
-                weight.detach(),
-                ids,
-                temperature=layout.temperature,
-                chunk_tokens=layout.chunk_tokens,
-                tp_group=layout.tp_group,
-                vocab_size=layout.vocab_size,
-            )
+            log_probs = head_log_probs(hidden, weight.detach(), ids, self._options)
             parts = log_probs.split([len(s.response_ids) for s in chosen])
             found |= {
                 (s.question_id, s.index): part.cpu() for s, part in zip(chosen, parts, strict=True)
@@ -354,15 +345,16 @@ def _finalize(chunks: list[Any], _num_tokens: Any = None, **named: Any) -> None:
     finalize_model_grads(chunks, None, **named)
 
 
-def _head_layout(config: ActorConfig, spec: ModelSpec, temperature: float) -> HeadLayout:
+def _head_options(config: ActorConfig, spec: ModelSpec, temperature: float) -> HeadOptions:
     from megatron.core import parallel_state
 
     group = parallel_state.get_tensor_model_parallel_group()
-    return HeadLayout(
+    rows = spec.padded_vocab(config.parallel.tensor) // config.parallel.tensor
+    return HeadOptions(
+        temperature=temperature,
+        chunk_tokens=chunk_within(config.batch.logits_mib, rows),
         tp_group=group if group.size() > 1 else None,
         vocab_size=spec.vocab,
-        temperature=temperature,
-        chunk_tokens=config.batch.chunk_tokens,
     )
 
 

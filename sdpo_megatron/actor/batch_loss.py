@@ -18,29 +18,13 @@ from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.objectives import (
     GlobalCounts,
+    HeadOptions,
     Objective,
     TeacherTarget,
     TokenTargets,
     token_weights,
 )
 from sdpo_megatron.objectives.head_loss import head_loss
-
-
-@dataclass(frozen=True)
-class HeadLayout:
-    """What the loss has to know about the LM head.
-
-    Attributes:
-        tp_group: Tensor-parallel process group, None for one rank.
-        vocab_size: Without the padding rows.
-        temperature: Rollout temperature.
-        chunk_tokens: Response tokens whose logits exist at one time.
-    """
-
-    tp_group: torch.distributed.ProcessGroup | None
-    vocab_size: int
-    temperature: float
-    chunk_tokens: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +110,7 @@ class BatchLoss:
         self,
         objective: Objective,
         weight: torch.Tensor | None,
-        layout: HeadLayout,
+        options: HeadOptions,
         samples: Sequence[Sequence[TrainSample]],
         packed: Sequence[PackedSequences],
         counts: StepCounts,
@@ -136,7 +120,7 @@ class BatchLoss:
         """`samples`, the student's `packed` and `targets` by micro-batch of this rank; `targets` is
         empty where the objective needs none.
         """
-        self._objective, self._weight, self._layout = objective, weight, layout
+        self._objective, self._weight, self._options = objective, weight, options
         self._samples, self._packed, self._counts = samples, packed, counts
         self._targets, self._old = targets, old_log_probs
         self.fault: str | None = None
@@ -149,7 +133,6 @@ class BatchLoss:
         against = self._targets[number] if self._targets else Targets()
         tokens = token_targets(samples, self._counts, self._objective, hidden.device, self._old)
         mine = self._packed[number].response_index
-        layout = self._layout
         try:
             result = head_loss(
                 hidden,
@@ -158,10 +141,7 @@ class BatchLoss:
                 self._objective,
                 _local(against.teacher, hidden.device, mine),
                 reference=_local(against.reference, hidden.device, mine),
-                temperature=layout.temperature,
-                chunk_tokens=layout.chunk_tokens,
-                tp_group=layout.tp_group,
-                vocab_size=layout.vocab_size,
+                options=self._options,
                 # Gradients of the head go to where Megatron's DDP adds them up anyway.
                 main_grad=getattr(self._weight, "main_grad", None),
             )

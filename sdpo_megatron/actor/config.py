@@ -136,8 +136,9 @@ class BatchConfig:
     micro_batch_tokens: PositiveInt = 4096
     """Token budget of one packed micro-batch (the longer of student and teacher sequence counts).
     """
-    chunk_tokens: PositiveInt = 256
-    """Response tokens whose logits exist at one time in the fused loss."""
+    logits_mib: Positive = 96.0
+    """Memory for logits in the fused loss, MiB a rank, student's and teacher's together in float32;
+    it decides how many response tokens are treated at one time."""
 
     def __post_init__(self) -> None:
         if self.questions_per_step and self.questions % self.questions_per_step:

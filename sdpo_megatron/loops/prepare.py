@@ -22,7 +22,7 @@ MAY_CHANGE = (
     "rollout.engine.",
     "judge.",
     "batch.micro_batch_tokens",
-    "batch.chunk_tokens",
+    "batch.logits_mib",
     "rollout.sampling.concurrency",
 )
 """Settings that a resumed run may change: where and how fast it runs, not what it computes."""

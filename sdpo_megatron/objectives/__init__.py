@@ -5,13 +5,16 @@
     divergences, bins, importance           what the terms are made of
     weighting, advantages, aggregate        rewards -> weights of attempts -> weights of tokens
     head_loss, chunk, score     LM head -> loss and gradients, chunk by chunk
+    options                 how it is computed: layout, temperature, memory
     logits, topk, shards    matrix products, exact top-K, the vocabulary over ranks
+    passes, kernels         what is done over a chunk of logits: in torch, and in Triton on CUDA
     targets                 what the loss is computed against
     health                  metrics of learning from the summed statistics
 
 Imports torch, pydantic (through `fields`) and `sdpo_megatron.errors` alone; the actor and the
 rollout side import it. What needs torch is loaded when it is first asked for, so that a
 configuration can be read without it. `head_loss` is imported from its file: the names are one.
+The kernels, which a CUDA device alone loads, import Triton too.
 """
 
 import importlib
@@ -35,6 +38,7 @@ from sdpo_megatron.objectives.weighting import AttemptWeight
 
 if TYPE_CHECKING:
     from sdpo_megatron.objectives.objective import Objective, build_objective
+    from sdpo_megatron.objectives.options import HeadOptions, chunk_within
     from sdpo_megatron.objectives.score import head_log_probs
     from sdpo_megatron.objectives.targets import (
         TeacherHead,
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 
 _WITH_TORCH = {
     "objective": ("Objective", "build_objective"),
+    "options": ("HeadOptions", "chunk_within"),
     "score": ("head_log_probs",),
     "targets": (
         "TeacherHead",
@@ -65,6 +70,7 @@ __all__ = [
     "GlobalCounts",
     "GrpoWeighting",
     "HybridWeighting",
+    "HeadOptions",
     "ImportanceConfig",
     "Objective",
     "ObjectiveConfig",
@@ -76,6 +82,7 @@ __all__ = [
     "TokenTargets",
     "WeightingConfig",
     "build_objective",
+    "chunk_within",
     "group_advantages",
     "head_log_probs",
     "null_corrected",

@@ -11,15 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sdpo_megatron.objectives.logits import (
-    Keep,
-    compute_dtype,
-    global_topk,
-    maximum_of,
-    normalise,
-    project,
-)
+from sdpo_megatron.objectives.logits import compute_dtype, project
 from sdpo_megatron.objectives.objective import Objective
+from sdpo_megatron.objectives.passes import Keep, Scan, global_topk, normalise, passes_for
 from sdpo_megatron.objectives.shards import Normaliser, VocabShard
 from sdpo_megatron.objectives.targets import TeacherTarget, TokenTargets
 from sdpo_megatron.objectives.view import Distribution, TermResult, TokenView
@@ -78,6 +72,7 @@ class ChunkScorer:
         self.teacher = teacher
         self.reference = reference
         self.complete = objective.top_k is None
+        self.passes = passes_for(weight, complete=self.complete)
         self.student_logits = weight.new_empty(
             (chunk_tokens, shard.rows), dtype=compute_dtype(weight)
         )
@@ -108,7 +103,7 @@ class ChunkScorer:
         size = len(targets)
         logits = self.student_logits[:size]
         project(logits, hidden, self.weight, factor=self.factor, add=False)
-        ids, maximum = self._support(logits)
+        ids, scan = self._support(logits)
         query = torch.cat([ids, targets.token_ids[:, None]], dim=1)
         sums: dict[str, Tensor] = {}
         finite: dict[str, Tensor] = {}
@@ -128,7 +123,9 @@ class ChunkScorer:
             sums["teacher_entropy"] = (_distilled(targets) * entropy).sum()
 
         keep: Keep = "logits" if self.complete else "powers" if differentiate else "nothing"
-        normaliser, picked = normalise(self.shard, logits, maximum, query, ids.shape[1], keep=keep)
+        normaliser, picked = normalise(
+            self.passes, self.shard, logits, scan, query, ids.shape[1], keep=keep
+        )
         finite["student"] = normaliser.entropy
         sums["student_entropy"] = (targets.loss_mask * normaliser.entropy).sum()
         student = self._distribution(normaliser, picked, logits)
@@ -137,16 +134,18 @@ class ChunkScorer:
         )
         result = TermResult(result.loss, {**result.sums, **sums}, result.kl)
         logit_grad = (
-            None if grads is None else self._logit_grad(logits, normaliser, query, student, grads)
+            None
+            if grads is None
+            else self._logit_grad(logits, scan, normaliser, query, student, grads)
         )
         return ChunkResult(result, student.sampled, finite, logit_grad)
 
-    def _support(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(global ids [C, K], this rank's maximum [C]); K = 0: support complete or not needed."""
+    def _support(self, logits: Tensor) -> tuple[Tensor, Scan]:
+        """(global ids [C, K], scan of the logits); K = 0: support complete or not needed."""
         if self.objective.top_k:
-            return global_topk(self.shard, logits, self.objective.top_k)
+            return global_topk(self.passes, self.shard, logits, self.objective.top_k)
         none = torch.empty((logits.shape[0], 0), dtype=torch.int64, device=logits.device)
-        return none, maximum_of(logits)
+        return none, self.passes.scan(logits, topk=False)
 
     def _distribution(self, normaliser: Normaliser, picked: Tensor, logits: Tensor) -> Distribution:
         """log-probs from picked logits [C, K + 1], or from all when the support is complete."""
@@ -169,14 +168,14 @@ class ChunkScorer:
         logits = logits[: query.shape[0]]
         target_into(logits, target, start, self.shard.rows, self.factor, student_logits)
         if overlap is not None and targets is not None:
-            own, maximum = global_topk(self.shard, logits, query.shape[1] - 1)
+            own, scan = global_topk(self.passes, self.shard, logits, query.shape[1] - 1)
             shared = overlap_fraction(query[:, :-1], own).to(logits.dtype)
             overlap["topk_overlap"] = (_distilled(targets) * shared).sum()
         else:
-            maximum = maximum_of(logits)
+            scan = self.passes.scan(logits, topk=False)
         keep: Keep = "logits" if self.complete else "nothing"
         normaliser, picked = normalise(
-            self.shard, logits, maximum, query, query.shape[1] - 1, keep=keep
+            self.passes, self.shard, logits, scan, query, query.shape[1] - 1, keep=keep
         )
         found = self._distribution(normaliser, picked, logits)
         if self.complete and self.teacher is not None and target is self.reference:
@@ -221,17 +220,19 @@ class ChunkScorer:
         The gradient reaches this rank's entries only, as it should.
         """
         local = entries.sum(-1)
-        return local + (self.shard.sum(local.detach()) - local.detach())
+        # Exactly the collective's sum: local + (sum - local) would round differently on each rank.
+        return self.shard.sum(local.detach()) + (local - local.detach())
 
     def _logit_grad(
         self,
         logits: Tensor,
+        scan: Scan,
         normaliser: Normaliser,
         query: Tensor,
         student: Distribution,
         grads: Distribution,
     ) -> Tensor:
-        """The student's buffer becomes the gradient of the loss with respect to the raw products.
+        """The gradient of the loss with respect to the raw products, in a buffer of the chunk's.
 
         With g the gradients with respect to log-probs, G their sum and m the mass outside the
         support, the gradient with respect to a logit is
@@ -252,17 +253,17 @@ class ChunkScorer:
         logits = logits.detach()
         if self.complete:  # the buffer holds log-probs
             logits.exp_().mul_(-total[:, None]).add_(grads.support)
-            at_ids = grads.sampled[:, None]
-            query = query[:, -1:]
-        else:  # the buffer holds exp(logit - maximum), 0 at the support
-            share = torch.where(grads.log_rest != 0, grads.log_rest / student.log_rest.exp(), 0.0)
-            logits.mul_(((share - total) * normaliser.local_scale)[:, None])
-            at_support = grads.support - total[:, None] * student.support.exp()
-            at_ids = torch.cat([at_support, grads.sampled[:, None]], dim=1)
-        if self.shard.rows:
-            local, here = self.shard.locate(query)
-            logits.scatter_add_(1, local, at_ids.masked_fill(~here, 0.0))
-        return logits
+            if self.shard.rows:
+                local, here = self.shard.locate(query[:, -1:])
+                logits.scatter_add_(1, local, grads.sampled[:, None].masked_fill(~here, 0.0))
+            return logits
+        if not self.shard.rows:
+            return logits
+        share = torch.where(grads.log_rest != 0, grads.log_rest / student.log_rest.exp(), 0.0)
+        at_support = grads.support - total[:, None] * student.support.exp()
+        at_ids = torch.cat([at_support, grads.sampled[:, None]], dim=1)
+        factor = (share - total) * normaliser.local_scale
+        return self.passes.logit_grad(self.shard, logits, scan, factor, query, at_ids)
 
 
 def target_into(

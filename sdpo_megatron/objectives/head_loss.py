@@ -20,17 +20,17 @@ Shapes: T response tokens, C of a chunk, H hidden, Vp rows of this rank, V vocab
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.objectives.chunk import ChunkScorer, Scored
 from sdpo_megatron.objectives.logits import accumulate_weight_grad, compute_dtype, hidden_grad
 from sdpo_megatron.objectives.objective import Objective
+from sdpo_megatron.objectives.options import DEFAULT, HeadOptions
 from sdpo_megatron.objectives.score import score_target
 from sdpo_megatron.objectives.shards import VocabShard
 from sdpo_megatron.objectives.targets import (
@@ -69,11 +69,7 @@ def head_loss(
     teacher: TeacherTarget | None = None,
     *,
     reference: TeacherTarget | None = None,
-    temperature: float = 1.0,
-    chunk_tokens: int = 256,
-    tp_group: dist.ProcessGroup | None = None,
-    vocab_size: int | None = None,
-    reduce_grad_hidden: bool = True,
+    options: HeadOptions = DEFAULT,
     main_grad: Tensor | None = None,
     grad_scale: float = 1.0,
 ) -> HeadLoss:
@@ -87,18 +83,11 @@ def head_loss(
         objective: From `build_objective`.
         teacher: The distillation target; required exactly where `objective.needs_teacher`.
         reference: The target of the KL anchor; required exactly where `objective.needs_reference`.
-        temperature: Of all distributions, the rollout temperature.
-        chunk_tokens: C. Two buffers of [C, Vp] float32 are alive at a time (the full vocabulary
-            takes C / 4 and more buffers).
-        tp_group: Tensor-parallel group; None for one rank.
-        vocab_size: Real vocabulary size where the rows are padded to a multiple of TP; None for no
-            padding.
-        reduce_grad_hidden: Sum grad_hidden over the group. False leaves each rank its partial sum,
-            for a caller whose own backward sums it (sequence parallel: the reduce-scatter of the
-            gather).
-        main_grad: [Vp, H] buffer that takes the weight's gradient in the forward pass already
-            (Megatron's fused accumulation: the protocol of `grad_added_to_main_grad` and
-            `zero_out_wgrad` is followed). None: returned by autograd.
+        options: Temperature, layout and memory.
+        main_grad: [Vp, H] buffer that takes the weight's gradient in the forward pass already, as
+            Megatron's fused accumulation does; autograd then gets none for the weight, so that a
+            tied embedding's own gradient is added by whoever adds such gradients. None: returned
+            by autograd.
         grad_scale: What the backward pass will receive as the gradient of the loss; used, and
             checked, with main_grad only.
 
@@ -106,24 +95,24 @@ def head_loss(
         ConfigError: top_k larger than the vocabulary.
         NumericsError: NaN or infinity in logits; names the token and its sequence. main_grad may be
             spoilt then.
-        ValueError: shapes that do not fit, a target missing or surplus, temperature not positive.
+        ValueError: shapes that do not fit, a target missing or surplus.
     """
-    shard = VocabShard.of(weight, vocab_size, tp_group)
+    shard = VocabShard.of(weight, options.vocab_size, options.tp_group)
     objective.check(shard.size)
     needed = {
         "teacher": (objective.needs_teacher, teacher),
         "reference": (objective.needs_reference, reference),
     }
-    _check(hidden, weight, targets, needed, temperature, chunk_tokens, shard.size)
+    _check(hidden, weight, targets, needed, shard.size)
+    if objective.top_k is None:
+        options = replace(options, chunk_tokens=max(1, options.chunk_tokens // 4))
     pass_ = _Pass(
         targets=targets,
         objective=objective,
         teacher=teacher,
         reference=reference,
+        options=options,
         shard=shard,
-        temperature=temperature,
-        chunk_tokens=chunk_tokens if objective.top_k is not None else max(1, chunk_tokens // 4),
-        reduce_grad_hidden=reduce_grad_hidden,
         main_grad=main_grad,
         grad_scale=grad_scale,
         differentiate=torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad),
@@ -142,10 +131,8 @@ class _Pass:
     objective: Objective
     teacher: TeacherTarget | None
     reference: TeacherTarget | None
+    options: HeadOptions
     shard: VocabShard
-    temperature: float
-    chunk_tokens: int
-    reduce_grad_hidden: bool
     main_grad: Tensor | None
     grad_scale: float
     differentiate: bool
@@ -159,15 +146,14 @@ class _Pass:
         """
         tokens, rows = len(self.targets), self.shard.rows
         dtype = compute_dtype(weight)
-        chunk_tokens = min(self.chunk_tokens, max(tokens, 1))
+        chunk_tokens = min(self.options.chunk_tokens, max(tokens, 1))
         teacher_scored, sequence_gap = self._sequence_gap(hidden, weight)
-        teacher = self.teacher if teacher_scored is None else None
         scorer = ChunkScorer(
             self.objective,
             weight,
             self.shard,
-            self.temperature,
-            teacher,
+            self.options.temperature,
+            self.teacher if teacher_scored is None else None,
             self.reference,
             chunk_tokens,
         )
@@ -212,7 +198,7 @@ class _Pass:
         if self.kl is not None:
             self.sums["kl_top_tenth"] = _largest_tenth(self.kl, self.targets)
         self._check_finite(finite)
-        if grad_hidden is not None and self.reduce_grad_hidden:
+        if grad_hidden is not None and self.options.reduce_grad_hidden:
             grad_hidden = self.shard.sum(grad_hidden)
         return loss, grad_hidden, grad_weight
 
@@ -226,9 +212,12 @@ class _Pass:
         if not self.objective.needs_sequence_gap:
             return None, None
         assert self.teacher is not None
-        options = (self.targets.token_ids, self.shard, self.temperature, self.chunk_tokens)
-        student = score_target(TeacherTarget([TeacherHead(hidden, weight)]), *options)
-        teacher = score_target(self.teacher.with_student(hidden, weight), *options)
+        ids = self.targets.token_ids
+        own = TeacherTarget([TeacherHead(hidden, weight)])
+        student = score_target(own, ids, self.shard, self.options)
+        teacher = score_target(
+            self.teacher.with_student(hidden, weight), ids, self.shard, self.options
+        )
         mask, ids = self.targets.loss_mask.to(student.log_probs.dtype), self.targets.sequence_ids
         zeros = mask.new_zeros(int(ids.max()) + 1 if len(ids) else 0)
         gaps = zeros.index_add(0, ids, mask * (student.log_probs - teacher.log_probs))
@@ -275,7 +264,7 @@ class _HeadLossFunction(torch.autograd.Function):
             grad_weight = _scaled(grad_weight, grad_loss, ctx.weight.dtype)
         elif grad_weight is not None:
             _check_scale(grad_loss, ctx.pass_.grad_scale)
-            grad_weight = _placeholder(ctx.weight)
+            grad_weight = None  # it is in main_grad
         return grad_hidden, grad_weight, None
 
 
@@ -292,26 +281,11 @@ def _check_scale(grad_loss: Tensor, expected: float) -> None:
     torch._assert_async(same, "head_loss: the loss's gradient differs from the given grad_scale")
 
 
-def _placeholder(weight: Tensor) -> Tensor:
-    """What autograd carries to Megatron's DDP hook when the gradient is in main_grad already.
-
-    Zeros where the weight is shared and the hook will add it (`zero_out_wgrad`), else memory that
-    nobody reads.
-    """
-    if hasattr(weight, "grad_added_to_main_grad"):
-        weight.grad_added_to_main_grad = True
-        if not getattr(weight, "zero_out_wgrad", False):
-            return torch.empty_like(weight)
-    return torch.zeros_like(weight)
-
-
 def _check(
     hidden: Tensor,
     weight: Tensor,
     targets: TokenTargets,
     targets_of: Mapping[str, tuple[bool, TeacherTarget | None]],
-    temperature: float,
-    chunk_tokens: int,
     vocab_size: int,
 ) -> None:
     """Raises ValueError for arguments that do not fit together."""
@@ -321,11 +295,6 @@ def _check(
             f"head_loss: hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} do not fit "
             f"{tokens} tokens; "
             "expected [T, H] and [Vp, H]"
-        )
-    if temperature <= 0.0 or chunk_tokens < 1:
-        raise ValueError(
-            f"head_loss: temperature {temperature:g} and chunk_tokens {chunk_tokens} must be "
-            "positive"
         )
     for name, (needed, target) in targets_of.items():
         if needed != (target is not None):

@@ -57,7 +57,7 @@ def loss_of_the_parts(rank: int, world: int, case: int) -> dict[str, Any]:
     import torch.distributed as dist
 
     from sdpo_megatron.actor.batch_loss import StepCounts, token_targets
-    from sdpo_megatron.objectives import build_objective, single
+    from sdpo_megatron.objectives import HeadOptions, build_objective, single
     from sdpo_megatron.objectives.head_loss import head_loss
 
     objective = build_objective(small_objective())
@@ -77,7 +77,14 @@ def loss_of_the_parts(rank: int, world: int, case: int) -> dict[str, Any]:
     def run(student: torch.Tensor, teacher: torch.Tensor, tokens: Any) -> tuple[Any, Any, Any]:
         hidden = student.clone().requires_grad_()
         head = weight.clone().requires_grad_()
-        result = head_loss(hidden, head, tokens, objective, single(teacher, weight), chunk_tokens=8)
+        result = head_loss(
+            hidden,
+            head,
+            tokens,
+            objective,
+            single(teacher, weight),
+            options=HeadOptions(chunk_tokens=8),
+        )
         result.loss.backward()
         return result.loss.detach(), hidden.grad, head.grad
 

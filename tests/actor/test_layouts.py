@@ -62,7 +62,7 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
         folder,
         parallel=ParallelConfig(**changes),
         batch=BatchConfig(
-            questions=4, questions_per_step=questions, micro_batch_tokens=tokens, chunk_tokens=16
+            questions=4, questions_per_step=questions, micro_batch_tokens=tokens, logits_mib=0.02
         ),
         optimizer=OptimizerConfig(lr=3e-3),
         objective=off_policy_grpo if grpo else small_objective(),

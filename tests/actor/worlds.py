@@ -86,7 +86,7 @@ def make_actor(folder: str, **changes: Any) -> Any:
 
     defaults: dict[str, Any] = {
         "precision": PrecisionConfig(dtype="fp32"),
-        "batch": BatchConfig(micro_batch_tokens=80, chunk_tokens=16),
+        "batch": BatchConfig(micro_batch_tokens=80, logits_mib=0.02),
         "optimizer": OptimizerConfig(lr=1e-2),
         "objective": small_objective(),
     }

@@ -44,7 +44,7 @@ def megatron_log_probs(
 
     from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
     from sdpo_megatron.actor.model import build_model, init_model_parallel
-    from sdpo_megatron.objectives import head_log_probs
+    from sdpo_megatron.objectives import HeadOptions, head_log_probs
     from sdpo_megatron.weights.load import load_hf_weights
     from sdpo_megatron.weights.spec import ModelSpec
 
@@ -67,7 +67,9 @@ def megatron_log_probs(
         with torch.no_grad():
             hidden = model(tokens, positions, packed_seq_params=packed)[len(prompt) - 1 : -1, 0]
             ids = torch.tensor(response)
-            log_probs = head_log_probs(hidden, model.head_weight(), ids, vocab_size=spec.vocab)
+            log_probs = head_log_probs(
+                hidden, model.head_weight(), ids, HeadOptions(vocab_size=spec.vocab)
+            )
         found.append(log_probs.tolist())
     return found
 

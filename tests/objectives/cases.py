@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from sdpo_megatron.objectives import (
+    HeadOptions,
     ObjectiveConfig,
     TeacherHead,
     TeacherTarget,
@@ -164,11 +165,13 @@ def run(case: Case, group=None, rank: int = 0, world: int = 1, **options) -> Out
         build_objective(case.config),
         target(data.teacher, data.student_coefficient),
         reference=target(data.reference, 0.0),
-        temperature=case.temperature,
-        chunk_tokens=case.chunk_tokens,
-        tp_group=group,
-        vocab_size=case.vocab,
-        **options,
+        options=HeadOptions(
+            temperature=case.temperature,
+            chunk_tokens=case.chunk_tokens,
+            tp_group=group,
+            vocab_size=case.vocab,
+            **options,
+        ),
     )
     result.loss.backward()
     detached = HeadLoss(result.loss.detach(), result.sums, result.token_log_probs, result.token_kl)
