@@ -33,7 +33,8 @@ ENV CUDA_HOME=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH
 WORKDIR /opt/sdpo
 RUN python -m venv .venv
 COPY . .
-# torch first: Transformer Engine's build imports it.
+# torch first: Transformer Engine's build imports it, and finds cudnn.h and nccl.h in the packages that torch brought.
+ENV CPATH=/opt/sdpo/.venv/lib/python3.11/site-packages/nvidia/cudnn/include:/opt/sdpo/.venv/lib/python3.11/site-packages/nvidia/nccl/include
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     .venv/bin/pip install -c requirements/gpu.txt torch "setuptools>=77" ninja pybind11 \
@@ -57,4 +58,15 @@ FROM runtime AS cpu
 COPY --from=cpu-build /opt/sdpo /opt/sdpo
 
 FROM runtime AS gpu
+USER 0
+# Triton, SGLang and FlashInfer compile kernels while they run: a C++ compiler, ninja and a whole toolkit. The pieces of
+# CUDA that packages bring are of several versions and lack nvcc's own; CUDA_HOME decides for one.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++ ninja-build \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=cuda /usr/local/cuda /usr/local/cuda
+ENV CUDA_HOME=/usr/local/cuda \
+    PATH=/opt/sdpo/.venv/bin:/usr/local/cuda/bin:$PATH
 COPY --from=gpu-build /opt/sdpo /opt/sdpo
+USER 10001

@@ -85,15 +85,18 @@ def _check_python() -> Iterable[Finding]:
 
 
 def _check_packages() -> Iterable[Finding]:
-    locked = _read_lock(_ROOT / "requirements" / "cpu.txt")
+    lock = _lock_of_this_environment()
+    locked = _read_lock(_ROOT / "requirements" / lock)
+    # A GPU environment is an image's, or somebody's own; ours is made and mended by one command.
+    install = _INSTALL if lock == "cpu.txt" else "pip install -c requirements/gpu.txt '.[gpu]'"
     for name in _SHOWN_PACKAGES:
         version = _installed(name)
         if version is None:
-            yield Finding("packages", name, "missing", "not installed", _INSTALL)
+            yield Finding("packages", name, "missing", "not installed", install)
         else:
             yield Finding("packages", name, "ok", version)
     if not locked:
-        yield Finding("packages", "lock", "note", "requirements/cpu.txt is not beside the package")
+        yield Finding("packages", "lock", "note", f"requirements/{lock} is not beside the package")
         return
     absent = [name for name in locked if _installed(name) is None]
     other = [
@@ -101,13 +104,14 @@ def _check_packages() -> Iterable[Finding]:
         for name in locked
         if (version := _installed(name)) and version.split("+")[0] != locked[name]
     ]
-    detail = f"{len(locked) - len(absent) - len(other)} of {len(locked)} packages as pinned"
+    good = len(locked) - len(absent) - len(other)
+    detail = f"{good} of {len(locked)} packages as pinned in requirements/{lock}"
     if absent:
         names = ", ".join(absent)
-        yield Finding("packages", "lock", "missing", f"{detail}; absent: {names}", _INSTALL)
+        yield Finding("packages", "lock", "missing", f"{detail}; absent: {names}", install)
     elif other:
         names = ", ".join(other)
-        remedy = f"rm .venv/.installed-*; {_INSTALL}"
+        remedy = f"rm .venv/.installed-*; {_INSTALL}" if install == _INSTALL else install
         yield Finding("packages", "lock", "warning", f"{detail}; other: {names}", remedy)
     else:
         yield Finding("packages", "lock", "ok", detail)
@@ -125,6 +129,16 @@ def _check_optional_packages() -> Iterable[Finding]:
             yield Finding("packages", name, "note", f"not installed; only for {purpose}", remedy)
         else:
             yield Finding("packages", name, "ok", version)
+
+
+def _lock_of_this_environment() -> str:
+    """The lock that this environment was installed from: that of GPUs where Transformer Engine or
+    its torch is there, else that of a CPU.
+    """
+    pinned = _read_lock(_ROOT / "requirements" / "gpu.txt").get("torch")
+    torch = (_installed("torch") or "").split("+")[0]
+    of_gpu = torch == pinned or _installed("transformer-engine") is not None
+    return "gpu.txt" if of_gpu else "cpu.txt"
 
 
 def _read_lock(path: Path) -> dict[str, str]:

@@ -13,8 +13,8 @@ srt/managers/mm_utils.py and the model files):
 (On a CPU with tp above 1 SGLang also pads where a rank's share of the feed-forward is no multiple
 of 64; that is not followed here, so choose another tp there.)
 
-One parameter's checksum is the first 8 bytes of SHA-256 over its bytes. (A GPU engine hashes by a
-Triton kernel instead, which is not covered here yet.)
+One parameter's checksum is the first 8 bytes of SHA-256 over its bytes on a CPU, and a hash of its
+own on a GPU (`gpu_hash`): what counts is where the *engine* holds its weights.
 
 Shapes: V vocabulary, H hidden.
 """
@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from sdpo_megatron.errors import SwapError
+from serving.gpu_hash import gpu_hash
 
 _VOCAB_MULTIPLE = 64
 _FUSED = {"q_proj": ("qkv_proj", 0), "k_proj": ("qkv_proj", 1), "v_proj": ("qkv_proj", 2)}
@@ -46,9 +47,17 @@ class EngineChecksum:
     """
 
     def __init__(
-        self, model_config: Mapping[str, Any], *, dtype: str = "bfloat16", tp_size: int = 1
+        self,
+        model_config: Mapping[str, Any],
+        *,
+        dtype: str = "bfloat16",
+        tp_size: int = 1,
+        device: str = "cpu",
     ):
-        """`model_config` is the checkpoint's config.json; dtype and tp_size are the engine's."""
+        """`model_config` is the checkpoint's config.json; dtype, tp_size and device ("cpu" or
+        "cuda") are the engine's.
+        """
+        self._hash = tensor_checksum if device == "cpu" else gpu_tensor_checksum
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._tied = bool(model_config.get("tie_word_embeddings", False))
         self._slicers = [_Slicer(model_config, tp_size, rank) for rank in range(tp_size)]
@@ -97,7 +106,7 @@ class EngineChecksum:
             own = [
                 slicer(target, member, part) for member, part in zip(members, parts, strict=True)
             ]
-            checksums[target] = tensor_checksum(torch.cat([part.to(self._dtype) for part in own]))
+            checksums[target] = self._hash(torch.cat([part.to(self._dtype) for part in own]))
 
 
 def engine_checksums(
@@ -106,9 +115,10 @@ def engine_checksums(
     *,
     dtype: str = "bfloat16",
     tp_size: int = 1,
+    device: str = "cpu",
 ) -> list[dict[str, str]]:
     """`EngineChecksum.ranks()` of (Hugging Face name, whole tensor) pairs, one entry a rank."""
-    checksum = EngineChecksum(model_config, dtype=dtype, tp_size=tp_size)
+    checksum = EngineChecksum(model_config, dtype=dtype, tp_size=tp_size, device=device)
     for name, tensor in tensors:
         checksum.add(name, tensor)
     return checksum.ranks()
@@ -118,6 +128,11 @@ def tensor_checksum(tensor: torch.Tensor) -> str:
     """16 hexadecimal digits: the first 8 bytes of SHA-256 over the tensor's bytes in row order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(flat.numpy().data).hexdigest()[:16]
+
+
+def gpu_tensor_checksum(tensor: torch.Tensor) -> str:
+    """16 hexadecimal digits: SGLang's hash of a tensor on a GPU; computed where `tensor` lies."""
+    return f"{gpu_hash(tensor):016x}"
 
 
 def rank_checksum(checksums: Mapping[str, str]) -> str:

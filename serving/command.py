@@ -69,12 +69,15 @@ def engine_command(config: EngineConfig, model_dir: Path, port: int, seed: int) 
     return [sys.executable, "-m", "serving.engine_main", *words, *switches, *config.extra_args]
 
 
-def engine_environment(config: EngineConfig) -> dict[str, str]:
-    """The engine's environment: ours, plus what its device needs."""
+def engine_environment(config: EngineConfig, index: int = 0) -> dict[str, str]:
+    """The environment of engine `index`: ours, plus what its device needs."""
     # Its temporary files go when it ends (guardian.py); what it compiled is to stay.
     compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
     environment = dict(os.environ)
     environment.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+    # The trainer's: segments that grow cannot be handed to other processes, which an engine's
+    # ranks do with each other. `extra_env` can set it.
+    environment.pop("PYTORCH_ALLOC_CONF", None)
     environment |= {
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
@@ -84,8 +87,17 @@ def engine_environment(config: EngineConfig) -> dict[str, str]:
     }
     if resolve_device(config) == "cpu":
         environment |= _cpu_environment(config)
+    elif config.gpus:
+        mine = config.gpus[index * config.tp : (index + 1) * config.tp]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(_visible_name(gpu) for gpu in mine)
     environment |= dict(pair.split("=", 1) for pair in config.extra_env)
     return environment
+
+
+def _visible_name(gpu: int) -> str:
+    """What CUDA_VISIBLE_DEVICES calls the GPU that this process counts as number `gpu`."""
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return visible[gpu].strip() if visible else str(gpu)
 
 
 def _cpu_mem_fraction(config: EngineConfig) -> float:

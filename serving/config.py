@@ -39,6 +39,10 @@ class EngineConfig:
     """Tensor-parallel size of each engine. On a CPU each rank needs a core of its own (`threads`
     are bound per rank)."""
 
+    gpus: tuple[Count, ...] = ()
+    """GPUs of the engines, `tp` each in turn, counted from 0 among the visible ones. []: those that
+    no trainer rank has. Naming a rank's GPU shares it, which needs a `mem_fraction`."""
+
     urls: Texts = ()
     """Engines that somebody else runs, e.g. http://engine-0:30000, or dns+http://engines:30000 for
     every address of that name. Then nothing is started or restarted here; they may come up later
@@ -111,7 +115,7 @@ class EngineConfig:
     """
 
     extra_env: Texts = ()
-    """More environment for the engine, NAME=value each, e.g. ["CUDA_VISIBLE_DEVICES=4,5"]."""
+    """More environment for the engine, NAME=value each, e.g. ["SGLANG_LOG_MS=1"]."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "urls", tuple(url.rstrip("/") for url in self.urls))

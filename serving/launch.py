@@ -111,7 +111,7 @@ class EngineProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=engine_environment(self.config),
+                env=engine_environment(self.config, self.index),
                 start_new_session=True,  # Ctrl-C is ours to handle
             )
         self._launched_at = time.monotonic()

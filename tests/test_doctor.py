@@ -58,6 +58,20 @@ def test_another_version_than_the_locks_is_a_warning(monkeypatch: pytest.MonkeyP
     assert "numpy 9.9 (lock: " in finding.detail
 
 
+def test_a_gpu_environment_is_compared_with_the_lock_for_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pins = doctor._read_lock(doctor._ROOT / "requirements" / "gpu.txt")
+    monkeypatch.setattr(doctor, "_installed", pins.get)
+    finding = _by_name(list(doctor._check_packages()))["lock"]
+    assert finding.status == "ok"
+    assert finding.detail.endswith("packages as pinned in requirements/gpu.txt")
+    monkeypatch.setattr(doctor, "_installed", {**pins, "onnx": "0.1"}.get)
+    finding = _by_name(list(doctor._check_packages()))["lock"]
+    assert "onnx 0.1 (lock: " in finding.detail
+    assert "requirements/gpu.txt" in finding.remedy
+
+
 def test_a_damaged_model_file_is_found_by_its_checksum(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -118,6 +118,23 @@ def test_the_gpu_extra_is_what_sglang_and_megatron_ask_for() -> None:
     assert engine.specifier.contains(pin.version)
 
 
+# What the source archive transformer_engine_torch-2.11.0 declares (its PKG-INFO); it is installed
+# nowhere here, so nothing else would ask.
+TE_TORCH_NEEDS = ("torch>=2.1", "einops", "onnxscript", "onnx", "packaging", "pydantic")
+ONNXSCRIPT_NEEDS = (
+    "ml-dtypes",
+    "numpy",
+    "onnx-ir<2,>=0.1.16",
+    "onnx>=1.17",
+    "typing-extensions>=4.10",
+)
+
+
+@pytest.mark.parametrize("text", [*TE_TORCH_NEEDS, *ONNXSCRIPT_NEEDS])
+def test_what_transformer_engines_torch_part_needs_is_locked(text: str) -> None:
+    assert _faults(Requirement(text), GPU) is None
+
+
 # --- set-up -------------------------------------------------------------------------------------
 
 
@@ -237,6 +254,40 @@ def test_the_dockerfile_passes_its_linter() -> None:
         [str(linter), str(REPOSITORY / "Dockerfile")], capture_output=True, text=True
     )
     assert (checked.returncode, checked.stdout) == (0, "")
+
+
+def _stages() -> dict[str, str]:
+    """Instructions of each stage of the Dockerfile, by name, comments and continuations removed."""
+    text = (REPOSITORY / "Dockerfile").read_text()
+    text = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
+    parts = re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]
+    return {re.split(r"\s+AS\s+|\n", part)[1].strip(): part for part in parts}
+
+
+def _apt_packages(stage: str) -> set[str]:
+    found = re.findall(r"apt-get install -y --no-install-recommends ([^&;]*)", _stages()[stage])
+    return {word for words in found for word in words.split()}
+
+
+def test_the_gpu_image_can_compile_what_triton_and_sglang_compile_while_they_run() -> None:
+    gpu = _stages()["gpu"]
+    assert {"g++", "ninja-build"} <= _apt_packages("gpu")
+    assert "COPY --from=cuda /usr/local/cuda /usr/local/cuda" in gpu
+    assert re.search(r"^ENV CUDA_HOME=/usr/local/cuda\b", gpu, re.MULTILINE)
+    assert re.search(r"PATH=\S*/usr/local/cuda/bin\b", gpu)
+    assert gpu.rstrip().endswith("USER 10001")
+
+
+def test_transformer_engines_build_finds_cudnn_and_the_toolkit_of_torchs_cuda() -> None:
+    build = _stages()["gpu-build"]
+    (line,) = re.findall(r"CPATH=(\S+)", build)
+    for library in ("cudnn", "nccl"):
+        assert f"site-packages/nvidia/{library}/include" in line
+    assert build.index("CPATH=") < build.index('".[gpu,verifier,recipes]"')
+    # The toolkit is of the CUDA that the lock's torch was built for.
+    (toolkit,) = re.findall(r"^nvidia/cuda:(\d+\.\d+)\.", _stages()["cuda"])
+    assert GPU["nvidia-cuda-runtime"].startswith(f"{toolkit}.")
+    assert GPU["cuda-toolkit"].startswith(f"{toolkit}.")
 
 
 # --- what the documents say ---------------------------------------------------------------------

@@ -15,7 +15,9 @@ T = TypeVar("T")
 def from_rank_0(value: T) -> T:
     """The object that rank 0 holds, on every rank."""
     box: list[Any] = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
+    # Over gloo also on GPUs: ranks wait here while attempts are sampled, and an NCCL broadcast
+    # would keep their GPUs and a core each busy with waiting.
+    torch.distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]  # type: ignore[no-any-return]
 
 
@@ -58,5 +60,6 @@ def sum_over_data_parallel(stats: Mapping[str, torch.Tensor]) -> dict[str, float
         box,
         src=parallel_state.get_pipeline_model_parallel_last_rank(),
         group=parallel_state.get_pipeline_model_parallel_group(),
+        device=torch.device("cpu"),
     )
     return dict(box[0])

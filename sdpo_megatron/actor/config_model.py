@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.fields import PositiveInt, refuse, settings
+from sdpo_megatron.fields import Count, PositiveInt, refuse, settings
 
 if TYPE_CHECKING:
     import torch
@@ -122,19 +122,121 @@ def _common_divisors(widths: Iterable[int]) -> list[int]:
 
 @settings
 class PrecisionConfig:
-    """In what the model computes; master weights and gradients are fp32 whatever it is."""
+    """In what the model computes. Master weights and gradients are fp32 whatever it is, and so are
+    logits, log-probabilities and the loss: the LM head belongs to the loss and is never in FP8.
+
+    Parameters stay in `dtype` under FP8, too: the teacher's weights are swapped through them.
+    """
 
     dtype: Literal["fp32", "bf16"] = "bf16"
     """Of parameters and activations."""
-    fp8: Literal["tensorwise", "delayed", "mxfp8", "blockwise"] | None = None
-    """FP8 recipe; needs Transformer Engine. null: none."""
+    fp8: Literal["tensorwise", "blockwise", "mxfp8"] | None = None
+    """FP8 recipe of Transformer Engine. null: none. Its delayed scaling is not offered: the scales
+    are a history that the teacher's pass would move and that no checkpoint holds."""
+    fp8_format: Literal["hybrid", "e4m3"] = "hybrid"
+    """Of FP8 numbers: e4m3 forward and e5m2 for gradients, or e4m3 throughout."""
+    bf16_layers: Count = 0
+    """Layers at each end of the model that stay in bf16 under `fp8`; 0 without."""
 
     def __post_init__(self) -> None:
+        problems = []
         if self.fp8 is not None and self.dtype != "bf16":
-            refuse(self, [("fp8", "works on bf16 parameters: set {dtype:key}=bf16")])
+            problems.append(("fp8", "works on bf16 parameters: set {dtype:key}=bf16"))
+        if self.fp8 is None and self.bf16_layers:
+            problems.append(("bf16_layers", "does nothing without {fp8:key}: leave it 0"))
+        refuse(self, problems)
 
     @property
     def torch_dtype(self) -> torch.dtype:
         import torch
 
         return torch.float32 if self.dtype == "fp32" else torch.bfloat16
+
+    def sequence_multiple(self, parallel: ParallelConfig) -> int:
+        """The length of a packed micro-batch must be a multiple of this.
+
+        Transformer Engine's FP8 products want whole tiles of the tokens that a rank holds, in the
+        backward pass along the tokens as well: 16, 32 under mxfp8, 128 under blockwise. The
+        largest serves all.
+        """
+        if self.fp8 is None:
+            return parallel.sequence_multiple
+        shares = parallel.context * (parallel.tensor if parallel.sequence_parallel else 1)
+        return FP8_TOKENS * shares
+
+    def check_device(self, capability: tuple[int, int] | None, name: str) -> None:
+        """Whether the card can multiply so.
+
+        Args:
+            capability: CUDA compute capability, None for a CPU.
+            name: Of the card, for the message.
+
+        Raises:
+            ConfigError: It cannot; the message says what can.
+        """
+        if self.fp8 is None:
+            return
+        if capability is None:
+            raise ConfigError(f"precision.fp8={self.fp8} needs a GPU; set precision.fp8=null")
+        least, most = _CAPABILITIES[self.fp8]
+        if least <= capability < most:
+            return
+        can = [recipe for recipe, (low, high) in _CAPABILITIES.items() if low <= capability < high]
+        raise ConfigError(
+            f"precision.fp8={self.fp8}: {name} has compute capability "
+            f"{capability[0]}.{capability[1]}, and {self.fp8} needs {_between(least, most)}; "
+            f"possible here: {', '.join(can) or 'precision.fp8=null only'}"
+        )
+
+    def check_model(self, spec: ModelSpec, parallel: ParallelConfig) -> None:
+        """Whether every rank's share of every matrix is made of whole tiles.
+
+        Raises:
+            ConfigError: It is not; the message names the width.
+        """
+        if self.fp8 is None:
+            return
+        per_stage = spec.num_layers // parallel.pipeline
+        if self.bf16_layers > per_stage:
+            raise ConfigError(
+                f"precision.bf16_layers={self.bf16_layers} does not fit the {per_stage} layers of "
+                f"the first and the last of {parallel.pipeline} pipeline stages"
+            )
+        widths = {
+            "hidden_size": spec.hidden,
+            "num_attention_heads x head_dim / tensor": spec.num_heads
+            * spec.head_dim
+            // parallel.tensor,
+            "num_key_value_heads x head_dim / tensor": spec.num_kv_heads
+            * spec.head_dim
+            // parallel.tensor,
+        }
+        if spec.moe is None:
+            widths["intermediate_size / tensor"] = spec.ffn_hidden // parallel.tensor
+        else:
+            width = spec.moe.ffn_hidden // parallel.expert_tensor
+            widths["moe_intermediate_size / expert_tensor"] = width
+        tile = _TILES[self.fp8]
+        for width_name, width in widths.items():
+            if width % tile:
+                raise ConfigError(
+                    f"precision.fp8={self.fp8}: {width_name} is {width}, and its products need a "
+                    f"multiple of {tile}; use another layout or recipe, or precision.fp8=null"
+                )
+
+
+FP8_TOKENS = 128
+_TILES = {"tensorwise": 16, "blockwise": 128, "mxfp8": 32}
+_ANY = (99, 0)
+_CAPABILITIES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
+    "tensorwise": ((8, 9), _ANY),
+    "blockwise": ((9, 0), (10, 0)),
+    "mxfp8": ((10, 0), _ANY),
+}
+"""From this compute capability, and below that one (Transformer Engine 2.11: blockwise scaling is
+Hopper's, micro-scaling Blackwell's)."""
+
+
+def _between(least: tuple[int, int], most: tuple[int, int]) -> str:
+    low = f"{least[0]}.{least[1]}"
+    return f"{low} or more" if most == _ANY else f"{low} or more and below {most[0]}.{most[1]}"

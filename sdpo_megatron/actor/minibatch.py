@@ -41,7 +41,7 @@ class Minibatch:
             [samples[i] for i in chosen] for chosen in plan[parallel_state.get_data_parallel_rank()]
         ]
         parallel = config.parallel
-        self._multiple = parallel.sequence_multiple
+        self._multiple = config.precision.sequence_multiple(parallel)
         self._cut = 2 * parallel.context if parallel.context > 1 else 1
         self._device = runtime.device
         self._packed: dict[Role, list[PackedSequences]] = {}

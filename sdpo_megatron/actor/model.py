@@ -79,9 +79,7 @@ class PolicyModel(GPTModel):  # type: ignore[misc]
         return self.output_layer.weight
 
 
-def init_model_parallel(
-    parallel: ParallelConfig, *, seed: int = 0, timeout_s: float = 600.0
-) -> None:
+def init_model_parallel(parallel: ParallelConfig, *, seed: int = 0) -> None:
     """Lay the ranks out and seed Megatron's generators.
 
     Neighbouring ranks differ in the tensor split first, then context, expert, data, pipeline.
@@ -99,7 +97,7 @@ def init_model_parallel(
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=parallel.expert_tensor,
         distributed_timeout_minutes=max(
-            1, math.ceil(timedelta(seconds=timeout_s) / timedelta(minutes=1))
+            1, math.ceil(timedelta(seconds=current_runtime().timeout_s) / timedelta(minutes=1))
         ),
     )
     current_runtime().seed(seed)
@@ -119,15 +117,17 @@ def build_model(
         ConfigError: The layout does not fit the model, or the device cannot do what is asked.
     """
     parallel.check_model(spec)
+    precision.check_model(spec, parallel)
     runtime = current_runtime()
-    if parallel.context > 1 and not runtime.has_transformer_engine:
-        raise ConfigError(
-            "parallel.context > 1 needs Transformer Engine on a CUDA device; set parallel.context=1"
-        )
-    if precision.fp8 is not None and not runtime.has_transformer_engine:
-        raise ConfigError(
-            "precision.fp8 needs Transformer Engine on a CUDA device; set precision.fp8=null"
-        )
+    precision.check_device(runtime.capability(), runtime.device_name())
+    for key, wanted in (
+        ("parallel.context > 1", parallel.context > 1),
+        ("precision.fp8", precision.fp8 is not None),
+    ):
+        if wanted and not runtime.has_transformer_engine:
+            raise ConfigError(
+                f"{key} needs Transformer Engine on a CUDA device, and {runtime.te_problem}"
+            )
     config = transformer_config(spec, parallel, precision)
     model = PolicyModel(
         config,
@@ -214,8 +214,7 @@ def transformer_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
-        fp8="hybrid" if precision.fp8 else None,
-        **({"fp8_recipe": precision.fp8} if precision.fp8 else {}),
+        **_fp8(precision),
         # Every parameter comes from a checkpoint; initialising would cost time and, on a CPU, a
         # full copy of each matrix.
         perform_initialization=False,
@@ -233,8 +232,20 @@ def transformer_config(
         bias_dropout_fusion=fused,
         apply_rope_fusion=fused,
         **_recompute(parallel.recompute),
-        **(_moe(spec, fused) if spec.moe else {}),
+        **(_moe(spec, fused, precision) if spec.moe else {}),
     )
+
+
+def _fp8(precision: PrecisionConfig) -> dict[str, Any]:
+    if precision.fp8 is None:
+        return {}
+    return {
+        "fp8": precision.fp8_format,
+        "fp8_recipe": precision.fp8,
+        "first_last_layers_bf16": precision.bf16_layers > 0,
+        "num_layers_at_start_in_bf16": precision.bf16_layers,
+        "num_layers_at_end_in_bf16": precision.bf16_layers,
+    }
 
 
 def _recompute(kind: str) -> dict[str, Any]:
@@ -249,7 +260,7 @@ def _recompute(kind: str) -> dict[str, Any]:
     }
 
 
-def _moe(spec: ModelSpec, fused: bool) -> dict[str, Any]:
+def _moe(spec: ModelSpec, fused: bool, precision: PrecisionConfig) -> dict[str, Any]:
     assert spec.moe is not None
     return {
         "num_moe_experts": spec.moe.num_experts,
@@ -263,4 +274,6 @@ def _moe(spec: ModelSpec, fused: bool) -> dict[str, Any]:
         # The all-to-all dispatcher hands its split sizes over as tensors unless they lie on a GPU.
         "moe_token_dispatcher_type": "allgather" if current_runtime().is_cpu else "alltoall",
         "moe_grouped_gemm": fused,
+        # The tokens of each expert, too, must fill tiles.
+        "moe_router_padding_for_quantization": precision.fp8 is not None,
     }

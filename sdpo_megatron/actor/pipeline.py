@@ -5,12 +5,15 @@ for the loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdpo_megatron.actor.context_parallel import gather_responses
 from sdpo_megatron.actor.packing import PackedSequences
+
+if TYPE_CHECKING:
+    from megatron.core.packed_seq_params import PackedSeqParams
 
 LossFunction = Callable[[int, torch.Tensor], tuple[torch.Tensor, Any]]
 """(micro-batch number, hidden [R, H] of its response tokens) -> (0-dim loss summed over its tokens,
@@ -33,13 +36,22 @@ class Pipeline:
         self.chunks = list(chunks)
 
     @torch.no_grad()
-    def hidden_states(self, batches: Sequence[PackedSequences]) -> list[torch.Tensor]:
+    def hidden_states(
+        self,
+        batches: Sequence[PackedSequences],
+        keep: Callable[[torch.Tensor], torch.Tensor] = lambda hidden: hidden,
+    ) -> list[torch.Tensor]:
         """Final hidden states [R, H] of each micro-batch's response tokens, whole on every
         context-parallel rank; an empty list before the last stage.
+
+        `keep` takes each micro-batch's as soon as they are there, before the next one's: what it
+        returns is all that stays.
         """
 
         def collect(hidden: torch.Tensor, batch: PackedSequences, number: int) -> Any:
-            return lambda _output, non_loss_data=False: _whole(_responses(hidden, batch), batch)
+            return lambda _output, non_loss_data=False: keep(
+                _whole(_responses(hidden, batch), batch)
+            )
 
         return self._run(batches, collect, forward_only=True)
 
@@ -68,18 +80,11 @@ class Pipeline:
         *,
         forward_only: bool,
     ) -> list[Any]:
-        from megatron.core.packed_seq_params import PackedSeqParams
         from megatron.core.pipeline_parallel import get_forward_backward_func
 
         def forward_step(iterator: Iterator[tuple[int, PackedSequences]], model: Any) -> Any:
             number, batch = next(iterator)
-            packed = PackedSeqParams(
-                qkv_format="thd",
-                cu_seqlens_q=batch.cu_seqlens,
-                cu_seqlens_kv=batch.cu_seqlens,
-                max_seqlen_q=batch.max_seqlen,
-                max_seqlen_kv=batch.max_seqlen,
-            )
+            packed = packed_params(batch)
             hidden = model(batch.tokens, batch.position_ids, packed_seq_params=packed)
             return hidden, make_loss_func(hidden, batch, number)
 
@@ -96,6 +101,24 @@ class Pipeline:
                 collect_non_loss_data=forward_only,
             )
         )
+
+
+def packed_params(batch: PackedSequences) -> PackedSeqParams:
+    """What attention is told about the sequences of a micro-batch."""
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    # Our boundaries are those of the padded sequences. Transformer Engine's attention under context
+    # parallelism wants to be told so: flash-attn 2 asserts it.
+    padded = None if batch.response_index is None else batch.cu_seqlens
+    return PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=batch.cu_seqlens,
+        cu_seqlens_kv=batch.cu_seqlens,
+        cu_seqlens_q_padded=padded,
+        cu_seqlens_kv_padded=padded,
+        max_seqlen_q=batch.max_seqlen,
+        max_seqlen_kv=batch.max_seqlen,
+    )
 
 
 def _whole(local: torch.Tensor, batch: PackedSequences) -> torch.Tensor:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.util
 import os
 import random
 import resource
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,25 +39,34 @@ class Runtime:
     Attributes:
         device: Where tensors of the model live.
         backend: Backend of torch.distributed: nccl or gloo.
-        has_transformer_engine: Whether Transformer Engine's layers can be used (CUDA only).
+        te_problem: Why Transformer Engine's layers cannot be used; "" when they can.
+        timeout_s: After so many seconds in one collective a rank fails instead of waiting for
+            ever; of every group that it joins.
     """
 
     device: torch.device
     backend: str
-    has_transformer_engine: bool = False
+    te_problem: str = "this process computes on a CPU"
+    timeout_s: float = 600.0
+
+    @property
+    def has_transformer_engine(self) -> bool:
+        return not self.te_problem
+
+    def capability(self) -> tuple[int, int] | None:
+        """CUDA compute capability of the device, None for a CPU."""
+        return None if self.is_cpu else torch.cuda.get_device_capability(self.device)
+
+    def device_name(self) -> str:
+        return "the CPU" if self.is_cpu else torch.cuda.get_device_name(self.device)
 
     @property
     def is_cpu(self) -> bool:
         return self.device.type == "cpu"
 
-    def init_process_group(self, timeout_s: float = 600.0) -> None:
-        """Join the world of torchrun's environment variables; alone where there are none.
-
-        Args:
-            timeout_s: After this many seconds in one collective, the rank fails instead of waiting
-                for ever.
-        """
-        timeout = timedelta(seconds=timeout_s)
+    def init_process_group(self) -> None:
+        """Join the world of torchrun's environment variables; alone where there are none."""
+        timeout = timedelta(seconds=self.timeout_s)
         if os.environ.get("RANK"):
             torch.distributed.init_process_group(self.backend, timeout=timeout)
             return
@@ -99,18 +108,26 @@ class Runtime:
             model_parallel_cuda_manual_seed(seed)
 
 
-def start_runtime(device: str = "auto") -> Runtime:
+def visible_gpus() -> int:
+    """CUDA devices that this process could use; asking does not start CUDA."""
+    return torch.cuda.device_count()
+
+
+def start_runtime(device: str = "auto", *, timeout_s: float = 600.0) -> Runtime:
     """Choose the device and prepare megatron for it; before any megatron import.
 
     Further calls return the same runtime.
 
     Args:
         device: auto (cuda where there is one), cuda or cpu.
+        timeout_s: See `Runtime`.
 
     Raises:
         ConfigError: The device is unknown or not there, or another one was started before.
     """
     global _current
+    if device == "cpu" and _current is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # heeded as long as CUDA has not been started
     wanted = _choose(device)
     # Tensor parallelism overlaps its all-reduce with the weight gradient and relies on one order of
     # kernel launches; megatron asks for this before CUDA starts, and warns in every rank without
@@ -127,10 +144,20 @@ def start_runtime(device: str = "auto") -> Runtime:
     warnings.filterwarnings("ignore", "`torch.distributed.", category=FutureWarning)
     if wanted == "cuda":
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if local_rank >= visible_gpus():
+            raise ConfigError(
+                f"rank {local_rank} of this machine has no GPU: {visible_gpus()} are visible, one "
+                "is needed a rank; start fewer ranks (parallel.*, run.data_parallel), or set "
+                "run.device=cpu"
+            )
         torch.cuda.set_device(local_rank)
-        has_te = importlib.util.find_spec("transformer_engine") is not None
-        _current = Runtime(torch.device("cuda", local_rank), "nccl", has_te)
+        # Objects travel over gloo: a rank that waits for the rollouts sleeps in a socket instead
+        # of spinning in a kernel.
+        backend = "cpu:gloo,cuda:nccl"
+        device_here = torch.device("cuda", local_rank)
+        _current = Runtime(device_here, backend, _import_transformer_engine(), timeout_s)
         return _current
+    _shut_out_transformer_engine()
     _redirect_torch_to_cpu()
     with _quiet_imports():
         _redirect_megatron_to_cpu()
@@ -142,7 +169,7 @@ def start_runtime(device: str = "auto") -> Runtime:
             "dist_checkpointing",
         ):
             importlib.import_module(f"megatron.core.{module}")
-    _current = Runtime(_CPU, "gloo")
+    _current = Runtime(_CPU, "gloo", timeout_s=timeout_s)
     return _current
 
 
@@ -161,12 +188,31 @@ def _choose(device: str) -> str:
         )
     if device == "cpu" and has_cuda:
         raise ConfigError(
-            "device=cpu: this machine has a CUDA device, and calls are not redirected where there "
-            "is one; start with CUDA_VISIBLE_DEVICES='' to train on the CPU"
+            "device=cpu: CUDA was started in this process before, and calls are not redirected "
+            "then; start another with CUDA_VISIBLE_DEVICES='' to train on the CPU"
         )
     if device not in ("cuda", "cpu"):
         raise ConfigError(f"device={device}: expected auto, cuda or cpu")
     return device
+
+
+def _import_transformer_engine() -> str:
+    """Import it; "" or what is wrong with it. That its files are there says little: its libraries
+    need the driver, cuDNN and the torch that they were built for.
+    """
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # whatever a broken one raises is what a person must read
+        return f"it cannot be imported here: {type(error).__name__}: {error}"
+    return ""
+
+
+def _shut_out_transformer_engine() -> None:
+    """megatron takes its fused operations where it can be imported, also on a CPU, which has no
+    kernel for them.
+    """
+    for name in ("transformer_engine", "transformer_engine.pytorch"):
+        sys.modules[name] = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

@@ -152,8 +152,8 @@ class Teacher:
                 head = self._head_weight(copy=name != LIVE)
                 for weights, role in wanted:
                     if weights == name:
-                        states = self._pipeline.hidden_states(batches[role])
-                        by_pass[weights, role] = [TeacherHead(self._keep(h), head) for h in states]
+                        states = self._pipeline.hidden_states(batches[role], self._keep)
+                        by_pass[weights, role] = [TeacherHead(kept, head) for kept in states]
         return [dict(zip(by_pass, row, strict=True)) for row in zip(*by_pass.values(), strict=True)]
 
     def _head_weight(self, *, copy: bool) -> Any:

@@ -20,6 +20,10 @@ WeightSet = list[torch.Tensor]
 """fp32 [shard] per owned parameter, in the order of `ShardedWeights`."""
 
 
+_PIECE = 1 << 24
+"""Elements whose float64 copies exist at one time: 128 MiB each."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """This rank's part of one parameter.
@@ -84,9 +88,13 @@ class ShardedWeights:
                 and param_is_not_tensor_parallel_duplicate(shard.param)
             ):
                 continue
-            live = shard.master.detach().float()
-            out[0] += (live - kept).double().square().sum()
-            out[1] += live.double().square().sum()
+            # A piece at a time: the float64 copies of a whole embedding would be gigabytes.
+            for live, old in zip(
+                shard.master.detach().split(_PIECE), kept.split(_PIECE), strict=True
+            ):
+                live = live.float()
+                out[0] += (live - old).double().square().sum()
+                out[1] += live.double().square().sum()
         return out
 
     @contextmanager

@@ -54,6 +54,9 @@ class RunConfig:
 
     null: a new folder, runs/NAME-DATE-TIME.
     """
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Of the trainer ranks; auto is cuda where there is a GPU. Engines have one of their own,
+    rollout.engine.device."""
     data_parallel: PositiveInt = 1
     """Copies of the model to start on this machine; under torchrun the world size decides."""
     steps: PositiveInt = 6

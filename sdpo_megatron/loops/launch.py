@@ -21,11 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from sdpo_megatron.actor.runtime import visible_gpus
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError, PeerLost
 from sdpo_megatron.exit_codes import DONE, FAILED, ORDERLY, USER_ERROR
 from sdpo_megatron.loops.lease import VARIABLE, Lease
 from sdpo_megatron.loops.nodes import Peers, Place
+from sdpo_megatron.loops.placement import assign
 from sdpo_megatron.loops.prepare import make_folder
 from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
 from sdpo_megatron.loops.stop import SIGNALS
@@ -50,7 +52,11 @@ def run(config: TrainConfig, path: Path, place: Place) -> int:
         PeerLost: Another machine of the run has failed or is gone.
         ConfigError: The machines do not fit the ranks, or the folder holds another run.
     """
-    place.local_ranks(_world(config))
+    placed = assign(
+        config, visible_gpus(), len(place.local_ranks(_world(config))), engines=place.node == 0
+    )
+    for line in placed.lines():
+        _say(line)
     with ExitStack() as stack:
         peers = stack.enter_context(Peers(place, config.run.peer_timeout_s))
         stack.callback(peers.leave, FAILED)  # should we not get to tell how it ended

@@ -49,6 +49,7 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     spec = ModelSpec.from_folder(model)
     config.parallel.check_model(spec)
     check_model_context(config, spec.max_position)
+    config.precision.check_model(spec, config.parallel)
     check_tensors(spec, index_folder(model), model)
     load_task(config.task)
 

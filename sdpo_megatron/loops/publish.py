@@ -12,6 +12,7 @@ from sdpo_megatron.actor.actor import Actor
 from sdpo_megatron.weights.export import export_hf
 from sdpo_megatron.weights.spec import read_config
 from serving.checksum import EngineChecksum
+from serving.command import resolve_device
 from serving.config import EngineConfig
 
 
@@ -19,11 +20,12 @@ def write_version(actor: Actor, source: Path, target: Path, engine: EngineConfig
     """Write the live weights to `target` in the engine's dtype; collective.
 
     Returns:
-        On rank 0 the checksum of what the trainer holds, as an engine computes it; elsewhere "".
-        Also "" for engines on a GPU, which hash in another way: there the swap is checked among
-        engines only.
+        On rank 0 the checksum of what the trainer holds, as an engine on its device computes it;
+        elsewhere "": only rank 0 talks to engines.
     """
-    checksum = EngineChecksum(read_config(source), dtype=engine.dtype, tp_size=engine.tp)
+    checksum = EngineChecksum(
+        read_config(source), dtype=engine.dtype, tp_size=engine.tp, device=resolve_device(engine)
+    )
     export_hf(
         actor.chunks,
         actor.spec,
@@ -33,5 +35,4 @@ def write_version(actor: Actor, source: Path, target: Path, engine: EngineConfig
         overwrite=True,
         observe=checksum.add,
     )
-    first = torch.distributed.get_rank() == 0
-    return checksum.overall() if first and actor.runtime.is_cpu else ""
+    return checksum.overall() if torch.distributed.get_rank() == 0 else ""

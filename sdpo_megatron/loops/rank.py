@@ -19,6 +19,12 @@ COMPLAINTS_FD = "SDPO_COMPLAINTS_FD"
 """Environment variable: the launcher's pipe, which takes the reason why a rank failed. Not a file:
 the disk may be full."""
 COMPLAINT_END = b"\0"
+GPU_SETTINGS = {
+    # Attention's backward pass may else add up in any order, and a resumed run would differ.
+    "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
+    # Micro-batches differ in length from step to step: segments that grow do not fragment.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+}
 _MAX_COMPLAINT = 4000  # with its end below PIPE_BUF, so that those of two ranks do not mix
 
 
@@ -28,6 +34,8 @@ def main(argv: list[str]) -> int:
 
     stop = StopRequest()
     stop.take_signals()
+    for name, value in GPU_SETTINGS.items():  # before anything imports torch
+        os.environ.setdefault(name, value)
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"

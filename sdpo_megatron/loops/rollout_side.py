@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.judging.judge import Judge, open_judge
+from sdpo_megatron.loops.placement import placement_here
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.rollout.prompts import PromptBuilder
@@ -43,8 +44,9 @@ class RolloutSide:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout", daemon=True)
         self._stack = AsyncExitStack()
+        engine = placement_here(config).engine_config(config.rollout.engine)
         self._pool = EnginePool(
-            config.rollout.engine,
+            engine,
             model_folder,
             log_folder,
             seed=config.run.seed,

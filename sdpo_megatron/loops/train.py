@@ -23,8 +23,8 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
     Raises:
         SdpoError: Something that a person can act on; the launcher ends the other ranks.
     """
-    runtime = start_runtime()
-    runtime.init_process_group(config.run.collective_timeout_s)
+    runtime = start_runtime(config.run.device, timeout_s=config.run.collective_timeout_s)
+    runtime.init_process_group()
     import torch.distributed as dist
 
     from sdpo_megatron.loops.coordinator import Coordinator

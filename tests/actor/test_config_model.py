@@ -125,9 +125,86 @@ def test_packed_lengths_that_can_be_split(layout: dict[str, Any], multiple: int)
     [
         ({"dtype": "fp16"}, "expected one of fp32, bf16"),
         ({"fp8": "int8"}, "expected one of tensorwise"),
-        ({"dtype": "fp32", "fp8": "delayed"}, "set dtype=bf16"),
+        ({"dtype": "fp32", "fp8": "tensorwise"}, "set dtype=bf16"),
+        ({"fp8": "delayed"}, "expected one of tensorwise, blockwise, mxfp8"),
+        ({"fp8": "tensorwise", "fp8_format": "e5m2"}, "expected one of hybrid, e4m3"),
+        ({"bf16_layers": 2}, "does nothing without fp8"),
+        ({"fp8": "tensorwise", "bf16_layers": -1}, "bf16_layers=-1"),
     ],
 )
 def test_a_precision_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PrecisionConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("layout", "multiple"),
+    [
+        ({}, 128),
+        ({"tensor": 4}, 128),
+        ({"tensor": 4, "sequence_parallel": True}, 512),
+        ({"tensor": 2, "sequence_parallel": True, "context": 3}, 768),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["tensorwise", "blockwise", "mxfp8"])
+def test_under_fp8_each_rank_gets_whole_tiles_of_tokens(
+    recipe: str, layout: dict[str, Any], multiple: int
+) -> None:
+    parallel = ParallelConfig(**layout)
+    found = PrecisionConfig(fp8=recipe).sequence_multiple(parallel)
+    assert found == multiple
+    assert found % parallel.sequence_multiple == 0
+    assert PrecisionConfig().sequence_multiple(parallel) == parallel.sequence_multiple
+
+
+@pytest.mark.parametrize(
+    ("recipe", "capability", "message"),
+    [
+        ("tensorwise", None, "needs a GPU; set precision.fp8=null"),
+        (
+            "tensorwise",
+            (8, 0),
+            r"capability 8.0, and tensorwise needs 8.9 or more; possible here: "
+            "precision.fp8=null only",
+        ),
+        ("mxfp8", (9, 0), r"mxfp8 needs 10.0 or more; possible here: tensorwise, blockwise"),
+        ("blockwise", (8, 9), r"needs 9.0 or more and below 10.0; possible here: tensorwise"),
+        ("blockwise", (10, 0), "possible here: tensorwise, mxfp8"),
+    ],
+)
+def test_a_recipe_that_the_card_cannot_do(
+    recipe: str, capability: tuple[int, int] | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrecisionConfig(fp8=recipe).check_device(capability, "a card")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "capability"),
+    [("tensorwise", (8, 9)), ("blockwise", (9, 0)), ("mxfp8", (10, 0)), ("tensorwise", (12, 0))],
+)
+def test_a_recipe_that_the_card_can_do(recipe: str, capability: tuple[int, int]) -> None:
+    PrecisionConfig(fp8=recipe).check_device(capability, "a card")
+    PrecisionConfig().check_device(None, "the CPU")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "spec", "layout", "message"),
+    [
+        # 576 = 4.5 x 128; 1536 / 32 = 48.
+        ("blockwise", SMOLLM2, {}, "hidden_size is 576, and its products need a multiple of 128"),
+        ("mxfp8", MOE, {"expert_tensor": 2}, "moe_intermediate_size / expert_tensor is 16"),
+    ],
+)
+def test_a_share_that_is_not_made_of_whole_tiles(
+    recipe: str, spec: ModelSpec, layout: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrecisionConfig(fp8=recipe).check_model(spec, ParallelConfig(**layout))
+
+
+def test_layers_in_bf16_must_be_on_the_first_and_last_stage() -> None:
+    precision = PrecisionConfig(fp8="tensorwise", bf16_layers=6)
+    precision.check_model(SMOLLM2, ParallelConfig(pipeline=5))
+    with pytest.raises(ConfigError, match="does not fit the 5 layers"):
+        precision.check_model(SMOLLM2, ParallelConfig(pipeline=6))

@@ -40,6 +40,7 @@ from sdpo_megatron.actor.runtime import current_runtime, start_runtime
 runtime = start_runtime()
 import torch
 assert runtime.is_cpu and runtime.backend == "gloo" and not runtime.has_transformer_engine
+assert runtime.capability() is None
 assert start_runtime("cpu") is runtime is current_runtime()
 # What megatron does, literally.
 assert torch.zeros(2, device=torch.cuda.current_device()).device.type == "cpu"
@@ -67,8 +68,8 @@ print("fine")
 def test_alone_without_torchrun_seeds_and_memory() -> None:
     program = """
 from sdpo_megatron.actor.runtime import start_runtime
-runtime = start_runtime("cpu")
-runtime.init_process_group(timeout_s=20)
+runtime = start_runtime("cpu", timeout_s=20)
+runtime.init_process_group()
 import torch
 from sdpo_megatron.actor.config_model import ParallelConfig
 from sdpo_megatron.actor.model import init_model_parallel
@@ -119,6 +120,7 @@ def test_nothing_is_redirected_on_a_cuda_machine() -> None:
     program = """
 import torch
 torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 4
 torch.cuda.set_device = lambda device: None
 before = {name: vars(torch.cuda).get(name) for name in dir(torch.cuda)}
 factories = [torch.zeros, torch.empty, torch.tensor, torch.Tensor.cuda, torch.Tensor.type]
@@ -127,16 +129,89 @@ from sdpo_megatron.errors import ConfigError
 try:
     start_runtime("cpu")
 except ConfigError as error:
-    assert "CUDA_VISIBLE_DEVICES=''" in str(error)
+    assert "CUDA was started in this process before" in str(error)
 else:
     raise AssertionError("redirected on a CUDA machine")
 runtime = start_runtime()
-assert (runtime.device, runtime.backend) == (torch.device("cuda", 3), "nccl")
+# Tensors over NCCL; objects, for which ranks wait while attempts are sampled, over gloo.
+assert (runtime.device, runtime.backend) == (torch.device("cuda", 3), "cpu:gloo,cuda:nccl")
+assert runtime.te_problem.startswith("it cannot be imported here: ModuleNotFoundError")
 assert before == {name: vars(torch.cuda).get(name) for name in dir(torch.cuda)}
 assert factories == [torch.zeros, torch.empty, torch.tensor, torch.Tensor.cuda, torch.Tensor.type]
 print("fine")
 """
     assert run(program, LOCAL_RANK="3") == "fine"
+
+
+def test_more_ranks_than_gpus_is_said_by_the_rank_that_has_none() -> None:
+    """Under torchrun no launcher has counted them."""
+    program = """
+import torch
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+from sdpo_megatron.actor.runtime import start_runtime
+from sdpo_megatron.errors import ConfigError
+try:
+    start_runtime("cuda")
+except ConfigError as error:
+    print(error)
+"""
+    said = run(program, LOCAL_RANK="2")
+    assert said.startswith("rank 2 of this machine has no GPU: 2 are visible")
+    assert "run.device=cpu" in said
+
+
+@needs_cpu
+def test_a_cpu_run_hides_gpus_from_itself_and_from_what_it_starts() -> None:
+    program = """
+import os
+from sdpo_megatron.actor.runtime import start_runtime
+start_runtime("cpu")
+print(repr(os.environ["CUDA_VISIBLE_DEVICES"]))
+"""
+    assert run(program, CUDA_VISIBLE_DEVICES="0,1") == "''"
+
+
+def fake_transformer_engine(folder: Path, pytorch: str) -> str:
+    """A package of its name; returns the path that makes it importable."""
+    package = folder / "transformer_engine"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = '2.11.0'\n")
+    (package / "pytorch.py").write_text(pytorch)
+    return str(folder)
+
+
+@needs_cpu
+def test_on_a_cpu_megatron_does_not_see_transformer_engine(tmp_path: Path) -> None:
+    """It would take its fused operations, which have no kernel there."""
+    program = """
+from sdpo_megatron.actor.runtime import start_runtime
+runtime = start_runtime("cpu")
+import importlib.util
+assert importlib.util.find_spec("transformer_engine") is None
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.extensions import transformer_engine as extensions
+print(extensions.HAVE_TE, moe_utils.te_general_gemm, runtime.te_problem)
+"""
+    path = fake_transformer_engine(tmp_path, "raise SystemExit('was imported')\n")
+    assert run(program, PYTHONPATH=path) == "False None this process computes on a CPU"
+
+
+def test_a_broken_transformer_engine_is_named_and_not_used(tmp_path: Path) -> None:
+    program = """
+import torch
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 1
+torch.cuda.set_device = lambda device: None
+from sdpo_megatron.actor.runtime import start_runtime
+runtime = start_runtime("cuda")
+print(runtime.has_transformer_engine, runtime.te_problem)
+"""
+    path = fake_transformer_engine(tmp_path, "raise OSError('libcudnn.so.9: no such file')\n")
+    said = "False it cannot be imported here: OSError: libcudnn.so.9: no such file"
+    assert run(program, PYTHONPATH=path, LOCAL_RANK="0") == said
+    (tmp_path / "transformer_engine" / "pytorch.py").write_text("")
+    assert run(program, PYTHONPATH=path, LOCAL_RANK="0").strip() == "True"
 
 
 def test_no_other_file_asks_about_cuda() -> None:
