@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-mutants golden check format bench docs clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants golden check format bench docs clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
@@ -45,6 +45,14 @@ test-mutants: setup-dev  ## wrong versions of the source, one by one: the tests 
 
 golden: setup-dev  ## write the losses of tests/golden anew, after a change of numerics that is meant
 	@PYTHONPATH=. $(BIN)/python -m tests.golden.replay $(ARGS)
+.triton/installed: requirements/triton.txt
+	@echo "fetching Triton (240 MB)"
+	@rm -rf .triton
+	@$(BIN)/python -m pip install --quiet --no-deps --no-compile --disable-pip-version-check --target .triton -r $<
+	@touch $@
+
+test-triton: setup-dev .triton/installed  ## the loss's CUDA kernels in Triton's interpreter; no GPU needed
+	@PYTHONPATH=.triton TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/objectives/kernels
 
 check: setup-dev  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet $(CHECKED) || { $(BIN)/ruff format --check $(CHECKED); exit 1; }
@@ -64,5 +72,5 @@ docs: setup  ## write docs/metrics.md and docs/settings.md anew from the declara
 	@$(BIN)/python -m sdpo_megatron.config.page > docs/settings.md
 
 clean:  ## remove caches and .venv; runs/ and models/ stay
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .triton build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,6 +50,8 @@ ENGINES = {
     "sglang": ("serving",),
     "transformer_engine": ("sdpo_megatron.actor",),
 }
+# Triton's own language: the loss's kernels, which a CUDA device alone loads.
+KERNELS = "sdpo_megatron/objectives/kernels/"
 # Pure mathematics: nothing but torch, the standard library, the nouns and errors.
 PURE = "sdpo_megatron.objectives"
 PURE_MAY_IMPORT = {
@@ -209,15 +211,39 @@ def test_an_engine_is_imported_only_where_it_belongs(engine: str) -> None:
 
 
 def test_objectives_import_torch_alone() -> None:
+    def in_kernels(entry: Import) -> bool:
+        return str(entry.file.relative_to(REPOSITORY)).startswith(KERNELS)
+
     strays = [
         str(entry)
         for entry in IMPORTS
         if entry.part == PURE
+        and not (entry.module.split(".")[0] == "triton" and in_kernels(entry))
         and entry.module.split(".")[0] not in sys.stdlib_module_names
         and entry.module.split(".")[0] not in PURE_MAY_IMPORT
         and _part(entry.module) not in PURE_MAY_IMPORT
     ]
     assert strays == []
+
+
+def test_triton_is_imported_in_the_kernels_alone_and_those_on_cuda_alone() -> None:
+    strays = [
+        str(entry)
+        for entry in IMPORTS
+        if entry.module.split(".")[0] == "triton"
+        and not str(entry.file.relative_to(REPOSITORY)).startswith(KERNELS)
+    ]
+    assert strays == []
+    program = (
+        "import sys, sdpo_megatron.objectives, torch\n"
+        "from sdpo_megatron.objectives.passes import TorchPasses, passes_for\n"
+        "assert isinstance(passes_for(torch.zeros(2, 2), complete=False), TorchPasses)\n"
+        "print(sorted(m for m in sys.modules if m.startswith('sdpo_megatron.objectives.kernels')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_sglang_is_imported_by_the_engines_process_alone() -> None:

@@ -135,6 +135,10 @@ def test_what_transformer_engines_torch_part_needs_is_locked(text: str) -> None:
     assert _faults(Requirement(text), GPU) is None
 
 
+def test_the_interpreters_triton_is_the_gpu_locks() -> None:
+    assert _lock("triton")["triton"] == GPU["triton"]
+
+
 # --- set-up -------------------------------------------------------------------------------------
 
 

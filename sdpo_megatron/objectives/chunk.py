@@ -263,7 +263,8 @@ class ChunkScorer:
         at_support = grads.support - total[:, None] * student.support.exp()
         at_ids = torch.cat([at_support, grads.sampled[:, None]], dim=1)
         factor = (share - total) * normaliser.local_scale
-        return self.passes.logit_grad(self.shard, logits, scan, factor, query, at_ids)
+        scratch = None if self.target_logits is None else self.target_logits[: len(logits)]
+        return self.passes.logit_grad(self.shard, logits, scan, factor, query, at_ids, scratch)
 
 
 def target_into(

@@ -11,7 +11,7 @@ over the ranks. Shapes: C tokens of a chunk, V rows of this rank, K support, S q
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -33,11 +33,13 @@ class Scan:
 
     Attributes:
         maximum: [C], of each row; the lowest finite float where V is 0.
-        blocks: Whatever the implementation found block by block.
+        blocks: What the implementation found block by block, for `sums`.
+        ranking: The same for `topk`, which empties it: it is called once.
     """
 
     maximum: Tensor
     blocks: tuple[Tensor, ...] = ()
+    ranking: list[Tensor] = field(default_factory=list)
 
 
 class Passes(Protocol):
@@ -59,11 +61,19 @@ class Passes(Protocol):
         """
 
     def logit_grad(
-        self, shard: VocabShard, logits: Tensor, scan: Scan, factor: Tensor, ids: Tensor, at: Tensor
+        self,
+        shard: VocabShard,
+        logits: Tensor,
+        scan: Scan,
+        factor: Tensor,
+        ids: Tensor,
+        at: Tensor,
+        scratch: Tensor | None,
     ) -> Tensor:
         """[C, V]: factor exp(x - m) everywhere, plus `at` [C, S] at global `ids` [C, S]; the last
         column is the sampled token, which may be one of the others as well. After `sums` with keep
-        "powers". Written over a buffer; in float32 or the products' dtype.
+        "powers". Written over the logits, in float32, or over `scratch`, which is like them, in the
+        products' dtype.
         """
 
 
@@ -76,10 +86,10 @@ class TorchPasses:
         if not topk:
             return Scan(logits.amax(-1))
         maxima = block_maxima(logits)
-        return Scan(maxima.amax(-1), (maxima,))
+        return Scan(maxima.amax(-1), ranking=[maxima])
 
     def topk(self, logits: Tensor, scan: Scan, k: int) -> tuple[Tensor, Tensor]:
-        return blocked_topk_first(logits, scan.blocks[0], k)
+        return blocked_topk_first(logits, scan.ranking.pop(), k)
 
     def sums(
         self, logits: Tensor, scan: Scan, support: Tensor, *, keep: Keep
@@ -95,7 +105,14 @@ class TorchPasses:
         return rest, weighted
 
     def logit_grad(
-        self, shard: VocabShard, logits: Tensor, scan: Scan, factor: Tensor, ids: Tensor, at: Tensor
+        self,
+        shard: VocabShard,
+        logits: Tensor,
+        scan: Scan,
+        factor: Tensor,
+        ids: Tensor,
+        at: Tensor,
+        scratch: Tensor | None,
     ) -> Tensor:
         local, here = shard.locate(ids)
         return logits.mul_(factor[:, None]).scatter_add_(1, local, at.masked_fill(~here, 0.0))
