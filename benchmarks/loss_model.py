@@ -132,11 +132,14 @@ class Accounts(TorchDispatchMode):
         # A CPU lacks products of bf16 that end in float32; the shapes are known.
         known = name in PRODUCTS and "out" in kwargs
         out = kwargs["out"] if known else func(*args, **kwargs)
-        given = list(
-            {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}.values()
-        )
+        # What is given as `out` is written, and read only where it is an operand as well.
+        operands = {key: value for key, value in kwargs.items() if key != "out"}
+        leaves = [x for x in tree_leaves((args, operands)) if isinstance(x, Tensor)]
+        given = list({id(x): x for x in leaves}.values())
         made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        storages = {x.untyped_storage()._cdata for x in given}
+        storages = {
+            x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)
+        }
         fresh = [x for x in made if x.untyped_storage()._cdata not in storages]
         for tensor in fresh:
             self._hold(tensor)

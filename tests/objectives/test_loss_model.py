@@ -1,4 +1,4 @@
-"""The model of the loss on a GPU: what it counts, and the aims that the CUDA path must meet in it."""
+"""The model of the loss on a GPU: what it counts, and the aims that the CUDA path must meet."""
 
 from __future__ import annotations
 
