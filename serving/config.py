@@ -9,6 +9,7 @@ from pydantic import Field
 from sdpo_megatron.addresses import DNS_PREFIX
 from sdpo_megatron.fields import (
     Count,
+    Counts,
     NonNegative,
     Port,
     PositiveInt,
@@ -39,7 +40,7 @@ class EngineConfig:
     """Tensor-parallel size of each engine. On a CPU each rank needs a core of its own (`threads`
     are bound per rank)."""
 
-    gpus: tuple[Count, ...] = ()
+    gpus: Counts = ()
     """GPUs of the engines, `tp` each in turn, counted from 0 among the visible ones. []: those that
     no trainer rank has. Naming a rank's GPU shares it, which needs a `mem_fraction`."""
 

@@ -12,6 +12,7 @@ settings imports it. It never imports torch.
 from sdpo_megatron.fields.declare import refuse, settings
 from sdpo_megatron.fields.kinds import (
     Count,
+    Counts,
     Fraction,
     NonNegative,
     Port,
@@ -25,6 +26,7 @@ from sdpo_megatron.fields.kinds import (
 
 __all__ = [
     "Count",
+    "Counts",
     "Fraction",
     "NonNegative",
     "Port",

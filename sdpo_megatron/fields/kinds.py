@@ -21,3 +21,5 @@ Word = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length
 """Text that may not be empty."""
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 """Several texts; YAML gives a list."""
+Counts = Annotated[tuple[Count, ...], Field(strict=False)]
+"""Several numbers of 0 or more; YAML gives a list."""

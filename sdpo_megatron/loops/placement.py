@@ -114,7 +114,7 @@ def _engines(
     chosen = engine.gpus or tuple(free[:needed])
     if len(chosen) != needed or len(set(chosen)) != needed:
         raise ConfigError(f"rollout.engine.gpus={list(chosen)}: {wanted}, each named once")
-    if absent := [gpu for gpu in chosen if not 0 <= gpu < num_gpus]:
+    if absent := [gpu for gpu in chosen if gpu >= num_gpus]:
         raise ConfigError(
             f"rollout.engine.gpus={list(chosen)}: {absent} are not there; {num_gpus} GPUs are "
             "visible here, counted from 0"
