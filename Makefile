@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 export PYTHON
-CHECKED := docs/pictures conftest.py sdpo_megatron serving recipes tests benchmarks
+CHECKED := docs/pictures conftest.py sdpo_megatron serving recipes tests benchmarks scripts
 # Tests at a time; each may start several processes. More on a larger machine: make test TEST_WORKERS=4
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
