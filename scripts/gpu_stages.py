@@ -76,8 +76,10 @@ def versions(machine: Machine) -> Found:
 def local(machine: Machine) -> Found:
     """Local layers; Transformer Engine's are not asked for."""
     folder = _model("qwen3")
+    theirs = _transformers_logits(folder)  # first: on a CPU the runtime redirects torch
     actor = _actor(machine, folder, local_layers=True)
-    return _against_transformers(actor, folder, machine) | _packing(actor) | _teacher(actor, folder)
+    found = _against_transformers(actor, theirs, machine) | _packing(actor) | _teacher(actor)
+    return found | {"loss": actor.step(_attempts(0))["train/loss"]}
 
 
 def te_bf16(machine: Machine) -> Found:
@@ -124,16 +126,17 @@ def loss(machine: Machine) -> Found:
 
 def step(machine: Machine) -> Found:
     """Seconds by phase of the second of two steps."""
-    from sdpo_megatron.objectives import ObjectiveConfig, PolicyGradientConfig
-    from tests.actor.worlds import made_up_samples
+    from sdpo_megatron.objectives import GrpoWeighting, ObjectiveConfig, PolicyGradientConfig
 
     folder = _model("qwen3")
     found: Found = {}
     objectives = {
-        "grpo": ObjectiveConfig(distillation=None, policy_gradient=PolicyGradientConfig()),
+        "grpo": ObjectiveConfig(
+            distillation=None, policy_gradient=PolicyGradientConfig(), weighting=GrpoWeighting()
+        ),
         "sdpo": ObjectiveConfig(),
     }
-    samples = made_up_samples(0, questions=8)
+    samples = _attempts(0, questions=8)
     for name, objective in objectives.items():
         actor = _actor(machine, folder, objective=objective)
         actor.step(samples)
@@ -147,19 +150,17 @@ def step(machine: Machine) -> Found:
 
 def resume(machine: Machine) -> Found:
     """A checkpoint after one step; the second step from it must be that of the run that went on."""
-    from tests.actor.worlds import made_up_samples
-
     folder = _model("qwen3")
     with tempfile.TemporaryDirectory() as root:
         actor = _actor(machine, folder)
-        actor.step(made_up_samples(0))
+        actor.step(_attempts(0))
         actor.save(Path(root), 1, {}, keep=1)
-        went_on = actor.step(made_up_samples(1))
+        went_on = actor.step(_attempts(1))
         expected = [p.detach().cpu().clone() for c in actor.chunks for p in c.parameters()]
         _leave()
         again = _actor(machine, folder)
         assert again.load_newest(Path(root)) is not None
-        resumed = again.step(made_up_samples(1))
+        resumed = again.step(_attempts(1))
     found = [p.detach().cpu() for c in again.chunks for p in c.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)), "weights differ"
     assert went_on["train/loss"] == resumed["train/loss"]
@@ -168,12 +169,10 @@ def resume(machine: Machine) -> Found:
 
 def moe(machine: Machine) -> Found:
     """A step of a mixture of experts on either kind of layers."""
-    from tests.actor.worlds import made_up_samples
-
     folder, losses = _model("qwen3_moe"), {}
     for name, local_layers in (("local", True), ("grouped", False)):
         actor = _actor(machine, folder, local_layers=local_layers)
-        losses[name] = actor.step(made_up_samples(0))["train/loss"]
+        losses[name] = actor.step(_attempts(0))["train/loss"]
         _leave()
     assert abs(losses["grouped"] - losses["local"]) < 0.02 * abs(losses["local"]), losses
     return losses
@@ -220,6 +219,12 @@ def _model(family: str) -> str:
     return folder
 
 
+def _attempts(seed: int, **sizes: int) -> Any:
+    from tests.actor.worlds import made_up_samples
+
+    return made_up_samples(seed, **sizes)
+
+
 def _actor(
     machine: Machine, folder: str, *, local_layers: bool = False, fp8: Any = None, **changes: Any
 ) -> Any:
@@ -254,11 +259,11 @@ def _leave() -> None:
 def _transformer_engine(machine: Machine, fp8: str | None) -> Found:
     folder = _model("qwen3")
     if machine.dry_run:  # on local layers: what is asked of a teacher's pass holds for them too
-        return _teacher(_actor(machine, folder), folder)
+        return _teacher(_actor(machine, folder))
     actor = _actor(machine, folder, fp8=fp8)
     if not actor.runtime.has_transformer_engine:
         raise Skipped(actor.runtime.te_problem)
-    return _packing(actor) | _teacher(actor, folder)
+    return _packing(actor) | _teacher(actor)
 
 
 def _batches(actor: Any, samples: Any) -> Any:
@@ -267,19 +272,23 @@ def _batches(actor: Any, samples: Any) -> Any:
     return Minibatch(actor.config, actor.runtime, samples).packed({"student", "teacher"})
 
 
-def _against_transformers(actor: Any, folder: str, machine: Machine) -> Found:
+def _transformers_logits(folder: str) -> torch.Tensor:
+    """[R, V] of one attempt's response tokens, in float32 on the CPU."""
     from transformers import AutoModelForCausalLM
 
-    from tests.actor.worlds import made_up_samples
-
-    (sample,) = made_up_samples(0, questions=1, attempts=1)
-    (hidden,) = actor.pipeline.hidden_states(_batches(actor, [sample])["student"])
-    weight = actor.chunks[-1].module.head_weight().detach()
-    ours = (hidden.float() @ weight.float().t()).cpu()[:, : actor.spec.vocab]
+    (sample,) = _attempts(0, questions=1, attempts=1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.tensor([[*sample.prompt_ids, *sample.response_ids]])
     with torch.no_grad():
-        theirs = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1]
+        logits: torch.Tensor = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1]
+    return logits
+
+
+def _against_transformers(actor: Any, theirs: torch.Tensor, machine: Machine) -> Found:
+    batches = _batches(actor, _attempts(0, questions=1, attempts=1))
+    (hidden,) = actor.pipeline.hidden_states(batches["student"])
+    weight = actor.chunks[-1].module.head_weight().detach()
+    ours = (hidden.float() @ weight.float().t()).cpu()[:, : actor.spec.vocab]
     error = float((ours - theirs).abs().max() / theirs.abs().max())
     assert error < (1e-4 if machine.dry_run else 0.05), error
     return {"logits_error": error}
@@ -287,9 +296,7 @@ def _against_transformers(actor: Any, folder: str, machine: Machine) -> Found:
 
 def _packing(actor: Any) -> Found:
     """Several sequences of odd lengths in one micro-batch against one micro-batch each."""
-    from tests.actor.worlds import made_up_samples
-
-    samples = made_up_samples(3, questions=1, attempts=3)
+    samples = _attempts(3, questions=1, attempts=3)
     together = actor.pipeline.hidden_states(_batches(actor, samples)["student"])
     alone = [actor.pipeline.hidden_states(_batches(actor, [s])["student"])[0] for s in samples]
     a, b = torch.cat(together).float(), torch.cat(alone).float()
@@ -298,11 +305,9 @@ def _packing(actor: Any) -> Found:
     return {"packed_error": error}
 
 
-def _teacher(actor: Any, folder: str) -> Found:
+def _teacher(actor: Any) -> Found:
     """What a pass of other weights leaves behind: nothing, to the bit."""
-    from tests.actor.worlds import made_up_samples
-
-    samples = made_up_samples(5)
+    samples = _attempts(5)
     other = [w + 0.01 * torch.randn_like(w) for w in actor.weights.snapshot()]
     before = [p.detach().clone() for c in actor.chunks for p in c.parameters()]
     batches = _batches(actor, samples)
