@@ -45,6 +45,7 @@ test-mutants: setup-dev  ## wrong versions of the source, one by one: the tests 
 
 golden: setup-dev  ## write the losses of tests/golden anew, after a change of numerics that is meant
 	@PYTHONPATH=. $(BIN)/python -m tests.golden.replay $(ARGS)
+
 .triton/installed: requirements/triton.txt
 	@echo "fetching Triton (240 MB)"
 	@rm -rf .triton
