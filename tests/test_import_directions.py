@@ -236,7 +236,8 @@ def test_triton_is_imported_in_the_kernels_alone_and_those_on_cuda_alone() -> No
     assert strays == []
     program = (
         "import sys, sdpo_megatron.objectives, torch\n"
-        "from sdpo_megatron.objectives.passes import TorchPasses, passes_for\n"
+        "from sdpo_megatron.objectives.dispatch import passes_for\n"
+        "from sdpo_megatron.objectives.passes import TorchPasses\n"
         "assert isinstance(passes_for(torch.zeros(2, 2), complete=False), TorchPasses)\n"
         "print(sorted(m for m in sys.modules if m.startswith('sdpo_megatron.objectives.kernels')))"
     )

@@ -7,8 +7,6 @@ import os
 import time
 from pathlib import Path
 
-import torch
-
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.nouns import Attempt, Verdict
@@ -29,7 +27,7 @@ def describe_run(board: Board, config: TrainConfig, runtime: Runtime) -> None:
         torch=_version("torch"),
         megatron_core=_version("megatron-core"),
     )
-    device = "cpu" if runtime.is_cpu else torch.cuda.get_device_name()
+    device = "cpu" if runtime.is_cpu else runtime.device_name()
     world = config.parallel.model_ranks * config.run.data_parallel
     board.set("sdpo_devices", world, role="trainer", model=device)
 

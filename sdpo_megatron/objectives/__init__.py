@@ -7,7 +7,7 @@
     head_loss, chunk, score     LM head -> loss and gradients, chunk by chunk
     options                 how it is computed: layout, temperature, memory
     logits, topk, shards    matrix products, exact top-K, the vocabulary over ranks
-    passes, kernels         what is done over a chunk of logits: in torch, and in Triton on CUDA
+    dispatch, passes, kernels   what is done over a chunk of logits: in torch, and in Triton on CUDA
     targets                 what the loss is computed against
     health                  metrics of learning from the summed statistics
 

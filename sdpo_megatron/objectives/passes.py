@@ -118,17 +118,6 @@ class TorchPasses:
         return logits.mul_(factor[:, None]).scatter_add_(1, local, at.masked_fill(~here, 0.0))
 
 
-def passes_for(weight: Tensor, *, complete: bool) -> Passes:
-    """Triton's on CUDA (bf16 and float32 heads, a support that is not the whole vocabulary), else
-    the reference.
-    """
-    if weight.is_cuda and weight.dtype != torch.float64 and not complete:
-        from sdpo_megatron.objectives.kernels import TritonPasses
-
-        return TritonPasses(weight.dtype)
-    return TorchPasses()
-
-
 def slices(logits: Tensor) -> range:
     """Starts of row slices that fit the cache; the step is the height of a slice."""
     limit = SLICE_ELEMENTS.get(logits.device.type, SLICE_ELEMENTS["cuda"])

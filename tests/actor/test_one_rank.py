@@ -74,7 +74,7 @@ def actor_of(folder: str, plan: Plan) -> Any:
             questions=4,
             questions_per_step=plan.questions_per_step,
             micro_batch_tokens=80,
-            chunk_tokens=16,
+            logits_mib=0.012,
         ),
     )
 

@@ -48,7 +48,7 @@ def replay(rank: int, world: int, folder: str, name: str) -> list[Row]:
         folder,
         objective=grpo if name == "grpo" else small_objective(),
         teacher=EmaTeacher(rate=0.1),
-        batch=BatchConfig(questions=QUESTIONS, micro_batch_tokens=96, chunk_tokens=16),
+        batch=BatchConfig(questions=QUESTIONS, micro_batch_tokens=96, logits_mib=0.012),
         # A large eps: with 1e-8 an element whose gradient is all rounding would move like any
         # other, and the last bits of one step would show in the third digit of a later one.
         optimizer=OptimizerConfig(lr=3e-3, eps=1e-3, warmup_steps=2),

@@ -19,8 +19,9 @@ pytest.importorskip("triton", reason="Triton is not installed here: make test-tr
 
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.objectives import chunk, score
+from sdpo_megatron.objectives.dispatch import passes_for
 from sdpo_megatron.objectives.kernels import TritonPasses
-from sdpo_megatron.objectives.passes import FAR_BELOW, Passes, TorchPasses, passes_for
+from sdpo_megatron.objectives.passes import FAR_BELOW, Passes, TorchPasses
 from sdpo_megatron.objectives.shards import VocabShard
 from tests.objectives import variants
 from tests.objectives.cases import Case, Outcome, make, run
