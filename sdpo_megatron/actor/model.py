@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
 from sdpo_megatron.actor.runtime import current_runtime
 from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.weights.spec import Llama3Rope, ModelSpec
+from sdpo_megatron.weights.spec import Llama3Rope, ModelSpec, YarnRope
 
 current_runtime()  # on a CPU, megatron must be imported after its calls were redirected
 
@@ -23,6 +23,8 @@ from megatron.core import parallel_state, tensor_parallel  # noqa: E402
 from megatron.core.models.gpt import GPTModel  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
+from sdpo_megatron.actor.layers.norm import AcrossHeadsRMSNorm  # noqa: E402
+from sdpo_megatron.actor.layers.rotary import RotaryByLayer  # noqa: E402
 from sdpo_megatron.actor.layers.spec import block_spec  # noqa: E402
 
 
@@ -120,18 +122,20 @@ def build_model(
     precision.check_model(spec, parallel)
     runtime = current_runtime()
     precision.check_device(runtime.capability(), runtime.device_name())
+    fused = _transformer_engine(spec)
+    why = f"{spec.model_type} does not use it" if runtime.has_transformer_engine else ""
     for key, wanted in (
         ("parallel.context > 1", parallel.context > 1),
         ("precision.fp8", precision.fp8 is not None),
     ):
-        if wanted and not runtime.has_transformer_engine:
+        if wanted and not fused:
             raise ConfigError(
-                f"{key} needs Transformer Engine on a CUDA device, and {runtime.te_problem}"
+                f"{key} needs Transformer Engine on a CUDA device, and {why or runtime.te_problem}"
             )
     config = transformer_config(spec, parallel, precision)
     model = PolicyModel(
         config,
-        block_spec(spec, config, transformer_engine=runtime.has_transformer_engine),
+        block_spec(spec, config, transformer_engine=fused),
         vocab_size=spec.padded_vocab(parallel.tensor),
         max_sequence_length=spec.max_position,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -141,11 +145,14 @@ def build_model(
         rotary_base=spec.rope_theta,
     )
     model.spec = spec
-    if spec.rope_scaling is not None:
+    if isinstance(spec.rope_scaling, Llama3Rope):
         # GPTModel's own scaling has three of the four numbers built in.
         model.rotary_pos_emb.inv_freq = scaled_frequencies(
             model.rotary_pos_emb.inv_freq, spec.rope_scaling
         )
+    elif isinstance(spec.rope_scaling, YarnRope):
+        scaled = yarn_frequencies(model.rotary_pos_emb.inv_freq, spec.rope_scaling, spec.rope_theta)
+        model.rotary_pos_emb = RotaryByLayer(model.rotary_pos_emb, scaled)
     _mark_tensor_parallel(model)
     return [model.to(runtime.device)]
 
@@ -161,6 +168,7 @@ def _mark_tensor_parallel(model: PolicyModel) -> None:
         layers.VocabParallelEmbedding: 0,
         layers.ColumnParallelLinear: 0,
         layers.RowParallelLinear: 1,
+        AcrossHeadsRMSNorm: 0,
     }
     for module in model.modules():
         axis = next((axes[kind] for kind in axes if isinstance(module, kind)), None)
@@ -181,12 +189,40 @@ def scaled_frequencies(inv_freq: torch.Tensor, rope: Llama3Rope) -> torch.Tensor
     return keep * inv_freq + (1.0 - keep) * inv_freq / rope.factor
 
 
+def yarn_frequencies(inv_freq: torch.Tensor, rope: YarnRope, theta: float) -> torch.Tensor:
+    """YaRN's rope scaling of inverse frequencies [D / 2].
+
+    Frequencies that turn at least `beta_fast` times within the original length stay, those that
+    turn at most `beta_slow` times are divided by `factor`, those between are mixed linearly in
+    their number.
+    """
+    dim = 2 * inv_freq.shape[0]
+
+    def number(turns: float) -> float:
+        """Of the frequency that turns so often."""
+        wavelengths = rope.original_max_position / (turns * 2 * math.pi)
+        return dim * math.log(wavelengths) / (2 * math.log(theta))
+
+    low, high = number(rope.beta_fast), number(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    steps = torch.arange(dim // 2, dtype=torch.float32, device=inv_freq.device)
+    stretched = ((steps - low) / max(high - low, 0.001)).clamp(0.0, 1.0)
+    return inv_freq / rope.factor * stretched + inv_freq * (1.0 - stretched)
+
+
+def _transformer_engine(spec: ModelSpec) -> bool:
+    """Whether its layers make the model; none of them ends in a norm or normalises across heads."""
+    return current_runtime().has_transformer_engine and not spec.post_norm
+
+
 def transformer_config(
     spec: ModelSpec, parallel: ParallelConfig, precision: PrecisionConfig
 ) -> TransformerConfig:
     """Megatron's configuration: shape, layout, no dropout, fusions with Transformer Engine only."""
     runtime = current_runtime()
-    dtype, fused = precision.torch_dtype, runtime.has_transformer_engine
+    dtype, fused = precision.torch_dtype, _transformer_engine(spec)
     return TransformerConfig(
         num_layers=spec.num_layers,
         hidden_size=spec.hidden,
@@ -196,7 +232,9 @@ def transformer_config(
         kv_channels=spec.head_dim,
         normalization="RMSNorm",
         layernorm_epsilon=spec.norm_eps,
-        qk_layernorm=spec.qk_norm,
+        # Megatron sums these norms' gradients over tensor-parallel ranks; across heads each rank
+        # has a weight of its own.
+        qk_layernorm=spec.qk_norm and not spec.qk_norm_across_heads,
         add_qkv_bias=spec.qkv_bias,
         add_bias_linear=False,
         gated_linear_unit=True,
@@ -231,6 +269,7 @@ def transformer_config(
         bias_activation_fusion=fused,
         bias_dropout_fusion=fused,
         apply_rope_fusion=fused,
+        **_windows(spec),
         **_recompute(parallel.recompute),
         **(_moe(spec, fused, precision) if spec.moe else {}),
     )
@@ -245,6 +284,20 @@ def _fp8(precision: PrecisionConfig) -> dict[str, Any]:
         "first_last_layers_bf16": precision.bf16_layers > 0,
         "num_layers_at_start_in_bf16": precision.bf16_layers,
         "num_layers_at_end_in_bf16": precision.bf16_layers,
+    }
+
+
+def _windows(spec: ModelSpec) -> dict[str, Any]:
+    """Megatron's terms: tokens seen to the left of a token and to its right; 1 for a layer with a
+    window.
+    """
+    sizes = {window for window in spec.windows if window is not None}
+    if not sizes:
+        return {}
+    assert len(sizes) == 1
+    return {
+        "window_size": (sizes.pop() - 1, 0),
+        "window_attn_skip_freq": [int(window is not None) for window in spec.windows],
     }
 
 

@@ -114,16 +114,20 @@ def hf_shapes(spec: ModelSpec) -> dict[str, Shape]:
 
 def _layer_shapes(spec: ModelSpec, layer: str) -> Iterator[tuple[str, Shape]]:
     hidden, q, kv = spec.hidden, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    yield f"{layer}input_layernorm.weight", (hidden,)
+    if not spec.post_norm:
+        yield f"{layer}input_layernorm.weight", (hidden,)
     for name, rows in (("q", q), ("k", kv), ("v", kv)):
         yield f"{layer}self_attn.{name}_proj.weight", (rows, hidden)
         if spec.qkv_bias:
             yield f"{layer}self_attn.{name}_proj.bias", (rows,)
     if spec.qk_norm:
-        yield f"{layer}self_attn.q_norm.weight", (spec.head_dim,)
-        yield f"{layer}self_attn.k_norm.weight", (spec.head_dim,)
+        across = spec.qk_norm_across_heads
+        yield f"{layer}self_attn.q_norm.weight", (q if across else spec.head_dim,)
+        yield f"{layer}self_attn.k_norm.weight", (kv if across else spec.head_dim,)
     yield f"{layer}self_attn.o_proj.weight", (hidden, q)
     yield f"{layer}post_attention_layernorm.weight", (hidden,)
+    if spec.post_norm:
+        yield f"{layer}post_feedforward_layernorm.weight", (hidden,)
     if spec.moe is None:
         yield from _ffn_shapes(f"{layer}mlp.", hidden, spec.ffn_hidden)
         return
@@ -174,9 +178,10 @@ def _layer_params(
     spec: ModelSpec, at: Position, mcore: str, hf: str, bucket: int
 ) -> Iterator[Param]:
     hidden, q_width = spec.hidden, spec.num_heads * spec.head_dim
-    yield _whole(
-        at, f"{mcore}input_layernorm.weight", f"{hf}input_layernorm.weight", (hidden,), bucket
-    )
+    if not spec.post_norm:
+        yield _whole(
+            at, f"{mcore}input_layernorm.weight", f"{hf}input_layernorm.weight", (hidden,), bucket
+        )
     rows = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim // at.tp_size
     for kind, shape in (("weight", (rows, hidden)), ("bias", (rows,))):
         if kind == "weight" or spec.qkv_bias:
@@ -184,22 +189,31 @@ def _layer_params(
                 f"{mcore}self_attention.linear_qkv.{kind}", shape, _qkv(spec, at, hf, kind), bucket
             )
     if spec.qk_norm:
-        for name in ("q", "k"):
-            yield _whole(
-                at,
+        for name, heads in (("q", spec.num_heads), ("k", spec.num_kv_heads)):
+            names = (
                 f"{mcore}self_attention.{name}_layernorm.weight",
                 f"{hf}self_attn.{name}_norm.weight",
-                (spec.head_dim,),
-                bucket,
             )
+            if spec.qk_norm_across_heads:
+                width = heads * spec.head_dim
+                piece = _share(names[1], 0, width, at.tp, at.tp_size)
+                yield Param(names[0], (width // at.tp_size,), (piece,), bucket)
+            else:
+                yield _whole(at, *names, (spec.head_dim,), bucket)
     yield Param(
         f"{mcore}self_attention.linear_proj.weight",
         (hidden, q_width // at.tp_size),
         (_share(f"{hf}self_attn.o_proj.weight", 1, q_width, at.tp, at.tp_size),),
         bucket,
     )
-    norm = "post_attention_layernorm.weight"
-    yield _whole(at, f"{mcore}pre_mlp_layernorm.weight", f"{hf}{norm}", (hidden,), bucket)
+    norms = {"pre_mlp_layernorm": "post_attention_layernorm"}
+    if spec.post_norm:
+        norms = {
+            "self_attention.linear_proj.post_norm": "post_attention_layernorm",
+            "mlp.linear_fc2.post_norm": "post_feedforward_layernorm",
+        }
+    for ours, theirs in norms.items():
+        yield _whole(at, f"{mcore}{ours}.weight", f"{hf}{theirs}.weight", (hidden,), bucket)
     if spec.moe is None:
         yield from _ffn(
             f"{mcore}mlp.", f"{hf}mlp.", hidden, spec.ffn_hidden, at.tp, at.tp_size, bucket, False

@@ -8,6 +8,7 @@ something else.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,22 @@ class Family:
         qkv_bias: Bias of q, k, v; None when config.json decides (`attention_bias`).
         moe: Its feed-forward layers are mixtures of experts.
         default_head_dim: `head_dim` when config.json does not say; None means hidden / heads.
+        qk_norm_across_heads: That norm is over the whole width of query and key, all heads at once.
+        post_norm: Attention and feed-forward layer are normalised at their ends, not before them.
+        windowed: Layers of `layer_types` sliding_attention see `sliding_window` tokens, and rope
+            scaling (yarn) is that of the other layers only.
+        default_rope_theta, default_norm_eps: When config.json does not say.
     """
 
     qk_norm: bool = False
     qkv_bias: bool | None = None
     moe: bool = False
     default_head_dim: int | None = None
+    qk_norm_across_heads: bool = False
+    post_norm: bool = False
+    windowed: bool = False
+    default_rope_theta: float = 10000.0
+    default_norm_eps: float = 1e-6
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -40,7 +51,16 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": Family(qkv_bias=True),  # Qwen2 and Qwen2.5
     "qwen3": Family(qk_norm=True, default_head_dim=128),
     "qwen3_moe": Family(qk_norm=True, moe=True),
+    "olmo3": Family(
+        qk_norm=True,
+        qk_norm_across_heads=True,
+        post_norm=True,
+        windowed=True,
+        default_rope_theta=500000.0,
+        default_norm_eps=1e-5,
+    ),
 }
+WINDOW_LAYER, FULL_LAYER = "sliding_attention", "full_attention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +71,23 @@ class Llama3Rope:
     low_freq_factor: float
     high_freq_factor: float
     original_max_position: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class YarnRope:
+    """YaRN's frequency-dependent rope scaling (arXiv 2309.00071).
+
+    Attributes:
+        attention_factor: Of rotated queries and keys alike.
+        truncate: The two ends of the ramp are rounded outwards to whole frequencies.
+    """
+
+    factor: float
+    original_max_position: int
+    beta_fast: float
+    beta_slow: float
+    attention_factor: float
+    truncate: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +118,10 @@ class ModelSpec:
             layers).
         tied: Input embeddings are the output head.
         qkv_bias, qk_norm: Bias on q, k, v; RMSNorm over each head's q and k.
+        qk_norm_across_heads, post_norm: As in `Family`.
+        windows: By layer, how many tokens a token sees, itself included, or None for all before it;
+            empty where all layers see all.
+        rope_scaling: Of layers without a window.
         dtype: Name of the checkpoint's dtype in config.json: float32, bfloat16 or float16.
         ignored: Fields of config.json that do not matter here and are not read.
     """
@@ -96,10 +137,13 @@ class ModelSpec:
     max_position: int
     norm_eps: float
     rope_theta: float
-    rope_scaling: Llama3Rope | None = None
+    rope_scaling: Llama3Rope | YarnRope | None = None
     tied: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
+    qk_norm_across_heads: bool = False
+    post_norm: bool = False
+    windows: tuple[int | None, ...] = ()
     moe: MoeSpec | None = None
     dtype: str = "float32"
     ignored: tuple[str, ...] = field(default=(), compare=False)
@@ -203,9 +247,10 @@ class _Reader:
             # Llama and Qwen3 put this bias on the output projection too, which no published
             # checkpoint of theirs uses.
             self.errors.append("attention_bias=true (bias on o_proj) is not supported")
+        self.num_layers = self.positive("num_hidden_layers")
         spec = ModelSpec(
             model_type=model_type,
-            num_layers=self.positive("num_hidden_layers"),
+            num_layers=self.num_layers,
             hidden=hidden,
             ffn_hidden=self.positive("intermediate_size"),
             num_heads=heads,
@@ -213,12 +258,15 @@ class _Reader:
             head_dim=self.positive("head_dim", default=family.default_head_dim or hidden // heads),
             vocab=self.positive("vocab_size"),
             max_position=self.positive("max_position_embeddings", default=2048),
-            norm_eps=float(self.left.pop("rms_norm_eps", 1e-6)),
-            rope_theta=self.rope_theta(),
-            rope_scaling=self.rope_scaling(),
+            norm_eps=float(self.left.pop("rms_norm_eps", family.default_norm_eps)),
+            rope_theta=self.rope_theta(family),
+            rope_scaling=self.rope_scaling(family),
             tied=bool(self.left.pop("tie_word_embeddings", False)),
             qkv_bias=bool(family.qkv_bias),
             qk_norm=family.qk_norm,
+            qk_norm_across_heads=family.qk_norm_across_heads,
+            post_norm=family.post_norm,
+            windows=self.windows() if family.windowed else (),
             moe=self.moe() if family.moe else None,
             dtype=str(self.left.get("dtype") or self.left.get("torch_dtype") or "float32"),
             ignored=tuple(sorted(self.left.keys() & _HARMLESS)),
@@ -234,20 +282,45 @@ class _Reader:
             return 1
         return value
 
-    def rope_theta(self) -> float:
+    def windows(self) -> tuple[int | None, ...]:
+        """Taken before what remains is refused; three of four layers have one by default."""
+        num = self.num_layers
+        window = self.positive("sliding_window", default=4096)
+        types = self.left.pop("layer_types", None)
+        if types is None:
+            types = [FULL_LAYER if n % 4 == 3 else WINDOW_LAYER for n in range(num)]
+        if len(types) != num or set(types) - {WINDOW_LAYER, FULL_LAYER}:
+            self.errors.append(
+                f"layer_types holds {len(types)} of {sorted(set(types))}, expected {num} of "
+                f"{FULL_LAYER} and {WINDOW_LAYER}"
+            )
+        return tuple(window if kind == WINDOW_LAYER else None for kind in types)
+
+    def rope_theta(self, family: Family) -> float:
         # transformers 5 writes rope_parameters = {"rope_theta": ..., "rope_type": ...}; older ones
-        # two fields.
+        # two fields. Where layers differ there is one for each type of layer.
         parameters = self.left.pop("rope_parameters", None) or {}
-        theta = self.left.pop("rope_theta", None) or parameters.get("rope_theta", 10000.0)
+        if family.windowed and FULL_LAYER in parameters:
+            parameters, windowed = parameters[FULL_LAYER], parameters.get(WINDOW_LAYER) or {}
+            of_full = parameters.get("rope_theta", family.default_rope_theta)
+            if windowed.get("rope_theta", of_full) != of_full:
+                self.errors.append(f"rope_theta differs between {FULL_LAYER} and {WINDOW_LAYER}")
+            if windowed.get("rope_type", "default") != "default":
+                self.errors.append(f"rope scaling of {WINDOW_LAYER} is not supported")
+        theta = self.left.pop("rope_theta", None) or parameters.get(
+            "rope_theta", family.default_rope_theta
+        )
         if parameters:
             self.left["rope_scaling"] = {k: v for k, v in parameters.items() if k != "rope_theta"}
         return float(theta)
 
-    def rope_scaling(self) -> Llama3Rope | None:
+    def rope_scaling(self, family: Family) -> Llama3Rope | YarnRope | None:
         scaling = self.left.pop("rope_scaling", None) or {}
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind == "default":
             return None
+        if kind == "yarn" and family.windowed:
+            return self.yarn(scaling)
         if kind != "llama3":
             self.errors.append(f"rope scaling {kind!r} is not supported (only llama3, or none)")
             return None
@@ -266,6 +339,24 @@ class _Reader:
             low_freq_factor=float(scaling["low_freq_factor"]),
             high_freq_factor=float(scaling["high_freq_factor"]),
             original_max_position=int(scaling["original_max_position_embeddings"]),
+        )
+
+    def yarn(self, scaling: Mapping[str, Any]) -> YarnRope | None:
+        missing = [n for n in ("factor", "original_max_position_embeddings") if n not in scaling]
+        if missing:
+            self.errors.append(f"rope scaling yarn without {', '.join(missing)}")
+            return None
+        if scaling.get("mscale") or scaling.get("mscale_all_dim"):
+            self.errors.append("rope scaling yarn with mscale is not supported")
+        factor = float(scaling["factor"])
+        by_default = 0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+        return YarnRope(
+            factor=factor,
+            original_max_position=int(scaling["original_max_position_embeddings"]),
+            beta_fast=float(scaling.get("beta_fast") or 32.0),
+            beta_slow=float(scaling.get("beta_slow") or 1.0),
+            attention_factor=float(scaling.get("attention_factor") or by_default),
+            truncate=bool(scaling.get("truncate", True)),
         )
 
     def moe(self) -> MoeSpec:

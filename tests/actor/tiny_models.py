@@ -33,6 +33,14 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 5.0,
     "original_max_position_embeddings": 32,
 }
+_YARN_ROPE = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "beta_fast": 3.0,
+    "beta_slow": 0.5,
+    "attention_factor": 1.3,
+    "original_max_position_embeddings": 32,
+}
 _MOE: dict[str, Any] = {
     "num_experts": 8,
     "num_experts_per_tok": 3,
@@ -51,6 +59,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_tied": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", {"tie_word_embeddings": False, "head_dim": 32}),
     "qwen3_tied": ("Qwen3Config", {"tie_word_embeddings": True, "head_dim": 16}),
+    # Windows shorter than most sequences of the tests, both kinds of layers, its own rope scaling.
+    "olmo3": (
+        "Olmo3Config",
+        {
+            "tie_word_embeddings": False,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "rope_scaling": _YARN_ROPE,
+        },
+    ),
+    "olmo3_tied": (
+        "Olmo3Config",
+        {"tie_word_embeddings": True, "sliding_window": 5, "num_key_value_heads": 4},
+    ),
 }
 MOE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3MoeConfig", {**_MOE, "tie_word_embeddings": False, "head_dim": 16}),

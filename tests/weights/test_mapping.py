@@ -34,6 +34,17 @@ MOE = ModelSpec(
 )
 
 
+POST_NORM = ModelSpec(
+    **{
+        **vars(DENSE),
+        "qkv_bias": False,
+        "post_norm": True,
+        "qk_norm_across_heads": True,
+        "windows": (4, 4, 4, None),
+    }
+)
+
+
 def positions(tp: int, pp: int, ep: int = 1, etp: int = 1) -> list[Position]:
     return [
         Position(tp=a, tp_size=tp, pp=b, pp_size=pp, ep=c, ep_size=ep, etp=d, etp_size=etp)
@@ -52,7 +63,9 @@ def travelling(spec: ModelSpec, at: Position) -> list[Param]:
     ]
 
 
-@pytest.mark.parametrize("spec", [DENSE, TIED, MOE], ids=["dense", "tied", "moe"])
+@pytest.mark.parametrize(
+    "spec", [DENSE, TIED, MOE, POST_NORM], ids=["dense", "tied", "moe", "post-norm"]
+)
 @pytest.mark.parametrize("tp", [1, 2, 4])
 @pytest.mark.parametrize("pp", [1, 2, 4])
 @pytest.mark.parametrize("ep", [1, 2])

@@ -11,7 +11,7 @@ import pytest
 
 from sdpo_megatron.errors import ModelFileError
 from sdpo_megatron.weights.mapping import hf_shapes
-from sdpo_megatron.weights.spec import Llama3Rope, ModelSpec, MoeSpec
+from sdpo_megatron.weights.spec import Llama3Rope, ModelSpec, MoeSpec, YarnRope
 
 # As published: Qwen/Qwen3-8B.
 QWEN3_8B: dict[str, Any] = {
@@ -112,11 +112,47 @@ QWEN3_30B_A3B = {
     "router_aux_loss_coef": 0.001,
 }
 
+OLMO3_7B = {
+    "architectures": ["Olmo3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "eos_token_id": 100257,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 8,
+    "max_position_embeddings": 65536,
+    "model_type": "olmo3",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "attention_factor": 1.2079441541679836,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 8.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "yarn",
+    },
+    "rope_theta": 500000,
+    "sliding_window": 4096,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 100278,
+}
+
 
 @pytest.mark.parametrize(
     ("config", "billions"),
-    [(QWEN3_8B, 8.19), (LLAMA_32_1B, 1.236), (QWEN25_7B, 7.616), (QWEN3_30B_A3B, 30.53)],
-    ids=["qwen3-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-30b-a3b"],
+    [
+        (QWEN3_8B, 8.19),
+        (LLAMA_32_1B, 1.236),
+        (QWEN25_7B, 7.616),
+        (QWEN3_30B_A3B, 30.53),
+        (OLMO3_7B, 7.298),
+    ],
+    ids=["qwen3-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-30b-a3b", "olmo-3-7b"],
 )
 def test_published_models_have_their_published_size(
     config: dict[str, Any], billions: float
@@ -156,6 +192,52 @@ def test_what_the_families_differ_in() -> None:
     assert ModelSpec.from_config(QWEN3_30B_A3B).moe == MoeSpec(
         num_experts=128, top_k=8, ffn_hidden=768, normalise_top_k=True
     )
+
+
+def test_olmo_3_has_windows_post_norms_and_a_rope_scaling_of_its_own() -> None:
+    spec = ModelSpec.from_config(OLMO3_7B)
+    assert (spec.post_norm, spec.qk_norm, spec.qk_norm_across_heads) == (True, True, True)
+    assert spec.windows == (4096, 4096, 4096, None) * 8
+    assert spec.rope_scaling == YarnRope(
+        factor=8.0,
+        original_max_position=8192,
+        beta_fast=32.0,
+        beta_slow=1.0,
+        attention_factor=pytest.approx(0.1 * math.log(8.0) + 1.0),
+        truncate=True,
+    )
+    by_default = {k: v for k, v in OLMO3_7B.items() if k not in ("layer_types", "rope_theta")}
+    assert ModelSpec.from_config(by_default) == spec
+
+
+def test_olmo_3_as_transformers_5_writes_it() -> None:
+    new = {k: v for k, v in OLMO3_7B.items() if k not in ("rope_scaling", "rope_theta")}
+    new["rope_parameters"] = {
+        "full_attention": {**OLMO3_7B["rope_scaling"], "rope_theta": 500000.0},  # type: ignore[dict-item]
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+    }
+    assert ModelSpec.from_config(new) == ModelSpec.from_config(OLMO3_7B)
+    for kind, parameters, message in (
+        ("sliding_attention", {"rope_theta": 10000.0}, "rope_theta differs"),
+        ("sliding_attention", {"rope_type": "yarn", "rope_theta": 500000.0}, "is not supported"),
+    ):
+        changed = {**new, "rope_parameters": {**new["rope_parameters"], kind: parameters}}  # type: ignore[dict-item]
+        with pytest.raises(ModelFileError, match=message):
+            ModelSpec.from_config(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer_types": ["full_attention"]}, "layer_types holds 1 of"),
+        ({"layer_types": ["chunked_attention"] * 32}, "chunked_attention"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "yarn without factor"),
+        ({"sliding_window": 0}, "sliding_window=0, expected a positive"),
+    ],
+)
+def test_an_olmo_3_that_we_cannot_honour_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        ModelSpec.from_config({**OLMO3_7B, **change})
 
 
 def test_rope_parameters_of_transformers_5() -> None:

@@ -18,17 +18,32 @@ class PackedAttention(torch.nn.Module):
     data path.
     """
 
-    def __init__(self, config: Any, softmax_scale: float | None = None, **_: Any) -> None:
+    def __init__(
+        self,
+        config: Any,
+        softmax_scale: float | None = None,
+        *,
+        layer_number: int = 1,
+        rope_factor: float = 1.0,
+        **_: Any,
+    ) -> None:
         """
         Args:
-            config: Megatron's TransformerConfig: kv_channels and context_parallel_size are read.
+            config: Megatron's TransformerConfig: kv_channels, context_parallel_size, window_size
+                and window_attn_skip_freq are read.
             softmax_scale: Scale of the scores; None means D ** -0.5.
+            layer_number: Of the whole model, from 1: decides whether the layer has a window.
+            rope_factor: Of rotated queries and keys in layers without a window (YaRN's attention
+                factor): their scores grow with its square.
         """
         super().__init__()
         assert config.context_parallel_size == 1, (
             "context parallelism needs Transformer Engine's attention"
         )
         self.scale = config.kv_channels**-0.5 if softmax_scale is None else softmax_scale
+        self.window = window_of(config, layer_number)
+        if self.window is None:
+            self.scale *= rope_factor**2
 
     def forward(
         self,
@@ -42,7 +57,8 @@ class PackedAttention(torch.nn.Module):
     ) -> torch.Tensor:
         """query [T, N, D], key and value [T, G, D] -> [T, N * D].
 
-        Each token sees its own sequence up to itself. The sequences are those of
+        Each token sees its own sequence up to itself, or the last `window` tokens of it, itself
+        included. The sequences are those of
         `packed_seq_params.cu_seqlens_q`; they must cover all T tokens, padding included.
         """
         assert packed_seq_params is not None, (
@@ -53,13 +69,39 @@ class PackedAttention(torch.nn.Module):
             f"cu_seqlens cover {sum(lengths)} of {query.shape[0]} tokens"
         )
         grouped = query.shape[1] != key.shape[1]
-        outputs = [
-            F.scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=self.scale, enable_gqa=grouped
+        outputs = []
+        for q, k, v in zip(*(_sequences(x, lengths) for x in (query, key, value)), strict=True):
+            mask = self._mask(q.shape[2], q.device)
+            outputs.append(
+                F.scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    attn_mask=mask,
+                    is_causal=mask is None,
+                    scale=self.scale,
+                    enable_gqa=grouped,
+                )
             )
-            for q, k, v in zip(*(_sequences(x, lengths) for x in (query, key, value)), strict=True)
-        ]
         return torch.cat([out.squeeze(0).transpose(0, 1) for out in outputs]).flatten(1)
+
+    def _mask(self, length: int, device: torch.device) -> torch.Tensor | None:
+        """[length, length] bool, True where a token is seen; None where all before it are."""
+        if self.window is None or length <= self.window:
+            return None
+        seen = torch.ones(length, length, dtype=torch.bool, device=device)
+        return seen.tril_().triu_(1 - self.window)
+
+
+def window_of(config: Any, layer_number: int) -> int | None:
+    """How many tokens a token of this layer sees, itself included; None for all before it."""
+    from megatron.core.transformer.utils import is_layer_window_attention
+
+    if not is_layer_window_attention(
+        config.window_size, config.window_attn_skip_freq, layer_number
+    ):
+        return None
+    return int(config.window_size[0]) + 1
 
 
 def _sequences(x: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:

@@ -7,11 +7,13 @@ them once a micro-batch and makes one.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 
-_last: tuple[Any, ...] = (None, None, None)
+_kept: list[tuple[Any, ...]] = []  # (freqs, cu_seqlens, dtype, cosines, sines)
+_KEPT = 2  # kinds of layers that take turns in a pass
 
 
 def apply_packed_rotary(
@@ -43,14 +45,53 @@ def apply_packed_rotary(
 def _cos_sin(
     freqs: torch.Tensor, cu_seqlens: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """([T, 1, D], [T, 1, D / 2]); the same for all layers of a pass, so the last ones are kept."""
-    global _last
-    if not (_last[0] is freqs and _last[1] is cu_seqlens and _last[2] == dtype):
-        lengths = cu_seqlens.diff().tolist()
-        angles = torch.cat([freqs[:length, 0] for length in lengths])
-        half = angles[..., : angles.shape[-1] // 2]
-        _last = (freqs, cu_seqlens, dtype, angles.cos().to(dtype), half.sin().to(dtype))
-    return _last[3], _last[4]
+    """([T, 1, D], [T, 1, D / 2]); the same for all layers of a kind in a pass, so the last ones are
+    kept.
+    """
+    for kept in _kept:
+        if _same(kept[0], freqs) and kept[1] is cu_seqlens and kept[2] == dtype:
+            return kept[3], kept[4]
+    lengths = cu_seqlens.diff().tolist()
+    angles = torch.cat([freqs[:length, 0] for length in lengths])
+    half = angles[..., : angles.shape[-1] // 2]
+    _kept.append((freqs, cu_seqlens, dtype, angles.cos().to(dtype), half.sin().to(dtype)))
+    del _kept[:-_KEPT]
+    return _kept[-1][3], _kept[-1][4]
+
+
+def _same(kept: torch.Tensor, freqs: torch.Tensor) -> bool:
+    """The same view of the same memory, which `kept` holds on to."""
+    return kept is freqs or (kept.data_ptr() == freqs.data_ptr() and kept.shape == freqs.shape)
+
+
+class RotaryByLayer(torch.nn.Module):
+    """Two tables of angles side by side, for models whose layers differ: plain ones for layers with
+    a window, scaled ones for the others. `half_of_layer` takes one.
+    """
+
+    def __init__(self, plain: Any, scaled_inv_freq: torch.Tensor) -> None:
+        """
+        Args:
+            plain: Megatron's RotaryEmbedding.
+            scaled_inv_freq: [D / 2], the inverse frequencies of the other table.
+        """
+        super().__init__()
+        self.plain, self.scaled = plain, copy.copy(plain)  # its inv_freq is no buffer
+        self.scaled.inv_freq = scaled_inv_freq
+
+    def forward(self, *args: Any, **named: Any) -> torch.Tensor:
+        """[longest, 1, 1, 2 D]."""
+        return torch.cat([self.plain(*args, **named), self.scaled(*args, **named)], -1)
+
+    def get_rotary_seq_len(self, *args: Any, **named: Any) -> int:
+        """As Megatron's."""
+        return int(self.plain.get_rotary_seq_len(*args, **named))
+
+
+def half_of_layer(both: torch.Tensor, *, windowed: bool) -> torch.Tensor:
+    """The angles [longest, 1, 1, D] of a layer, from `RotaryByLayer`."""
+    plain, scaled = both.chunk(2, -1)
+    return plain if windowed else scaled
 
 
 class _Rotate(torch.autograd.Function):

@@ -7,8 +7,8 @@ from typing import Any
 
 from sdpo_megatron.actor.layers.activation import swiglu
 from sdpo_megatron.actor.layers.attention import PackedAttention
-from sdpo_megatron.actor.layers.norm import RMSNorm
-from sdpo_megatron.weights.spec import ModelSpec
+from sdpo_megatron.actor.layers.norm import AcrossHeadsRMSNorm, RMSNorm
+from sdpo_megatron.weights.spec import ModelSpec, YarnRope
 
 
 def block_spec(spec: ModelSpec, config: Any, *, transformer_engine: bool) -> Any:
@@ -23,7 +23,10 @@ def block_spec(spec: ModelSpec, config: Any, *, transformer_engine: bool) -> Any
         get_num_layers_to_build,
     )
 
-    layer, norm = _transformer_engine(spec) if transformer_engine else (_local(spec), RMSNorm)
+    if transformer_engine:
+        layer, norm = _transformer_engine(spec)
+    else:
+        layer, norm = (_post_norm(spec) if spec.post_norm else _local(spec)), RMSNorm
     return TransformerBlockSubmodules(
         layer_specs=[layer] * get_num_layers_to_build(config, vp_stage=None), layer_norm=norm
     )
@@ -80,6 +83,60 @@ def _local(spec: ModelSpec) -> Any:
                 "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
                 **({} if spec.moe else {"pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_"}),
             },
+        ),
+    )
+
+
+def _post_norm(spec: ModelSpec) -> Any:
+    """OLMo 3: norms at the ends, queries and keys normalised across heads, some windows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+        from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+        from megatron.core.transformer.attention import SelfAttentionSubmodules
+        from megatron.core.transformer.enums import AttnMaskType
+        from megatron.core.transformer.mlp import MLP, MLPSubmodules
+        from megatron.core.transformer.spec_utils import ModuleSpec
+        from megatron.core.transformer.transformer_layer import (
+            TransformerLayer,
+            TransformerLayerSubmodules,
+        )
+
+        from sdpo_megatron.actor.layers.post_norm import (
+            NormedRowParallelLinear,
+            SelfAttentionByLayer,
+        )
+
+    def across(num_heads: int) -> Any:
+        return ModuleSpec(module=AcrossHeadsRMSNorm, params={"num_heads": num_heads})
+
+    rope = spec.rope_scaling
+    factor = rope.attention_factor if isinstance(rope, YarnRope) else 1.0
+    attention = ModuleSpec(
+        module=SelfAttentionByLayer,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear,
+            core_attention=ModuleSpec(module=PackedAttention, params={"rope_factor": factor}),
+            linear_proj=NormedRowParallelLinear,
+            q_layernorm=across(spec.num_heads),
+            k_layernorm=across(spec.num_kv_heads),
+        ),
+    )
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            mlp=ModuleSpec(
+                module=MLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=ColumnParallelLinear,
+                    linear_fc2=NormedRowParallelLinear,
+                    activation_func=swiglu,
+                ),
+            ),
+            mlp_bda=get_bias_dropout_add,
         ),
     )
 
