@@ -19,7 +19,7 @@ from sdpo_megatron.actor.agree import first_problem, from_rank_0, sum_over_data_
 from sdpo_megatron.actor.batch_loss import BatchLoss, StepCounts
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.actor.fault import first_bad_layer
-from sdpo_megatron.actor.minibatch import Minibatch, split_by_questions
+from sdpo_megatron.actor.minibatch import Minibatch, optimizer_steps
 from sdpo_megatron.actor.optimizer import (
     adam_state,
     build_optimizer,
@@ -72,7 +72,7 @@ class Actor:
             model_folder: config.json and safetensors.
             runtime: Of this process.
             temperature: Of the rollouts: all distributions of the loss are taken at it.
-            seed: Of Megatron's random states.
+            seed: Of Megatron's random states and of the composition of optimiser steps.
 
         Raises:
             ConfigError: The layout or the objective does not fit the model.
@@ -97,12 +97,15 @@ class Actor:
         self.weights = ShardedWeights(self.chunks, self.optimizer)
         self.teacher = Teacher(config.teacher, self.objective, self.weights, self.pipeline)
         self.optimizer_steps = 0
+        self.rollout_batches = 0
+        self._seed = seed
         self._options = _head_options(config, spec, temperature)
 
     # --- one rollout batch ------------------------------------------------------------------------
 
     def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
-        """Train on a rollout batch: one optimiser step, or several (`batch.questions_per_step`).
+        """Train on a rollout batch: one optimiser step, or several (`batch.questions_per_step`), at
+        one learning rate.
 
         Returns:
             Metrics of the batch (keys of `observability.metrics`), the same on every rank; those of
@@ -111,7 +114,10 @@ class Actor:
         Raises:
             NumericsError: NaN or infinity; the optimiser step was not taken.
         """
-        minibatches = split_by_questions(samples, self.config.batch.questions_per_step)
+        minibatches = optimizer_steps(
+            samples, self.config.batch, seed=self._seed, batch=self.rollout_batches
+        )
+        self.rollout_batches += 1
         start = time.monotonic()
         old = self._old_log_probs(samples) if self.objective.needs_old_log_probs else None
         scoring_s = time.monotonic() - start
@@ -160,8 +166,10 @@ class Actor:
         counts = StepCounts.of(samples)
         if counts.trained_tokens == 0:
             return {}
-        # What has no weight in any term would cost two passes and change nothing.
-        weighted = [s for s in samples if s.distill_weight or s.policy_weight]
+        # What has no weight in any term would cost two passes and change nothing; only `official`
+        # asks which micro-batch it would be in.
+        official = self.config.objective.denominator == "official"
+        weighted = [s for s in samples if official or s.distill_weight or s.policy_weight]
         batch = Minibatch(self.config, self.runtime, weighted)
         clock = _Clock(self.runtime)
         self.on_phase("teacher")
@@ -212,7 +220,7 @@ class Actor:
         # NaN compares false as well.
         bad = None if norm < float("inf") else f"the gradient norm is {norm}"
         self._fail_together(bad, batch)
-        rate = learning_rate(self.config.optimizer, self.optimizer_steps + 1)
+        rate = learning_rate(self.config.optimizer, self.rollout_batches - 1)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -279,7 +287,8 @@ class Actor:
         keep: int,
         may_commit: Callable[[], None] = lambda: None,
     ) -> Path:
-        """Write a checkpoint of everything that the next step depends on, with `common` beside it.
+        """Write a checkpoint of everything that the next step depends on, with `common` beside it;
+        `step` is the number of rollout batches trained on.
 
         `may_commit` as in `checkpoint.save`.
 
@@ -313,6 +322,7 @@ class Actor:
         names = ["master", "exp_avg", "exp_avg_sq", *teacher]
         sets, common = checkpoint.load(newest[0][1], self.weights, self.chunks, names)
         self.optimizer_steps = common["optimizer_steps"]
+        self.rollout_batches = newest[0][0]
         torch.set_rng_state(common["rng"])
         restore_adam_state(
             self.optimizer, self.weights, sets["exp_avg"], sets["exp_avg_sq"], self.optimizer_steps

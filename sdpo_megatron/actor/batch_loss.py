@@ -157,7 +157,7 @@ class BatchLoss:
 
 def _counts(samples: Sequence[TrainSample], weight: str) -> GlobalCounts:
     trained = [sum(s.loss_mask) if getattr(s, weight) else 0 for s in samples]
-    return GlobalCounts(tokens=sum(trained), samples=sum(1 for tokens in trained if tokens))
+    return GlobalCounts(tokens=sum(trained), samples=len(samples))
 
 
 def _folded(

@@ -29,11 +29,12 @@ class OptimizerConfig:
     lr: NonNegative = 1e-5
     """Peak learning rate."""
     warmup_steps: Count = 0
-    """Optimiser steps of linear warm-up from 0."""
+    """Rollout batches of linear warm-up: the first trains at rate 0, as in the authors' runs. All
+    optimiser steps of a batch have one rate."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
     """From the peak to `min_lr` at `decay_steps`."""
     decay_steps: Count = 0
-    """Optimiser steps after which `min_lr` is reached; 0 with constant, which never gets there."""
+    """Rollout batches after which `min_lr` is reached; 0 with constant, which never gets there."""
     min_lr: NonNegative = 0.0
     """Learning rate at and after `decay_steps`; 0 with constant."""
     weight_decay: NonNegative = 0.01
@@ -133,6 +134,9 @@ class BatchConfig:
     questions_per_step: Count = 0
     """Questions per optimiser step; 0 means all of the batch, which keeps pi_old equal to pi_now.
     """
+    composition: Literal["by_question", "shuffled"] = "by_question"
+    """What a step of several holds: by_question, all attempts at `questions_per_step` questions; or
+    shuffled, as many attempts, drawn from the whole batch as in the authors' runs."""
     micro_batch_tokens: PositiveInt = 4096
     """Token budget of one packed micro-batch (the longer of student and teacher sequence counts).
     """

@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from sdpo_megatron.actor import context_parallel
-from sdpo_megatron.actor.config import ActorConfig
-from sdpo_megatron.actor.packing import PackedSequences, Role, pack, padded_length, partition
+from sdpo_megatron.actor.config import ActorConfig, BatchConfig
+from sdpo_megatron.actor.packing import (
+    PackedSequences,
+    Role,
+    pack,
+    padded_length,
+    partition,
+    sequence_length,
+)
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.nouns import TrainSample
+
+
+def optimizer_steps(
+    samples: Sequence[TrainSample], config: BatchConfig, *, seed: int, batch: int
+) -> list[list[TrainSample]]:
+    """The samples of rollout batch number `batch` (from 0) by optimiser step; all in one for
+    `questions_per_step` 0.
+    """
+    per_step = config.questions_per_step
+    if config.composition == "shuffled" and per_step:
+        return split_shuffled(samples, config.questions // per_step, seed=seed, batch=batch)
+    return split_by_questions(samples, per_step)
+
+
+def split_shuffled(
+    samples: Sequence[TrainSample], num_steps: int, *, seed: int, batch: int
+) -> list[list[TrainSample]]:
+    """Samples dealt over `num_steps` steps whatever their question: sorted by length, and each run
+    of `num_steps` neighbours given out in an order drawn from seed and batch number.
+
+    So steps hold equally many attempts of like lengths, and few at one question, as those of the
+    authors' runs, whose `balance_batch` sorts attempts over ranks before ranks cut them into steps.
+    Theirs depends on the number of ranks; this does not.
+    """
+    draw = random.Random(f"{seed}:{batch}")
+    steps: list[list[TrainSample]] = [[] for _ in range(num_steps)]
+    by_length = sorted(
+        samples, key=lambda s: (-sequence_length(s, "student"), s.question_id, s.index)
+    )
+    for start in range(0, len(by_length), num_steps):
+        order = draw.sample(range(num_steps), num_steps)
+        for step, sample in zip(order, by_length[start : start + num_steps], strict=False):
+            steps[step].append(sample)
+    return [step for step in steps if step]
 
 
 def split_by_questions(samples: Sequence[TrainSample], questions: int) -> list[list[TrainSample]]:

@@ -12,14 +12,16 @@ from sdpo_megatron.actor.config import OptimizerConfig
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet, distributed_optimizers
 
 
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Learning rate of optimiser step `step` (counted from 1)."""
-    if step <= config.warmup_steps:
-        return config.lr * step / config.warmup_steps
+def learning_rate(config: OptimizerConfig, batch: int) -> float:
+    """Learning rate of all optimiser steps of rollout batch `batch` (counted from 0): 0 for the
+    first one of a warm-up, the peak after `warmup_steps` of them, `min_lr` after `decay_steps`.
+    """
+    if batch < config.warmup_steps:
+        return config.lr * batch / config.warmup_steps
     if config.decay == "constant":
         return config.lr
     span = config.decay_steps - config.warmup_steps
-    done = min(1.0, (step - config.warmup_steps) / span)
+    done = min(1.0, (batch - config.warmup_steps) / span)
     share = 1.0 - done if config.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
     return config.min_lr + (config.lr - config.min_lr) * share
 
@@ -41,12 +43,14 @@ def wrap_for_data_parallel(chunks: Sequence[Any]) -> list[Any]:
 def build_optimizer(chunks: Sequence[Any], config: OptimizerConfig, dtype: torch.dtype) -> Any:
     """Distributed AdamW over DDP-wrapped chunks.
 
-    The master weights are fp32 whatever `dtype` the model computes in.
+    The master weights are fp32 whatever `dtype` the model computes in. Weight decay is on all
+    parameters, those of one dimension (norms, biases) included, as in the authors' runs: Megatron
+    marks such parameters (`wd_mult`) for a scheduler of its own, which does not run here.
     """
     from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
     from megatron.core.optimizer import get_megatron_optimizer
 
-    return get_megatron_optimizer(
+    optimizer = get_megatron_optimizer(
         MegatronOptimizerConfig(
             optimizer="adam",
             lr=config.lr,
@@ -61,6 +65,9 @@ def build_optimizer(chunks: Sequence[Any], config: OptimizerConfig, dtype: torch
         ),
         list(chunks),
     )
+    for group in optimizer.param_groups:
+        group["weight_decay"] = config.weight_decay
+    return optimizer
 
 
 def set_learning_rate(optimizer: Any, lr: float) -> None:

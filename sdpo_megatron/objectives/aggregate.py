@@ -8,15 +8,17 @@ is the loss of the step, however the batch was split.
     global_token             1 / N
         N trained tokens of the global batch.
     official                 n_micro / (B T_micro)
-        Token mean of each micro-batch, weighted by its share of the samples.
+        Token mean of each micro-batch, weighted by its share of the samples. It depends on packing;
+        with one sample a micro-batch it is seq_mean_token_mean.
     seq_mean_token_mean      1 / (B T_i)
-        Mean over samples of the mean over their tokens.
+        Mean over all samples of the mean over their tokens, under any packing.
     seq_mean_token_sum_norm  1 / (B L)
-        Mean over samples of the sum over their tokens, divided by L.
+        Mean over all samples of the sum over their tokens, divided by L.
 
-B samples of the global batch have at least one trained token, n_micro of them in this micro-batch;
-T_micro and T_i trained tokens of the micro-batch and of sample i; L is a constant length. Each term
-of the loss counts the samples that it trains on.
+B samples of the global batch and n_micro of this micro-batch count whether a term trains on them
+or not: a sample without a teacher adds 0 to the sum and 1 to B, as in the authors' code. N, T_micro
+and T_i count the trained tokens of the term, in the batch, the micro-batch and sample i; L is a
+constant length. docs/objective.md says which mode equals which of the authors'.
 """
 
 from __future__ import annotations
@@ -33,12 +35,11 @@ DENOMINATORS = get_args(Denominator)
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalCounts:
-    """Totals over the global batch of the samples that one term of the loss trains on (its sample
-    weight is not 0).
+    """Totals over the global batch, for one term of the loss.
 
     Attributes:
-        tokens: Number of trained tokens.
-        samples: Number of samples with at least one trained token.
+        tokens: Number of tokens that the term trains on (those of samples whose weight is not 0).
+        samples: Number of all samples, those that the term does not train on included.
     """
 
     tokens: int
@@ -56,8 +57,8 @@ def token_weights(
 
     Args:
         name: One of `DENOMINATORS`.
-        trained_tokens: Trained tokens of each sample of this micro-batch; 0 for samples the term
-            does not train on.
+        trained_tokens: Trained tokens of each sample of this micro-batch; 0 for a sample that the
+            term does not train on, which `official` counts as a sample all the same.
         counts: Totals of the global batch.
         norm_length: L of seq_mean_token_sum_norm, in tokens (the response limit).
 
@@ -79,7 +80,9 @@ def token_weights(
             f"a micro-batch of {sum(trained_tokens)} trained tokens in a global batch of "
             f"{counts.tokens}"
         )
-    here = sum(1 for tokens in trained_tokens if tokens)
+    here = len(trained_tokens)
+    if here > counts.samples:
+        raise ValueError(f"a micro-batch of {here} samples in a global batch of {counts.samples}")
     return [
         _weight(name, tokens, sum(trained_tokens), here, counts, norm_length or 0)
         if tokens

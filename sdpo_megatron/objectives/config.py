@@ -91,6 +91,8 @@ class PolicyGradientConfig:
     """The ratio is not followed below 1 - clip_low where the advantage is negative."""
     clip_high: NonNegative = 0.28
     """The ratio is not followed above 1 + clip_high where the advantage is positive."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = 3.0
+    """The ratio is not followed above it where the advantage is negative; null is off."""
 
 
 @settings
@@ -173,7 +175,7 @@ class ObjectiveConfig:
     anchor: AnchorConfig | None = None
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     denominator: Denominator = "global_token"
-    """What a token counts (docs/objective.md)."""
+    """What a token counts (docs/objective.md); the paper's recipes: seq_mean_token_mean."""
     norm_length: PositiveInt | None = None
     """Length in tokens that seq_mean_token_sum_norm divides by; null elsewhere."""
     off_policy: bool = False

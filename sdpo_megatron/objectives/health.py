@@ -70,6 +70,7 @@ def _clipped_fraction(sums: Mapping[str, float]) -> float:
         sums.get("is_ratio_clipped", 0.0)
         + sums.get("policy_clipped_low", 0.0)
         + sums.get("policy_clipped_high", 0.0)
+        + sums.get("policy_clipped_dual", 0.0)
     )
     return _over(clipped, sums.get("distill_tokens", 0.0) + sums.get("policy_tokens", 0.0))
 

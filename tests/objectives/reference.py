@@ -94,6 +94,8 @@ def dense(hidden, weight, case, data) -> Terms:
         for t in tokens:
             a = data.advantage[t].double()
             surrogate = torch.minimum(step[t] * a, step[t].clamp(1 - low, 1 + high) * a)
+            if cfg.policy_gradient.dual_clip is not None and a < 0:
+                surrogate = torch.maximum(surrogate, cfg.policy_gradient.dual_clip * a)
             loss = loss - data.policy_weight[t].double() * rho[t] * surrogate
     if cfg.anchor is not None:
         for t in tokens:

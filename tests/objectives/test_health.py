@@ -86,7 +86,9 @@ def test_clip_fractions_of_a_policy_gradient() -> None:
     assert data.old_log_probs is not None
     ratio = (want.terms.log_probs - data.old_log_probs).exp()
     low, high = (ratio < 0.8) & (data.advantage < 0), (ratio > 1.28) & (data.advantage > 0)
-    clipped = ((low | high) & data.loss_mask).sum() / data.loss_mask.sum()
+    dual = (ratio > 3.0) & (data.advantage < 0)
+    assert bool((dual & data.loss_mask).any())
+    clipped = ((low | high | dual) & data.loss_mask).sum() / data.loss_mask.sum()
     assert 0.1 < float(clipped) < 0.9
     assert summary(case)["ratio/clipped_fraction"] == pytest.approx(float(clipped))
 

@@ -98,19 +98,19 @@ def test_settings_that_cannot_work(fields: dict[str, object], message: str) -> N
         build(WeightingConfig, fields)
 
 
-# Denominators. Two micro-batches: samples of 2 and 6 trained tokens, and one of 4 beside an empty
-# one.
+# Denominators. Two micro-batches: samples of 2 and 6 trained tokens, and one of 4 beside one that
+# the term does not train on.
 MICRO = [[2, 6], [4, 0]]
-COUNTS = GlobalCounts(tokens=12, samples=3)
+COUNTS = GlobalCounts(tokens=12, samples=4)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("global_token", [[1 / 12, 1 / 12], [1 / 12, 0]]),
-        ("official", [[2 / 3 / 8, 2 / 3 / 8], [1 / 3 / 4, 0]]),
-        ("seq_mean_token_mean", [[1 / 3 / 2, 1 / 3 / 6], [1 / 3 / 4, 0]]),
-        ("seq_mean_token_sum_norm", [[1 / 3 / 10, 1 / 3 / 10], [1 / 3 / 10, 0]]),
+        ("official", [[2 / 4 / 8, 2 / 4 / 8], [2 / 4 / 4, 0]]),
+        ("seq_mean_token_mean", [[1 / 4 / 2, 1 / 4 / 6], [1 / 4 / 4, 0]]),
+        ("seq_mean_token_sum_norm", [[1 / 4 / 10, 1 / 4 / 10], [1 / 4 / 10, 0]]),
     ],
 )
 def test_denominators_by_hand(name: str, expected: list[list[float]]) -> None:
@@ -119,30 +119,56 @@ def test_denominators_by_hand(name: str, expected: list[list[float]]) -> None:
     assert found == [pytest.approx(row) for row in expected]
 
 
-@given(
-    lengths=st.lists(st.integers(0, 50), min_size=1, max_size=12),
-    cuts=st.sets(st.integers(1, 11)),
-    name=st.sampled_from(DENOMINATORS),
-)
-def test_a_constant_loss_is_that_constant_however_the_batch_is_split(
-    lengths: list[int], cuts: set[int], name: str
-) -> None:
-    """Weights of a mean add up to 1; all but `official` do not even move with the split."""
-    counts = GlobalCounts(tokens=sum(lengths), samples=sum(1 for n in lengths if n))
+SPLITS = {
+    "lengths": st.lists(st.integers(0, 50), min_size=1, max_size=12),
+    "cuts": st.sets(st.integers(1, 11)),
+}
+
+
+def split_weights(name: str, lengths: list[int], cuts: set[int]) -> list[float]:
+    """Weights of a batch whose micro-batches end at `cuts`."""
+    counts = GlobalCounts(tokens=sum(lengths), samples=len(lengths))
     norm = 50 if name == "seq_mean_token_sum_norm" else None
     borders = [0, *sorted(c for c in cuts if c < len(lengths)), len(lengths)]
-    split = [
+    return [
         weight
         for start, end in pairwise(borders)
         for weight in token_weights(name, lengths[start:end], counts, norm_length=norm)
     ]
-    total = math.fsum(weight * n for weight, n in zip(split, lengths, strict=True))
-    if name == "seq_mean_token_sum_norm":
-        assert total == pytest.approx(sum(lengths) / 50 / max(counts.samples, 1))
-    else:
-        assert total == pytest.approx(1.0 if counts.tokens else 0.0)
-    if name != "official":
-        assert split == token_weights(name, lengths, counts, norm_length=norm)
+
+
+@given(**SPLITS, name=st.sampled_from([n for n in DENOMINATORS if n != "official"]))
+def test_all_but_official_do_not_move_with_the_split(
+    lengths: list[int], cuts: set[int], name: str
+) -> None:
+    assert split_weights(name, lengths, cuts) == split_weights(name, lengths, set())
+
+
+@given(**SPLITS)
+def test_a_constant_loss_is_the_share_of_the_samples_that_are_trained_on(
+    lengths: list[int], cuts: set[int]
+) -> None:
+    """1 where all are; global_token knows trained tokens only."""
+    trained = sum(1 for n in lengths if n)
+
+    def total(name: str) -> float:
+        weights = split_weights(name, lengths, cuts)
+        return math.fsum(weight * n for weight, n in zip(weights, lengths, strict=True))
+
+    assert total("global_token") == pytest.approx(1.0 if trained else 0.0)
+    assert total("seq_mean_token_mean") == pytest.approx(trained / len(lengths))
+    assert total("seq_mean_token_sum_norm") == pytest.approx(sum(lengths) / 50 / len(lengths))
+    if trained == len(lengths):
+        assert total("official") == pytest.approx(1.0)
+
+
+@given(lengths=SPLITS["lengths"])
+def test_official_with_one_sample_a_micro_batch_is_the_mean_over_all_samples(
+    lengths: list[int],
+) -> None:
+    """What the authors' scripts minimise, and what the recipes ask for under any packing."""
+    alone = split_weights("official", lengths, set(range(1, len(lengths))))
+    assert alone == pytest.approx(split_weights("seq_mean_token_mean", lengths, set()))
 
 
 def test_denominators_that_cannot_work() -> None:
@@ -152,3 +178,5 @@ def test_denominators_that_cannot_work() -> None:
         token_weights("seq_mean_token_sum_norm", [1], COUNTS)
     with pytest.raises(ValueError, match="13 trained tokens in a global batch of 12"):
         token_weights("global_token", [13], COUNTS)
+    with pytest.raises(ValueError, match="5 samples in a global batch of 4"):
+        token_weights("official", [1] * 5, COUNTS)
