@@ -21,7 +21,7 @@ from sdpo_megatron.fields import (
     settings,
 )
 from sdpo_megatron.judging.config import JudgeConfig
-from sdpo_megatron.rollout.config import RolloutConfig
+from sdpo_megatron.rollout.config import RolloutConfig, ValidationConfig
 from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.tasks.config import TaskConfig
 
@@ -59,8 +59,10 @@ class RunConfig:
     rollout.engine.device."""
     data_parallel: PositiveInt = 1
     """Copies of the model to start on this machine; under torchrun the world size decides."""
-    steps: PositiveInt = 6
-    """Rollout batches to train on."""
+    steps: PositiveInt | None = 6
+    """Rollout batches to train on; null: `epochs` decides."""
+    epochs: PositiveInt | None = None
+    """Passes over the questions; with `steps`, whichever ends first. null: `steps` decides."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds question order and sampling."""
     checkpoint_every: Count = 5
@@ -85,6 +87,10 @@ class RunConfig:
     threads_per_rank: Count = 0
     """CPU threads of each trainer rank; 0 divides the cores evenly."""
 
+    def __post_init__(self) -> None:
+        if self.steps is None and self.epochs is None:
+            refuse(self, [("steps", "with {epochs} the run has no end: give one of them, or both")])
+
 
 @settings
 class TrainConfig(ActorConfig):
@@ -93,6 +99,7 @@ class TrainConfig(ActorConfig):
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
@@ -124,4 +131,30 @@ class TrainConfig(ActorConfig):
                     f"{{objective.off_policy:key}}={str(several).lower()}",
                 )
             )
-        return problems
+        return problems + self._task_problems()
+
+    def _task_problems(self) -> list[tuple[str, str]]:
+        """Items that nobody asked for: packaged ones in a long run, training ones in validation."""
+        path, validation = self.task.path, self.validation
+        if path == "":
+            return [
+                (
+                    "task.path",
+                    "must be given: a .jsonl file of the full set, or its folder. The few items "
+                    "that come with the package are for trying things out: {task.path:key}=null",
+                )
+            ]
+        is_file = path is not None and path.endswith((".jsonl", ".jsonl.gz"))
+        if not validation.every or validation.split is None or validation.path is not None:
+            return []
+        if path is not None and not is_file:
+            return []
+        return [
+            (
+                "validation.split",
+                "there is no other split beside {task.path}. Set {validation.path:key} to a file, "
+                "or {task.path:key} to a folder of train.jsonl and test.jsonl; "
+                "{validation.split:key}=null validates on the training questions, "
+                "{validation.every:key}=0 not at all",
+            )
+        ]

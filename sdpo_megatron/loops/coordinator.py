@@ -7,16 +7,18 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import CheckpointError
 from sdpo_megatron.loops.instruments import describe_run, show_attempt
-from sdpo_megatron.loops.questions import questions_of_step
+from sdpo_megatron.loops.questions import num_steps, questions_of_step
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
 from sdpo_megatron.loops.stop import StopRequest
+from sdpo_megatron.loops.validation import Validation
 from sdpo_megatron.nouns import (
     Attempt,
     Group,
@@ -67,13 +69,6 @@ class Coordinator:
     def __enter__(self) -> Coordinator:
         """Engines begin to start; `open` waits for them."""
         config = self.config
-        self.display = self._stack.enter_context(Display(config.run.steps))
-        listen = ExporterConfig(
-            enabled=config.run.metrics_port > 0,
-            address=config.run.metrics_address,
-            port=config.run.metrics_port,
-        )
-        self._stack.enter_context(closing(Exporter(listen, self.display.warn, self.board)))
         task = load_task(config.task)
         prompts = PromptBuilder(
             load_tokenizer(config.model.path), thinking=config.rollout.sampling.thinking
@@ -86,6 +81,17 @@ class Coordinator:
             config.rollout.sampling.max_prompt_tokens,
             teacher_prompts if objective.needs_teacher else None,
         )
+        self._num_overlong = len(task.questions) - len(self.questions)
+        self.steps = num_steps(config, len(self.questions))
+        self.board.set("sdpo_steps_target", self.steps)
+        self.display = self._stack.enter_context(Display(self.steps))
+        listen = ExporterConfig(
+            enabled=config.run.metrics_port > 0,
+            address=config.run.metrics_address,
+            port=config.run.metrics_port,
+        )
+        self._stack.enter_context(closing(Exporter(listen, self.display.warn, self.board)))
+        self.validation = Validation(config, self.folder, prompts)
         self.batches = BatchMaker(teacher_prompts, objective)
         self.rollouts = self._stack.enter_context(
             RolloutSide(
@@ -100,12 +106,13 @@ class Coordinator:
         )
         self.stop.call_when_asked(self.rollouts.cancel)
         self.display.message(
-            f"run folder {self.folder.path}; {len(self.questions)} questions of {config.task.name}"
+            f"run folder {self.folder.path}; {len(self.questions)} questions of "
+            f"{config.task.name}, {self.steps} steps"
         )
-        if left_out := len(task.questions) - len(self.questions):
+        if self._num_overlong:
             self.display.warn(
-                f"{left_out} of {len(task.questions)} questions are left out: their prompts are "
-                "longer than rollout.sampling.max_prompt_tokens="
+                f"{self._num_overlong} of {len(task.questions)} questions are left out: their "
+                "prompts are longer than rollout.sampling.max_prompt_tokens="
                 f"{config.rollout.sampling.max_prompt_tokens}, or than "
                 "rollout.teacher_prompt.max_prompt_tokens in the teacher's template"
             )
@@ -122,6 +129,7 @@ class Coordinator:
         with self.display.phase("waiting for the engine"):
             self.rollouts.wait_ready()
         self.folder.resume_at(state.step + 1)
+        self.validation.resume_at(state.step)
         self._history = [report.metrics for report in self.folder.reports()]
         self._step_started = time.monotonic()
         self.clock.enter("other")
@@ -149,6 +157,7 @@ class Coordinator:
         self._metrics = rollout_metrics(groups, seconds) | {
             "time/rollout_s": seconds,
             "time/verify_s": judging,
+            "rollout/overlong_questions": float(self._num_overlong),
         }
         return groups
 
@@ -161,6 +170,26 @@ class Coordinator:
         if due:
             self._metrics |= self._ask_teacher(state, groups)
         return samples
+
+    def validate(self, state: TrainState) -> None:
+        """Attempts at held-out questions by the weights of `state`, where they are due now; their
+        metrics go with the step's report and, with those from before the first step, to
+        validation.jsonl.
+        """
+        if not self.validation.is_due(state.step, last=state.step >= self.steps):
+            return
+        with (
+            self.clock.phase("validation"),
+            self.display.phase("validating", total=self.validation.num_attempts) as phase,
+        ):
+            found = self.validation.run(self.rollouts, state, lambda *_: phase.advance())
+        if found is not None:
+            self._metrics |= found
+            self.display.message(
+                f"validation after step {state.step}: {found['validation/success_rate']:.3f} of "
+                f"{found['validation/attempts']:.0f} attempts solve their question, "
+                f"{found['validation/best_of_n']:.3f} of the questions are solved by one of theirs"
+            )
 
     def swap(self, folder: Path, version: PolicyVersion) -> None:
         """Engines take the weights in `folder` and prove it by their checksum, else SwapError; the
@@ -221,7 +250,7 @@ class Coordinator:
     def finish(self, state: TrainState) -> None:
         """Say where everything is."""
         self.clock.enter("idle")
-        how = "finished" if state.step >= self.config.run.steps else "stopped"
+        how = "finished" if state.step >= self.steps else "stopped"
         self.display.message(
             f"{how} after step {state.step}, policy version {state.version.number}; everything is "
             f"in {self.folder.path}"
@@ -239,7 +268,11 @@ class Coordinator:
             self.display.phase("asking the teacher", total=len(questions)) as phase,
         ):
             answers = self.rollouts.collect(
-                state.step, questions, state.version, lambda *_: phase.advance(), probe=True
+                state.step,
+                questions,
+                state.version,
+                lambda *_: phase.advance(),
+                replace(self.config.rollout.sampling, num_attempts=1),
             )
         verdicts = [verdict for group in answers or () for verdict in group.verdicts]
         if not verdicts:
@@ -288,4 +321,6 @@ class Coordinator:
                 self.board.set("sdpo_attempts_in_flight", left)
                 show_attempt(self.board, attempt, verdict)
 
-            return self.rollouts.collect(state.step, chosen, state.version, on_attempt)
+            return self.rollouts.collect(
+                state.step, chosen, state.version, on_attempt, self.config.rollout.sampling
+            )

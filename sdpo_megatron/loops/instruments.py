@@ -14,9 +14,8 @@ from sdpo_megatron.observability.board import Board
 
 
 def describe_run(board: Board, config: TrainConfig, runtime: Runtime) -> None:
-    """What runs here, since when and how far it is to go."""
+    """What runs here, and since when."""
     board.set("sdpo_run_start_timestamp_seconds", time.time())
-    board.set("sdpo_steps_target", config.run.steps)
     model = Path(config.model.path).name
     board.set("sdpo_run_info", 1, run=config.run.name, task=config.task.name, model=model)
     board.set(

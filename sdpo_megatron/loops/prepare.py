@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "batch.micro_batch_tokens",
     "batch.logits_mib",
     "rollout.sampling.concurrency",
+    "validation.",
 )
 """Settings that a resumed run may change: where and how fast it runs, not what it computes."""
 
@@ -37,6 +38,7 @@ def prepare(config: TrainConfig, folder: Path) -> None:
         ModelFileError: The model folder is missing or not usable.
         TaskFileError: The task's file is malformed.
     """
+    from sdpo_megatron.rollout.validation import validation_task
     from sdpo_megatron.tasks import load_task
     from sdpo_megatron.weights.files import index_folder
     from sdpo_megatron.weights.load import check_tensors
@@ -52,6 +54,8 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     config.precision.check_model(spec, config.parallel)
     check_tensors(spec, index_folder(model), model)
     load_task(config.task)
+    if config.validation.every:
+        load_task(validation_task(config.validation, config.task))
 
 
 @contextmanager

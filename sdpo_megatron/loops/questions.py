@@ -1,11 +1,25 @@
-"""Which questions a step asks: a function of seed and step, so the step is the data position."""
+"""Which questions a step asks: a function of seed and step, so the step is the data position; and
+how many steps a run has.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 
+from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.nouns import Question
+
+
+def num_steps(config: TrainConfig, num_questions: int) -> int:
+    """Rollout batches of the run: `run.steps`, or those that `run.epochs` passes over the questions
+    fill, whichever is less. An epoch that does not fill its last batch shares it with the next one;
+    what the last epoch leaves over is not asked.
+    """
+    limits = [] if config.run.steps is None else [config.run.steps]
+    if config.run.epochs is not None:
+        limits.append(max(1, config.run.epochs * num_questions // config.batch.questions))
+    return min(limits)
 
 
 def questions_of_step(

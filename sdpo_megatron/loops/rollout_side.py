@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from sdpo_megatron.judging.judge import Judge, open_judge
 from sdpo_megatron.loops.placement import placement_here
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
 from sdpo_megatron.observability.board import Board
+from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.sampler import Sampler
 from sdpo_megatron.tasks import Task
@@ -54,9 +54,7 @@ class RolloutSide:
             board=board,
         )
         self._judge: Judge | None = None
-        sampling = config.rollout.sampling
-        self._sampler = Sampler(self._pool, prompts, sampling)
-        self._prober = Sampler(self._pool, prompts, replace(sampling, num_attempts=1))
+        self._prompts = prompts
         self._starting: Future[None] | None = None
         self._waiting_for: Future[Any] | None = None
         self._cancelled = False
@@ -90,11 +88,10 @@ class RolloutSide:
         questions: Sequence[Question],
         version: PolicyVersion,
         on_attempt: Callable[[Question, Attempt, Verdict], None],
-        *,
-        probe: bool = False,
+        sampling: SamplingConfig,
     ) -> list[Group] | None:
-        """Sample and judge a group per question (`probe`: one attempt); None after `cancel`."""
-        sampler = self._prober if probe else self._sampler
+        """Sample and judge a group per question; None after `cancel`."""
+        sampler = Sampler(self._pool, self._prompts, sampling)
         assert self._judge is not None
         return self._unless_cancelled(
             self._submit(

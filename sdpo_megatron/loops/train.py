@@ -16,7 +16,8 @@ from sdpo_megatron.observability.run_folder import RunFolder
 
 
 def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
-    """Train until `run.steps`, or until a rank is asked to stop: then checkpoint and return.
+    """Train until `run.steps` or `run.epochs`, or until a rank is asked to stop: then checkpoint
+    and return.
 
     Returns whether all steps are done.
 
@@ -38,10 +39,13 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
         trainer = Trainer(config, folder, runtime, coordinator)
         if coordinator:
             coordinator.open(trainer.state)
+        steps = from_rank_0(coordinator.steps if coordinator else None)
         stopping = any_rank(stop.asked)
         if not stopping:
             trainer.publish(coordinator)
-        while not stopping and trainer.state.step < config.run.steps:
+            if coordinator and trainer.state.step == 0:
+                coordinator.validate(trainer.state)
+        while not stopping and trainer.state.step < steps:
             groups = coordinator.sample(trainer.state) if coordinator else None
             samples = from_rank_0(
                 coordinator.teach(trainer.state, groups) if coordinator and groups else None
@@ -51,10 +55,11 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
             metrics = trainer.step(samples)
             metrics |= trainer.publish(coordinator)
             if coordinator:
+                coordinator.validate(trainer.state)
                 coordinator.report(trainer.state, metrics)
             trainer.checkpoint_if_due()
             stopping = any_rank(stop.asked)
         trainer.checkpoint_if_due(now=True)
         if coordinator:
             coordinator.finish(trainer.state)
-        return trainer.state.step >= config.run.steps
+        return trainer.state.step >= steps

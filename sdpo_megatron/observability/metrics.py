@@ -91,7 +91,17 @@ METRICS: tuple[Metric, ...] = (
     _gauge("rollout/tokens_per_s", "", "tokens/s", "Sampled tokens by the seconds of sampling"),
     _counter("rollout/attempts", "rollout_attempts", "attempts", "Attempts sampled"),
     _counter("rollout/dropped_attempts", "rollout_dropped_attempts", "attempts", "Attempts that could not be judged: neither rewarded nor trained on"),
+    _gauge("rollout/overlong_questions", "rollout_overlong_questions", "questions", "Questions of the task left out because their prompt is too long", "maybe"),
     _gauge("rollout/staleness_max", "rollout_staleness_versions_max", "versions", "Policy versions between sampling and training, worst token", "maybe"),
+    # What the policy does on held-out questions, after the step.
+    _gauge("validation/success_rate", "validation_success_ratio", "ratio", "Attempts that solved their question: avg@n", "maybe"),
+    _gauge("validation/best_of_n", "validation_best_of_n_ratio", "ratio", "Questions that one of their n attempts solved: best@n", "maybe"),
+    _gauge("validation/reward_mean", "validation_reward_mean", "reward", "Mean reward of the attempts", "maybe"),
+    _gauge("validation/response_tokens_mean", "validation_response_tokens_mean", "tokens", "Mean length of an attempt", "maybe"),
+    _gauge("validation/truncated_fraction", "validation_truncated_ratio", "ratio", "Attempts cut at the length limit", "maybe"),
+    _gauge("validation/format_ok_fraction", "validation_format_ok_ratio", "ratio", "Attempts from which an answer could be extracted", "maybe"),
+    _counter("validation/attempts", "validation_attempts", "attempts", "Attempts sampled for validation"),
+    _counter("validation/dropped_attempts", "validation_dropped_attempts", "attempts", "Of these, lost to infrastructure"),
     # What a group offers the teacher.
     _gauge("groups/with_solution_fraction", "groups_with_solution_ratio", "ratio", "Attempts whose teacher prompt holds a successful sibling"),
     _gauge("groups/with_feedback_fraction", "groups_with_feedback_ratio", "ratio", "Attempts whose teacher prompt holds environment feedback"),
@@ -140,6 +150,7 @@ METRICS: tuple[Metric, ...] = (
     _phase("student", "Student forward and backward"),
     _phase("optimizer", "Gradient reduction, clipping and the optimiser's step"),
     _phase("publish", "Bringing the new weights to the engines"),
+    _phase("validation", "Sampling and judging at held-out questions", "maybe"),
     _phase("checkpoint", "Writing the checkpoint before the step", "maybe"),
     Metric("time/step_s", "sdpo_step_seconds", "s", "The whole step", kind="histogram", buckets=_STEP_BUCKETS_S),
     # What it costs and what went wrong.

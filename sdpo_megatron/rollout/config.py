@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdpo_megatron.fields import Count, NonNegative, PositiveInt, Text, refuse, settings
+from sdpo_megatron.fields import Count, NonNegative, PositiveInt, Text, Word, refuse, settings
 from serving.config import EngineConfig
 
 TEMPLATE = "{prompt}{solution}{feedback}\n\nCorrectly solve the original question."
@@ -103,6 +103,35 @@ class TeacherPromptConfig:
             if missing:
                 problems.append((name, "lacks " + ", ".join(f"{{{{{w}}}}}" for w in missing)))
         refuse(self, problems)
+
+
+@settings
+class ValidationConfig:
+    """When the policy is validated, on which questions, and how its attempts are sampled."""
+
+    every: Count = 0
+    """Rollout batches between validations; the last batch is followed by one as well. 0: none."""
+
+    before_training: bool = True
+    """Validate the model that training starts from, too."""
+
+    path: Word | None = None
+    """Where the questions are, as `task.path`. null: there."""
+
+    split: Word | None = "test"
+    """The held-out file of a folder: train or test. null: the training questions themselves."""
+
+    limit: PositiveInt | None = None
+    """At most this many questions. null: all."""
+
+    num_attempts: PositiveInt = 16
+    """Attempts at each question."""
+
+    temperature: NonNegative = 0.6
+    """Sampling temperature."""
+
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus mass."""
 
 
 @settings

@@ -7,7 +7,12 @@ Everything of the conversation stays; only the last user message is re-prompted.
 
 Beyond the paper: the demonstration is the sibling's whole turn, the prefill that opened it and the
 stop string that closed it included (the paper has neither); an attempt that succeeded is never
-shown its feedback, which the template calls that of an unsuccessful one.
+shown its feedback, which the template calls that of an unsuccessful one; a thought that never ends
+is cut out of a demonstration as well. Demonstrations keep their white space; one that is nothing
+but white space, and feedback that is, counts as none.
+
+The templates below end each section with a line break; those of the authors' runs do not, and
+neither do the paper's recipes (conf/experiment/paper.yaml).
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.tokenizer import decode_response
 
 _PLACEHOLDER = re.compile(r"\{(prompt|solution|feedback|successful_attempt)\}")
-_THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+_THINKING = re.compile(r"<think>.*?(</think>\s*|\Z)", re.DOTALL)
 
 
 class TeacherPromptBuilder:
@@ -63,19 +68,17 @@ class TeacherPromptBuilder:
             return ""
         chosen = index % len(successful) if self.config.solution_choice == "rotate" else 0
         turn = self._whole_turn(group.question, successful[chosen])
-        return (
-            _THINKING.sub("", _after_thinking(turn)).strip()
-            if self.config.remove_thinking
-            else turn
-        )
+        shown = _THINKING.sub("", _after_thinking(turn)) if self.config.remove_thinking else turn
+        return shown if shown.strip() else ""
 
     def _feedback(self, group: Group, index: int, *, has_solution: bool) -> str:
         verdict = group.verdicts[index]
         if verdict.success or self.config.feedback_when == "never":
             return ""
-        return (
-            "" if has_solution and self.config.feedback_when == "no_solution" else verdict.feedback
-        )
+        if has_solution and self.config.feedback_when == "no_solution":
+            return ""
+        # Blank feedback would make a teacher of the bare template, whose wording is all it distils.
+        return verdict.feedback if verdict.feedback.strip() else ""
 
     def _whole_turn(self, question: Question, attempt: Attempt) -> str:
         """The assistant's turn as it stood: prefill, text, and the stop string that was sampled."""
@@ -105,7 +108,7 @@ class TeacherPromptBuilder:
         ids = self.prompts.plain_ids(text)
         kept = max(len(ids) - num_tokens, 0)
         shorter = str(self.prompts.tokenizer.decode(ids[:kept])).rstrip("\ufffd") if kept else ""
-        return shorter, len(ids) - kept
+        return (shorter, len(ids) - kept) if shorter.strip() else ("", len(ids))
 
     def _build(
         self, question: Question, solution: str, feedback: str, num_cut: int
@@ -141,4 +144,4 @@ def fill(template: str, **values: str) -> str:
 def _after_thinking(turn: str) -> str:
     """Drop a thought whose opening tag was part of the generation prompt."""
     head, tag, tail = turn.partition("</think>")
-    return tail if tag and "<think>" not in head else turn
+    return tail.lstrip() if tag and "<think>" not in head else turn

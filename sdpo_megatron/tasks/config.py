@@ -17,9 +17,9 @@ class TaskConfig:
     Names: humaneval, livecodebench, sciknoweval, toolalpaca, gsm8k, ifeval.
     """
 
-    path: Word | None = None
+    path: Text | None = None
     """A .jsonl or .jsonl.gz file, or a folder of ``[subset/]split.jsonl``. None: the items that
-    come with the package."""
+    come with the package. Empty: must be given, as in the paper's recipes."""
 
     subset: Word | None = None
     """Part of a set with parts, e.g. sciknoweval's chemistry. None: the first, or the whole set."""

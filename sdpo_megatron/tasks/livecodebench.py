@@ -37,12 +37,12 @@ MAX_TEST_BYTES = 512 * 2**20  # of one question, unpacked; the largest of v6 is 
 FENCE_OPEN, FENCE_CLOSE = "```python\n", "```"
 STDIN = (
     "Write a Python program that solves this problem. "
-    "It reads standard input and prints to standard output."
+    "It reads standard input and prints to standard output. Reply with only the code."
 )
 FUNCTIONAL = (
-    "Write a Python solution of this problem. Start from the given code and keep its names."
+    "Write a Python solution of this problem. Start from the given code and keep its names. "
+    "Reply with only the code."
 )
-REPLY = "Reply with only the code."
 
 
 class _TextOnly(pickle.Unpickler):
@@ -53,7 +53,9 @@ class _TextOnly(pickle.Unpickler):
 
 
 def question(line: Line, config: TaskConfig) -> Question:
-    """The statement, then any starter code; the assistant's turn opens with a code fence."""
+    """The instruction, the statement, any starter code: nothing else. The assistant's turn opens
+    with a code fence unless `config.prefill` is none.
+    """
     identifier = line.text("question_id")
     examples, tests = _cases(line, "public_test_cases"), _cases(line, "private_test_cases")
     kinds = {case["testtype"] for case in (*examples, *tests)}
@@ -113,7 +115,7 @@ def _prompt(statement: str, starter: str, kind: str, config: TaskConfig) -> str:
     parts = [config.instruction or (STDIN if kind == "stdin" else FUNCTIONAL), statement.strip()]
     if starter.strip():
         parts.append(f"{FENCE_OPEN}{starter.rstrip()}\n{FENCE_CLOSE}")
-    return "\n\n".join([*parts, REPLY])
+    return "\n\n".join(parts)
 
 
 def _cases(line: Line, key: str) -> list[dict[str, str]]:

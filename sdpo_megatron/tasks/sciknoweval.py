@@ -1,6 +1,12 @@
 """SciKnowEval (arXiv 2406.09098), multiple choice.
 
-Layout: ``idx, system, prompt, answer`` with ``kind`` = ``mcq``.
+Layout: ``idx, system, prompt, answer`` with ``kind`` = ``mcq``. The SDPO authors' files are a
+folder of ``SUBSET/train.jsonl`` and ``SUBSET/test.jsonl``; `path`, `subset`, `split` name them:
+
+    chemistry  1890 train,  210 test
+    biology     450 train,   50 test
+    material    841 train,   94 test
+    physics     720 train,   80 test    (the same keys; not among the packaged questions)
 """
 
 from __future__ import annotations
@@ -13,7 +19,8 @@ from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import Line
 from sdpo_megatron.tasks.task import DATA, Layout, item_options
 
-SUBSETS = ("chemistry", "biology", "material")  # physics is in the paper, not in the public files
+SUBSETS = ("chemistry", "biology", "material", "physics")
+PACKAGED = SUBSETS[:3]
 
 
 def question(line: Line, config: TaskConfig) -> Question:
@@ -61,6 +68,11 @@ def packaged(config: TaskConfig) -> Path:
     subset = config.subset or SUBSETS[0]
     if subset not in SUBSETS:
         raise ConfigError(f"task.subset: sciknoweval has {', '.join(SUBSETS)}; got {subset!r}")
+    if subset not in PACKAGED:
+        raise ConfigError(
+            f"task.subset: {subset} does not come with the package ({', '.join(PACKAGED)} do); set "
+            f"task.path to a folder with {subset}/train.jsonl and {subset}/test.jsonl"
+        )
     return DATA / "sciknoweval" / f"{subset}.jsonl"
 
 

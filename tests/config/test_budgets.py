@@ -35,7 +35,7 @@ def longest(loaded: config.TrainConfig) -> TrainSample:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_longest_legal_attempt_of_every_experiment_can_be_packed(name: str) -> None:
-    loaded = config.load([f"experiment={name}", "model.path=/m", "task.path=/t.jsonl"])
+    loaded = config.load([f"experiment={name}", "model.path=/m", "task.path=/t"])
     sample, budget = longest(loaded), loaded.batch.micro_batch_tokens
     bins = partition([sample] * 3, num_ranks=2, token_budget=budget)
     assert sorted(i for rank in bins for chosen in rank for i in chosen) == [0, 1, 2]

@@ -12,7 +12,7 @@ from sdpo_megatron.actor.config import EmaTeacher, FrozenTeacher, RestartFreezeT
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.fields import PositiveInt, Texts, Word, settings
 
-GIVEN = ["model.path=/models/m", "task.path=/data/t.jsonl"]
+GIVEN = ["model.path=/models/m", "task.path=/data"]
 OBJECTIVES = sorted(path.stem for path in (config.CONF / "objective").glob("*.yaml"))
 TEACHERS = sorted(path.stem for path in (config.CONF / "teacher").glob("*.yaml"))
 
@@ -35,12 +35,12 @@ def test_the_paper_s_recipes() -> None:
     science = config.load(["experiment=science", *GIVEN])
     assert (science.batch.questions, science.rollout.sampling.num_attempts) == (32, 8)
     assert (science.optimizer.lr, science.optimizer.warmup_steps) == (1e-5, 10)
-    assert science.teacher == EmaTeacher(rate=0.05)
+    assert science.teacher == EmaTeacher(rate=0.05, cadence="per_rollout_batch")
     assert science.objective.distillation is not None
     assert science.objective.distillation.top_k == 100
     code = config.load(["experiment=livecodebench", *GIVEN])
     assert (code.batch.questions_per_step, code.optimizer.lr) == (1, 1e-6)
-    assert code.teacher == EmaTeacher(rate=0.01)
+    assert code.teacher == EmaTeacher(rate=0.01, cadence="per_rollout_batch")
     assert code.objective.distillation is not None
     assert code.objective.distillation.divergence == "reverse_kl"
     assert code.objective.distillation.top_k == 20
@@ -119,7 +119,9 @@ def test_every_mistake_is_told_at_once() -> None:
 def test_values_as_yaml_writes_them() -> None:
     loaded = config.load(["optimizer.lr=1e-5", "task.ids=[28]", "run.name=2024", "teacher.rate=1"])
     assert (loaded.optimizer.lr, loaded.task.ids) == (1e-5, ("28",))
-    assert (loaded.run.name, loaded.teacher) == ("2024", EmaTeacher(rate=1.0))
+    assert (loaded.run.name, loaded.teacher.kind) == ("2024", "ema")
+    assert isinstance(loaded.teacher, EmaTeacher)
+    assert loaded.teacher.rate == 1.0
 
 
 def test_a_group_that_was_null_is_opened_by_its_key() -> None:
@@ -135,6 +137,41 @@ def test_another_variant_takes_the_place_of_an_experiment_s(choice: str) -> None
     assert loaded.teacher == FrozenTeacher()
     with pytest.raises(ConfigError, match=r"teacher.rate=0.1: belongs to teacher.kind=ema or"):
         config.load(["experiment=livecodebench", *GIVEN, choice, "teacher.rate=0.1"])
+
+
+PAPER = sorted(
+    name
+    for path in (config.CONF / "experiment").glob("*.yaml")
+    if not (name := path.stem).startswith("quickstart")
+)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_paper_s_experiments_do_not_train_on_packaged_items_unasked(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"task.path='': must be given.*task.path=null"):
+        config.load([f"experiment={name}", GIVEN[0]])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.path=/data/t.jsonl"], r"no other split beside task.path=/data/t.jsonl. Set valid"),
+        (["task.path=null"], r"no other split beside task.path=null"),
+        (["task.path=/data", "validation.every=-1"], "validation.every=-1: must be at least 0"),
+        (["task.path=/data", "validation.top_p=0"], "validation.top_p=0: must be above 0"),
+        (["task.path=/data", "run.epochs=null"], "with run.epochs=null the run has no end"),
+        (["task.path=/data", "run.epochs=0"], "run.epochs=0: must be at least 1"),
+    ],
+)
+def test_a_validation_that_holds_nothing_out_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.load(["experiment=science", GIVEN[0], *overrides])
+
+
+@pytest.mark.parametrize("given", ["validation.split=null", "validation.path=/data/test.jsonl"])
+def test_a_task_of_one_file_can_say_what_it_validates_on(given: str) -> None:
+    loaded = config.load(["experiment=science", GIVEN[0], "task.path=/data/t.jsonl", given])
+    assert loaded.validation.every == 5
 
 
 def test_seeds_of_the_run_reach_the_sampler() -> None:

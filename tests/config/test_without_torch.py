@@ -25,7 +25,7 @@ def test_composing_every_experiment_loads_nothing_heavy() -> None:
     done = fresh(
         "from sdpo_megatron import config\n"
         f"for name in {EXPERIMENTS}:\n"
-        "    config.load([f'experiment={name}', 'model.path=/m', 'task.path=/t.jsonl'])\n"
+        "    config.load([f'experiment={name}', 'model.path=/m', 'task.path=/t'])\n"
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sdpo_megatron import config
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import Attempt, Group, Question, Verdict
 from sdpo_megatron.rollout.config import TeacherPromptConfig
@@ -86,6 +87,58 @@ def test_feedback_always_follows_the_solution(tokenizer: Any) -> None:
         "\nThe following is feedback from your unsuccessful earlier attempt:\n\nwrong\n" + CLOSING
     )
     assert right is None  # a success is not an "unsuccessful earlier attempt"
+
+
+def test_demonstrations_keep_their_white_space(tokenizer: Any) -> None:
+    for turn in ("  a+b\n\n", "<think>x</think>\n  \ta+b \n", "x</think>\n\na+b\t"):
+        shown = turn.rpartition("</think>")[2]
+        shown = shown if "</think>" not in turn else shown.lstrip()  # a thought takes its own along
+        wrong, _ = teacher_texts(tokenizer, group(tokenizer, ("x", 0, ""), (turn, 1, "")))
+        assert wrong == f"Add {{a}} and {{b}}.\nCorrect solution:\n\n{shown}\n" + CLOSING
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t \n", "\u2003"])
+def test_blank_feedback_is_no_feedback(blank: str, tokenizer: Any) -> None:
+    assert teacher_texts(tokenizer, group(tokenizer, ("x", 0, blank))) == [None]
+    results = group(tokenizer, ("x", 0, blank), ("y", 1, ""))
+    wrong, _ = teacher_texts(tokenizer, results, feedback_when="always")
+    assert wrong == "Add {a} and {b}.\nCorrect solution:\n\ny\n" + CLOSING
+
+
+def test_a_demonstration_that_is_blank_without_its_thought_is_none(tokenizer: Any) -> None:
+    results = group(tokenizer, ("x", 0, ""), ("<think>a+b</think>\n \n", 1, ""))
+    assert teacher_texts(tokenizer, results) == [None, None]
+
+
+def test_feedback_cut_down_to_white_space_is_none(tokenizer: Any) -> None:
+    results = group(tokenizer, ("x", 0, "\n \n" * 5 + "word " * 40))
+    builder = PromptBuilder(tokenizer)
+    whole = TeacherPromptBuilder(builder, TeacherPromptConfig()).contexts(results)[0]
+    assert whole is not None
+    for cut in range(1, len(builder.plain_ids(results.verdicts[0].feedback)) + 20):
+        config = TeacherPromptConfig(max_prompt_tokens=len(whole.prompt_ids) - cut)
+        context = TeacherPromptBuilder(builder, config).contexts(results)[0]
+        assert (
+            context is None
+            or "word" in context.messages[0]["content"]
+            or "w"
+            in (context.messages[0]["content"].partition("attempt:")[2].partition("Correctly")[0])
+        )
+
+
+def test_the_recipes_template_is_the_authors(tokenizer: Any) -> None:
+    """No line break after solution and feedback: theirs end where the text ends."""
+    recipe = config.load(["experiment=livecodebench", "model.path=m", "task.path=t.jsonl"])
+    results = group(tokenizer, ("a-b", 0, "wrong"), ("a+b", 1, "fine"))
+    fields = vars(recipe.rollout.teacher_prompt)
+    wrong, right = teacher_texts(tokenizer, results, **fields)
+    assert wrong == "Add {a} and {b}.\nCorrect solution:\n\na+b" + CLOSING
+    assert right is None
+    (alone,) = teacher_texts(tokenizer, group(tokenizer, ("a-b", 0, "wrong\n")), **fields)
+    assert alone == (
+        "Add {a} and {b}.\nThe following is feedback from your unsuccessful earlier attempt:\n\n"
+        "wrong\n" + CLOSING
+    )
 
 
 def test_feedback_never(tokenizer: Any) -> None:

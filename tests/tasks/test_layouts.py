@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sdpo_megatron import config
 from sdpo_megatron.errors import TaskFileError
 from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks import TaskConfig, load_task
@@ -101,10 +102,10 @@ def lcb_line(**changes: Any) -> dict[str, Any]:
     return {**line, **changes}
 
 
-def lcb(tmp_path: Path, line: dict[str, Any]) -> Question:
+def lcb(tmp_path: Path, line: dict[str, Any], **settings: Any) -> Question:
     path = tmp_path / "lcb.jsonl"
     path.write_text(json.dumps(line) + "\n")
-    (question,) = load_task(TaskConfig(name="livecodebench", path=str(path))).questions
+    (question,) = load_task(TaskConfig(name="livecodebench", path=str(path), **settings)).questions
     return question
 
 
@@ -115,6 +116,27 @@ def test_livecodebench_unpacks_private_tests_and_makes_half_of_them_public(tmp_p
     assert len(item["public"]) == 4  # and two of the four private ones
     assert set(item["public"]) <= set(range(6))
     assert (item["kind"], item["entry_point"]) == ("livecodebench", "")
+
+
+def test_livecodebench_asks_what_the_instruction_says_and_no_more(tmp_path: Path) -> None:
+    statement = lcb_line()["question_content"].strip()
+    asked = lcb(tmp_path, lcb_line()).messages[0]["content"]
+    assert asked.endswith(statement)
+    assert "Reply with only the code." in asked.removesuffix(statement)
+    own = lcb(tmp_path, lcb_line(), instruction="Think first.", prefill="none")
+    assert own.messages[0]["content"] == f"Think first.\n\n{statement}"
+    assert (own.prefill, own.stop) == ("", ())
+
+
+def test_livecodebench_as_the_recipe_asks_it_invites_an_outline_and_a_block(tmp_path: Path) -> None:
+    recipe = config.load(["task=livecodebench"]).task
+    question = lcb(tmp_path, lcb_line(), instruction=recipe.instruction, prefill=recipe.prefill)
+    content = question.messages[0]["content"]
+    assert "only the code" not in content
+    assert "outline" in content
+    assert "code block" in content
+    assert "\n" not in content.removesuffix(lcb_line()["question_content"].strip()).strip()
+    assert (question.prefill, question.stop) == ("", ())
 
 
 def test_livecodebench_functions_are_called_by_their_name(tmp_path: Path) -> None:

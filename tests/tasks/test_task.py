@@ -194,7 +194,11 @@ def test_folders_and_gzip_are_read(tmp_path: Path) -> None:
         ({"name": "sdpo_megatron.tasks.gsm8k:question"}, "expected a tasks.task.Layout"),
         (
             {"name": "sciknoweval", "subset": "physics"},
-            "chemistry, biology, material; got 'physics'",
+            r"physics does not come with the package .*a folder with physics/train",
+        ),
+        (
+            {"name": "sciknoweval", "subset": "maths"},
+            "chemistry, biology, material, physics; got 'maths'",
         ),
         ({"verifier": "cod"}, "unknown verifier 'cod'"),
         ({"public_fraction": 1.5}, "public_fraction=1.5: must be at most 1"),
