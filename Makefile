@@ -68,9 +68,10 @@ format: setup-dev  ## format, and mend what ruff can mend
 bench: setup  ## seconds by phase and tokens/s of a training step on this machine
 	@$(BIN)/python benchmarks/step.py $(ARGS)
 
-docs: setup  ## write docs/metrics.md and docs/settings.md anew from the declarations
+docs: setup  ## write the generated pages of docs anew
 	@$(BIN)/python -m sdpo_megatron.observability.metrics_page > docs/metrics.md
 	@$(BIN)/python -m sdpo_megatron.config.page > docs/settings.md
+	@$(BIN)/python -W ignore -m recipes.paper_page > docs/recipes-and-the-paper.md
 
 clean:  ## remove caches and .venv; runs/ and models/ stay
 	rm -rf .venv .triton build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
