@@ -266,6 +266,11 @@ FACTS: tuple[Fact, ...] = (
         values=_only(("livecodebench", "livecodebench_grpo", "test_time"), 0.5),
     ),
     Fact(
+        key="task.hidden_tests",
+        theirs="train.json holds the public half alone",
+        values=_only(("livecodebench", "livecodebench_grpo"), False),
+    ),
+    Fact(
         key="task.prefill",
         theirs="the turn is the model's",
         values=_only(("livecodebench", "livecodebench_grpo", "test_time"), "none"),
@@ -381,12 +386,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="LiveCodeBench's tests",
-        theirs="A random half of the tests is public and gives training's reward and feedback; validation "
-        "runs them all.",
-        ours="A random half is public: feedback quotes it alone. The reward of an attempt, in training and "
-        "in validation, asks for all tests.",
-        reason="a program that passes half of the tests is no demonstration; `task.public_fraction=1` quotes "
-        "all of them",
+        theirs="A random half of each question's tests gives training's reward and feedback; validation "
+        "runs all of them, at the training questions.",
+        ours="The same; the examples of the statement are public besides.",
+        reason="the statement shows them anyway",
     ),
     Rule(
         name="Data",

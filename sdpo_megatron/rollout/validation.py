@@ -24,6 +24,7 @@ def is_due(config: ValidationConfig, step: int, *, last: bool) -> bool:
 
 def validation_task(config: ValidationConfig, task: TaskConfig) -> TaskConfig:
     """The task that validation asks: the training task on its held-out questions."""
+    task = replace(task, hidden_tests=True)
     if config.split is None:
         return replace(task, path=config.path or task.path, limit=config.limit or task.limit)
     return replace(

@@ -37,6 +37,10 @@ class TaskConfig:
     """Share of a question's tests that feedback may quote; the rest is hidden. The paper uses a
     half."""
 
+    hidden_tests: bool = True
+    """Whether the hidden tests decide with the public ones. false: an attempt is solved when it
+    passes the public ones, as in the paper's training; validation asks for all in any case."""
+
     split_seed: Count = 0
     """Seed of the public and hidden split; together with the question's id it decides alone."""
 

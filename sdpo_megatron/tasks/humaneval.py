@@ -37,6 +37,10 @@ def question(line: Line, config: TaskConfig) -> Question:
 
     The assistant's turn opens with a fence and ends at its close.
     """
+    if not config.hidden_tests:
+        raise ConfigError(
+            "task.hidden_tests=false: humaneval runs the whole check of a question; set it to true"
+        )
     identifier, prompt, test = line.text("task_id"), line.text("prompt"), line.text("test")
     entry_point, code = line.text("entry_point"), _complete(line, prompt)
     signature = _signature(line, code, entry_point)

@@ -69,6 +69,10 @@ def question(line: Line, config: TaskConfig) -> Question:
     drawn = public_indices(len(tests), identifier, config)
     if kind == "functional":
         _check_values(line, (*examples, *tests))
+    if not config.hidden_tests:
+        tests, drawn = [tests[index] for index in drawn], [*range(len(drawn))]
+        if not tests and not examples:
+            line.fail("has no public tests: raise task.public_fraction, or set task.hidden_tests")
     return Question(
         id=identifier,
         task=config.name,

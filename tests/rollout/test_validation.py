@@ -55,6 +55,18 @@ def test_without_a_split_it_asks_the_training_questions() -> None:
     assert validation_task(replace(EVERY_5, split=None), task) == task
 
 
+def test_it_asks_for_all_tests_where_training_runs_the_public_ones() -> None:
+    task = TaskConfig(name="livecodebench", hidden_tests=False)
+    public, whole = (
+        load_task(chosen).questions
+        for chosen in (task, validation_task(replace(EVERY_5, split=None), task))
+    )
+    assert [q.id for q in public] == [q.id for q in whole]
+    assert all(
+        len(p.item["tests"]) < len(w.item["tests"]) for p, w in zip(public, whole, strict=True)
+    )
+
+
 def test_it_samples_as_told_and_with_seeds_of_its_own() -> None:
     training = SamplingConfig(num_attempts=8, max_new_tokens=77, seed=3)
     found = validation_sampling(EVERY_5, training)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sdpo_megatron import config
-from sdpo_megatron.errors import TaskFileError
+from sdpo_megatron.errors import ConfigError, TaskFileError
 from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks import TaskConfig, load_task
 from sdpo_megatron.tasks.task import DATA
@@ -137,6 +137,18 @@ def test_livecodebench_as_the_recipe_asks_it_invites_an_outline_and_a_block(tmp_
     assert "code block" in content
     assert "\n" not in content.removesuffix(lcb_line()["question_content"].strip()).strip()
     assert (question.prefill, question.stop) == ("", ())
+
+
+def test_without_hidden_tests_the_public_ones_decide(tmp_path: Path) -> None:
+    """As in the paper's training: the half that feedback may quote, no more, all of it public."""
+    whole, public = (lcb(tmp_path, lcb_line(), hidden_tests=flag).item for flag in (True, False))
+    assert public["tests"] == [whole["tests"][index] for index in whole["public"]]
+    assert public["public"] == [*range(4)]
+    line = lcb_line(public_test_cases="[]")
+    with pytest.raises(TaskFileError, match="has no public tests"):
+        lcb(tmp_path, line, hidden_tests=False, public_fraction=0.0)
+    with pytest.raises(ConfigError, match="humaneval runs the whole check"):
+        humaneval(hidden_tests=False, limit=1)
 
 
 def test_livecodebench_functions_are_called_by_their_name(tmp_path: Path) -> None:

@@ -1,0 +1,3 @@
+from sglang.srt.models.olmo2 import EntryClass
+
+__all__ = ["EntryClass"]
