@@ -158,6 +158,16 @@ def test_a_sharded_save_loads_on_one_rank(
 
 
 @pytest.mark.slow
+def test_norms_that_are_cut_like_the_heads_load_on_one_rank(tmp_path: Path) -> None:
+    """OLMo 3's norms of queries and keys are shards under tensor parallelism, as matrices are."""
+    model, root = str(tiny_model(tmp_path / "model", family="olmo3")), str(tmp_path / "saved")
+    unbroken = run_ranks(train_and_save, 2, model, root, {"tensor": 2})[0]
+    _, resumed = run_ranks(resume, 1, model, root, {})[0]
+    for got, expected in zip(resumed, unbroken[2:], strict=True):
+        assert got == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_a_full_disk_says_what_to_do_and_keeps_the_last_good_one(
     model: str, tmp_path: Path
 ) -> None:

@@ -37,6 +37,8 @@ def tiny_model(folder: Path, *, family: str = "qwen3", tied: bool = True, seed: 
     if family == "qwen3_moe":
         sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
         sizes["norm_topk_prob"] = True
+    if family == "olmo3":
+        sizes |= {"sliding_window": 6}
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(family, **sizes), dtype=torch.float32
     )
