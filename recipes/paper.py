@@ -419,6 +419,6 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="Models",
         theirs="Qwen3-8B, Olmo-3-7B-Instruct.",
-        ours="Both load, train and export (`model.path`).",
+        ours="Both load, train, export and are served (`model.path`).",
     ),
 )

@@ -42,13 +42,16 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     from sdpo_megatron.tasks import load_task
     from sdpo_megatron.weights.files import index_folder
     from sdpo_megatron.weights.load import check_tensors
-    from sdpo_megatron.weights.spec import ModelSpec
+    from sdpo_megatron.weights.spec import ModelSpec, read_config
+    from serving.model_fields import engine_problems
 
     check_same_run(config, folder)
     model = Path(config.model.path)
     if config.model.prepare == "smollm2" and not (model / "config.json").is_file():
         _prepare_smollm2(model)
     spec = ModelSpec.from_folder(model)
+    if problems := engine_problems(read_config(model)):
+        raise ModelFileError(f"{model}/config.json: " + "; ".join(problems))
     config.parallel.check_model(spec)
     check_model_context(config, spec.max_position)
     config.precision.check_model(spec, config.parallel)
