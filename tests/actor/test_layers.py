@@ -22,8 +22,13 @@ def packed(*lengths: int) -> Any:
     return SimpleNamespace(cu_seqlens_q=ends, cu_seqlens_kv=ends)
 
 
-def attention() -> PackedAttention:
-    return PackedAttention(SimpleNamespace(kv_channels=DIM, context_parallel_size=1))
+def attention(window: int | None = None, **fields: Any) -> PackedAttention:
+    """Of the second of two layers; `window` is that of the second layer, the first has none."""
+    size = None if window is None else (window - 1, 0)
+    config = SimpleNamespace(
+        kv_channels=DIM, context_parallel_size=1, window_size=size, window_attn_skip_freq=[0, 1]
+    )
+    return PackedAttention(config, **{"layer_number": 2, **fields})
 
 
 def inputs(tokens: int, groups: int = GROUPS, dtype: torch.dtype = torch.float64) -> Any:
@@ -34,11 +39,14 @@ def inputs(tokens: int, groups: int = GROUPS, dtype: torch.dtype = torch.float64
     ]
 
 
-def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Any) -> torch.Tensor:
+def dense(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Any, window: int = 99
+) -> torch.Tensor:
     """Softmax over all tokens under a block-diagonal causal mask, head by head."""
     owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     position = torch.arange(q.shape[0])
-    seen = (owner[:, None] == owner[None]) & (position[:, None] >= position[None])
+    behind = position[:, None] - position[None]
+    seen = (owner[:, None] == owner[None]) & (behind >= 0) & (behind < window)
     outputs = []
     for head in range(HEADS):
         group = head // (HEADS // k.shape[1])
@@ -59,6 +67,26 @@ def test_values_and_gradients_equal_a_dense_mask(groups: int, lengths: tuple[int
     torch.testing.assert_close(
         got_grads, torch.autograd.grad((expected * weights).sum(), (q, k, v))
     )
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 13])
+@pytest.mark.parametrize("lengths", [(13,), (4, 6, 3), (5, 0, 8)])
+def test_a_window_hides_what_is_further_behind(window: int, lengths: tuple[int, ...]) -> None:
+    q, k, v = inputs(13)
+    weights = torch.randn(13, HEADS * DIM, dtype=torch.float64)
+    got = attention(window)(q, k, v, packed_seq_params=packed(*lengths))
+    expected = dense(q, k, v, lengths, window)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((got * weights).sum(), (q, k, v)),
+        torch.autograd.grad((expected * weights).sum(), (q, k, v)),
+    )
+
+
+def test_the_factor_of_scaled_ropes_is_for_layers_without_a_window() -> None:
+    plain = attention().scale
+    assert attention(3, rope_factor=2.0).scale == plain
+    assert attention(3, rope_factor=2.0, layer_number=1).scale == 4.0 * plain
 
 
 def test_sequences_do_not_see_each_other() -> None:

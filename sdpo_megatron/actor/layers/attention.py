@@ -94,12 +94,12 @@ class PackedAttention(torch.nn.Module):
 
 
 def window_of(config: Any, layer_number: int) -> int | None:
-    """How many tokens a token of this layer sees, itself included; None for all before it."""
-    from megatron.core.transformer.utils import is_layer_window_attention
+    """How many tokens a token of this layer sees, itself included; None for all before it.
 
-    if not is_layer_window_attention(
-        config.window_size, config.window_attn_skip_freq, layer_number
-    ):
+    Of Megatron's fields: window_size (to the left, to the right), and window_attn_skip_freq, 1 for
+    each layer that has it.
+    """
+    if not config.window_size or not config.window_attn_skip_freq[layer_number - 1]:
         return None
     return int(config.window_size[0]) + 1
 
