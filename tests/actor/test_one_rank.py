@@ -25,23 +25,24 @@ from tests.actor.worlds import made_up_samples, make_actor, small_objective, tin
 from tests.distributed import run_ranks
 
 BATCHES = 3
-# Two steps of warm-up to 2e-3, then linearly to 0 at step 10.
-SCHEDULE: dict[str, Any] = {"lr": 2e-3, "warmup_steps": 2, "decay": "linear", "decay_steps": 10}
-RATES = (1e-3, 2e-3, 1.75e-3, 1.5e-3, 1.25e-3, 1e-3)
+# Linearly from 2e-3 to 0 at batch 8; all steps of a batch have one rate.
+SCHEDULE: dict[str, Any] = {"lr": 2e-3, "decay": "linear", "decay_steps": 8}
+RATES = (2e-3, 1.75e-3, 1.5e-3)
+RATES_OF_TWO = tuple(rate for rate in RATES for _ in range(2))
 
 AVERAGE_BY_BATCH = "SDPO, the average moves with the batch"
 PLANS: dict[str, Plan] = {
     "SDPO, the average moves with each of two steps": Plan(
-        rates=RATES,
+        rates=RATES_OF_TWO,
         teacher={"kind": "ema", "rate": 0.2, "cadence": "per_optimizer_step"},
         questions_per_step=2,
     ),
     AVERAGE_BY_BATCH: Plan(
-        rates=RATES,
+        rates=RATES_OF_TWO,
         teacher={"kind": "ema", "rate": 0.2, "cadence": "per_rollout_batch"},
         questions_per_step=2,
     ),
-    "GRPO, two steps a batch": Plan(rates=RATES, grpo=True, questions_per_step=2),
+    "GRPO, two steps a batch": Plan(rates=RATES_OF_TWO, grpo=True, questions_per_step=2),
     "GRPO, one step a batch": Plan(rates=RATES, grpo=True),
 }
 Row = tuple[float, float]

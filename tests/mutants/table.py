@@ -41,31 +41,31 @@ RATES = "tests/actor/test_optimizer.py"
 MUTANTS = (
     # Learning-rate schedules
     Mutant(
-        "warm-up starts at 0: one step late",
+        "warm-up one batch early",
         OPTIMIZER,
-        "return config.lr * step / config.warmup_steps",
-        "return config.lr * (step - 1) / config.warmup_steps",
+        "return config.lr * batch / config.warmup_steps",
+        "return config.lr * (batch + 1) / config.warmup_steps",
         RATES,
     ),
     Mutant(
         "warm-up ends one step early, below the peak",
         OPTIMIZER,
-        "return config.lr * step / config.warmup_steps",
-        "return config.lr * step / (config.warmup_steps + 1)",
+        "return config.lr * batch / config.warmup_steps",
+        "return config.lr * batch / (config.warmup_steps + 1)",
         RATES,
     ),
     Mutant(
         "decay counted from the first step, not from the end of the warm-up",
         OPTIMIZER,
-        "done = min(1.0, (step - config.warmup_steps) / span)",
-        "done = min(1.0, step / span)",
+        "done = min(1.0, (batch - config.warmup_steps) / span)",
+        "done = min(1.0, batch / span)",
         RATES,
     ),
     Mutant(
         "decay one step late",
         OPTIMIZER,
-        "done = min(1.0, (step - config.warmup_steps) / span)",
-        "done = min(1.0, (step - config.warmup_steps - 1) / span)",
+        "done = min(1.0, (batch - config.warmup_steps) / span)",
+        "done = min(1.0, (batch - config.warmup_steps - 1) / span)",
         RATES,
     ),
     Mutant(
@@ -76,10 +76,10 @@ MUTANTS = (
         RATES,
     ),
     Mutant(
-        "the rate of the step before is used",
+        "the rate of the batch before is used",
         ACTOR,
-        "learning_rate(self.config.optimizer, self.optimizer_steps + 1)",
-        "learning_rate(self.config.optimizer, max(1, self.optimizer_steps))",
+        "learning_rate(self.config.optimizer, self.rollout_batches - 1)",
+        "learning_rate(self.config.optimizer, max(0, self.rollout_batches - 2))",
         ONE_RANK,
     ),
     # One optimiser step, and several on a batch
