@@ -18,6 +18,7 @@ from sdpo_megatron.nouns import TrainSample
 
 TOP_K = 20
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
+DUAL_CLIP = 3.0
 CAP = 2.0  # of pi_old / pi_rollout, and of pi_now / pi_old on the distillation loss
 
 
@@ -93,6 +94,8 @@ class Reference:
         ratio = (self._sampled(sample) - old).exp()
         bounded = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
         surrogate = torch.minimum(ratio * sample.advantage, bounded * sample.advantage)
+        if sample.advantage < 0:
+            surrogate = surrogate.clamp(min=DUAL_CLIP * sample.advantage)
         return -(self._rollout_weight(sample, old) * surrogate).sum()
 
     def _sdpo(self, sample: TrainSample, old: torch.Tensor) -> torch.Tensor:

@@ -25,9 +25,9 @@ from tests.actor.worlds import made_up_samples, make_actor, small_objective, tin
 from tests.distributed import run_ranks
 
 BATCHES = 3
-# Linearly from 2e-3 to 0 at batch 8; all steps of a batch have one rate.
-SCHEDULE: dict[str, Any] = {"lr": 2e-3, "decay": "linear", "decay_steps": 8}
-RATES = (2e-3, 1.75e-3, 1.5e-3)
+# Linearly from 1e-3 to 0 at batch 8; all steps of a batch have one rate.
+SCHEDULE: dict[str, Any] = {"lr": 1e-3, "decay": "linear", "decay_steps": 8}
+RATES = (1e-3, 0.875e-3, 0.75e-3)
 RATES_OF_TWO = tuple(rate for rate in RATES for _ in range(2))
 
 AVERAGE_BY_BATCH = "SDPO, the average moves with the batch"
