@@ -61,7 +61,11 @@ _TRAINING = SDPO + GRPO  # a validation while one question is searched would say
 
 FACTS: tuple[Fact, ...] = (
     Fact(key="batch.questions", theirs="data.train_batch_size", values=_all(32, test_time=1)),
-    Fact(key="rollout.sampling.num_attempts", theirs="actor_rollout_ref.rollout.n", values=_all(8, test_time=16)),
+    Fact(
+        key="rollout.sampling.num_attempts",
+        theirs="actor_rollout_ref.rollout.n",
+        values=_all(8, test_time=16),
+    ),
     Fact(
         key="batch.questions_per_step",
         theirs="actor.ppo_mini_batch_size",
@@ -171,7 +175,11 @@ FACTS: tuple[Fact, ...] = (
     Fact(key="optimizer.eps", theirs="torch.optim.AdamW", values=_all(1e-8)),
     Fact(key="optimizer.clip_grad", theirs="actor.grad_clip", values=_all(1.0)),
     Fact(key="precision.dtype", theirs="fp32 masters, bf16 compute", values=_all("bf16")),
-    Fact(key="rollout.sampling.temperature", theirs="actor_rollout_ref.rollout.temperature", values=_all(1.0)),
+    Fact(
+        key="rollout.sampling.temperature",
+        theirs="actor_rollout_ref.rollout.temperature",
+        values=_all(1.0),
+    ),
     Fact(key="rollout.sampling.top_p", theirs="actor_rollout_ref.rollout.top_p", values=_all(1.0)),
     Fact(
         key="rollout.sampling.max_prompt_tokens",
@@ -254,7 +262,11 @@ FACTS: tuple[Fact, ...] = (
         theirs="actor_rollout_ref.rollout.val_kwargs.temperature",
         values=_only(_TRAINING, 0.6),
     ),
-    Fact(key="validation.top_p", theirs="actor_rollout_ref.rollout.val_kwargs.top_p", values=_only(_TRAINING, 0.95)),
+    Fact(
+        key="validation.top_p",
+        theirs="actor_rollout_ref.rollout.val_kwargs.top_p",
+        values=_only(_TRAINING, 0.95),
+    ),
     Fact(
         key="validation.split",
         theirs="data.val_files",
