@@ -290,7 +290,9 @@ FACTS: tuple[Fact, ...] = (
 )
 
 OPTIONS: Mapping[str, str] = {
-    "batch.chunk_tokens": "memory of the fused loss; no number depends on it beyond rounding",
+    "batch.logits_mib": "memory of the fused loss; no number depends on it beyond rounding",
+    "precision.bf16_layers": "with precision.fp8 alone, which is off in the recipes",
+    "precision.fp8_format": "with precision.fp8 alone, which is off in the recipes",
     "objective.distillation.entry_clip": "off; an option of a later paper",
     "objective.distillation.null_beta": "off; an option of ours",
     "objective.distillation": "null in the baselines",

@@ -381,8 +381,8 @@ class EnginePool:
             self.engines.remove(engine)
             for name in _OF_AN_ENGINE:
                 self.board.remove(name, engine=engine.label)
-            await engine.client.close()
             self._report(f"engine {engine.name} is gone for good: its name has no such address")
+            await engine.client.close()
         for url in urls:
             if url not in [engine.name for engine in self.engines]:
                 engine = Engine(EngineClient(url, self.config), None, "out", why="not asked yet")

@@ -86,7 +86,7 @@ def test_help_shows_examples_and_every_setting(
         "workers=2",
         "memory_mib=4096",
         "sandbox.minimum_layers=[pid,net",
-        "code.memory_mib=512",
+        "code.memory_mib=1024",
     ):
         assert setting in told
 

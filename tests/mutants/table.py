@@ -100,8 +100,8 @@ MUTANTS = (
     Mutant(
         "samples with only a policy weight are dropped",
         ACTOR,
-        "if s.distill_weight or s.policy_weight]",
-        "if s.distill_weight]",
+        "if official or s.distill_weight or s.policy_weight]",
+        "if official or s.distill_weight]",
         ONE_RANK,
     ),
     Mutant(
