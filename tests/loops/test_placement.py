@@ -86,7 +86,8 @@ def test_the_quickstart_trains_and_generates_on_the_cpu_wherever_it_runs() -> No
 
 
 def test_the_papers_eight_engines_share_eight_gpus_with_the_ranks() -> None:
-    paper = load(["experiment=paper", "model.path=/models/m", "task.path=null"])
+    given = ["model.path=/models/m", "task.path=null", "validation.every=0"]
+    paper = load(["experiment=paper", *given])
     found = assign(paper, num_gpus=8, local_ranks=paper.parallel.model_ranks)
     assert found.lines() == [f"GPU {i}: rank {i}, engine {i}" for i in range(8)]
     assert 0 < paper.rollout.engine.mem_fraction < 0.5
