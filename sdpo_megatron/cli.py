@@ -25,6 +25,7 @@ examples:
   sdpo train --resume runs/quickstart-...    go on with a run that was stopped or killed
   sdpo train --config FILE                   train as a file of `sdpo config` says
   sdpo config experiment=quickstart          print the resolved configuration, start nothing
+  sdpo render k8s experiment=quickstart      manifests for kubectl apply -f -
   sdpo export runs/quickstart-... out/       write a Hugging Face checkpoint of the newest weights
   sdpo verify serve --help                   verifiers as a service, or over files (batch)
   sdpo doctor                                what is installed, what is missing, how to get it
@@ -137,6 +138,13 @@ def _config(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _render(arguments: Sequence[str]) -> int:
+    """write manifests for Kubernetes"""
+    from sdpo_megatron.rendering.cli import main as render
+
+    return render(arguments)
+
+
 def _export(arguments: Sequence[str]) -> int:
     """write a Hugging Face checkpoint of a run"""
     from sdpo_megatron.loops.export import main as export
@@ -162,6 +170,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "prepare": _prepare,
     "config": _config,
+    "render": _render,
     "export": _export,
     "verify": _verify,
     "doctor": _doctor,

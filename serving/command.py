@@ -13,6 +13,8 @@ from sdpo_megatron.errors import EngineStartError
 from serving.config import EngineConfig
 from serving.engine_main import STAND_INS_VARIABLE
 
+_SPIN_VARIABLE = "GOMP_SPINCOUNT"
+
 
 def resolve_device(config: EngineConfig) -> str:
     """ "cpu" or "cuda"; "auto" is cuda where torch sees a GPU."""
@@ -24,7 +26,7 @@ def resolve_device(config: EngineConfig) -> str:
 
 
 def engine_command(config: EngineConfig, model_dir: Path, port: int, seed: int) -> list[str]:
-    """The engine's argument vector. `seed` seeds requests that carry none.
+    """The engine's argument vector, here. `seed` seeds requests that carry none.
 
     Raises:
         EngineStartError: SGLang is not installed.
@@ -34,6 +36,16 @@ def engine_command(config: EngineConfig, model_dir: Path, port: int, seed: int) 
             "SGLang is not installed in this environment: `pip install 'sdpo-megatron[cpu]'` (or "
             "[gpu])."
         )
+    return [sys.executable, *engine_module(), *engine_flags(config, model_dir, port, seed)]
+
+
+def engine_module() -> list[str]:
+    """What an interpreter is told to run, wherever the engine runs."""
+    return ["-m", "serving.engine_main"]
+
+
+def engine_flags(config: EngineConfig, model_dir: Path, port: int, seed: int) -> list[str]:
+    """The flags of the engine's command line, the same on every machine."""
     flags = {
         "--model-path": str(model_dir),
         "--host": config.host,
@@ -66,7 +78,7 @@ def engine_command(config: EngineConfig, model_dir: Path, port: int, seed: int) 
     if config.enable_metrics:
         switches.append("--enable-metrics")
     words = [word for pair in flags.items() for word in pair]
-    return [sys.executable, "-m", "serving.engine_main", *words, *switches, *config.extra_args]
+    return [*words, *switches, *config.extra_args]
 
 
 def engine_environment(config: EngineConfig, index: int = 0) -> dict[str, str]:
@@ -78,20 +90,32 @@ def engine_environment(config: EngineConfig, index: int = 0) -> dict[str, str]:
     # The trainer's: segments that grow cannot be handed to other processes, which an engine's
     # ranks do with each other. `extra_env` can set it.
     environment.pop("PYTORCH_ALLOC_CONF", None)
-    environment |= {
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [_source_root(), os.environ.get("PYTHONPATH", "")])
-        ),
-    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [_source_root(), os.environ.get("PYTHONPATH", "")])
+    )
+    return environment | engine_variables(config) | _of_here(config, index) | _extra(config)
+
+
+def engine_variables(config: EngineConfig) -> dict[str, str]:
+    """What the engine's environment must say, the same on every machine."""
+    variables = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     if resolve_device(config) == "cpu":
-        environment |= _cpu_environment(config)
-    elif config.gpus:
+        variables |= _cpu_variables(config)
+    return variables | _extra(config)
+
+
+def _extra(config: EngineConfig) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in config.extra_env)
+
+
+def _of_here(config: EngineConfig, index: int) -> dict[str, str]:
+    """What depends on this machine."""
+    if resolve_device(config) == "cpu":
+        return {name: os.environ[name] for name in (_SPIN_VARIABLE,) if name in os.environ}
+    if config.gpus:
         mine = config.gpus[index * config.tp : (index + 1) * config.tp]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(_visible_name(gpu) for gpu in mine)
-    environment |= dict(pair.split("=", 1) for pair in config.extra_env)
-    return environment
+        return {"CUDA_VISIBLE_DEVICES": ",".join(_visible_name(gpu) for gpu in mine)}
+    return {}
 
 
 def _visible_name(gpu: int) -> str:
@@ -107,8 +131,8 @@ def _cpu_mem_fraction(config: EngineConfig) -> float:
     return 0.8 if config.max_total_tokens else 0.1
 
 
-def _cpu_environment(config: EngineConfig) -> Mapping[str, str]:
-    environment = {
+def _cpu_variables(config: EngineConfig) -> Mapping[str, str]:
+    variables = {
         STAND_INS_VARIABLE: "1",
         "SGLANG_USE_CPU_ENGINE": "1",
         "SGLANG_EXTERNAL_MODEL_PACKAGE": "engine_models",
@@ -117,17 +141,17 @@ def _cpu_environment(config: EngineConfig) -> Mapping[str, str]:
         "OMP_NUM_THREADS": str(config.threads),
         # OpenMP threads wait for each other by spinning, for milliseconds. Beside other work that
         # made matrix products 10 to 20 times slower; let them sleep after microseconds.
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
+        _SPIN_VARIABLE: "1000",
         "CUDA_VISIBLE_DEVICES": "",
     }
     if config.tp > 1:  # SGLang insists on explicit cores for each rank
         cores = [
             range(rank * config.threads, (rank + 1) * config.threads) for rank in range(config.tp)
         ]
-        environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(
+        variables["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(
             ",".join(map(str, rank)) for rank in cores
         )
-    return environment
+    return variables
 
 
 def _source_root() -> str:

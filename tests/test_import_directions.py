@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).parent.parent
 LEVELS = {
     "sdpo_megatron.cli": 0,
     "sdpo_megatron.loops": 1,
+    "sdpo_megatron.rendering": 1,
     "sdpo_megatron.config": 2,
     "sdpo_megatron.conf": 2,
     "sdpo_megatron.doctor": 2,
