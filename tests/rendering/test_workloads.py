@@ -1,0 +1,216 @@
+"""Trainer, engines, verifiers and batches: what the manifests must say, by value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sdpo_megatron.config import load
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.exit_codes import STOPPED, USER_ERROR
+from sdpo_megatron.judging import cli as judging
+from sdpo_megatron.judging.offline.config import shard_of_environment
+from sdpo_megatron.judging.service.config import ServiceConfig
+from sdpo_megatron.rendering.batch import Batch, batch
+from sdpo_megatron.rendering.cli import main, rendered
+from sdpo_megatron.rendering.cluster import Cluster
+from serving.command import engine_command, engine_environment
+from serving.config import EngineConfig
+from tests.rendering.k8s_folder import Manifest, main_container, of_rendering, only
+
+SMALL, LARGE = "base", "overlays/multi-node/rendered"
+
+
+def _environment(container: Manifest) -> dict[str, str]:
+    return {e["name"]: e.get("value", "") for e in container["env"]}
+
+
+def _flags(words: list[str]) -> dict[str, str]:
+    return {a: b for a, b in zip(words, [*words[1:], ""], strict=True) if a.startswith("--")}
+
+
+@pytest.mark.parametrize(("folder", "nodes", "gpus"), [(SMALL, 1, None), (LARGE, 4, 8)])
+def test_the_trainer_is_an_indexed_job(folder: str, nodes: int, gpus: int | None) -> None:
+    job = only(of_rendering(folder), "Job")["spec"]
+    assert (job["completionMode"], job["completions"], job["parallelism"]) == (
+        "Indexed", nodes, nodes,
+    )  # fmt: skip
+    assert job["podReplacementPolicy"] == "Failed"
+    limits = job["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits.get("nvidia.com/gpu") == gpus
+
+
+def test_exit_codes_mean_what_they_say() -> None:
+    rules = only(of_rendering(SMALL), "Job")["spec"]["podFailurePolicy"]["rules"]
+    by_code = {
+        code: rule["action"]
+        for rule in rules
+        if "onExitCodes" in rule
+        for code in rule["onExitCodes"]["values"]
+    }
+    assert by_code == {USER_ERROR: "FailJob", STOPPED: "Ignore"}
+    (disrupted,) = [r for r in rules if r["onPodConditions"]]
+    assert disrupted["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert disrupted["action"] == "Ignore"
+    container = main_container(only(of_rendering(SMALL), "Job"))["name"]
+    assert {r["onExitCodes"]["containerName"] for r in rules if "onExitCodes" in r} == {container}
+
+
+def test_ranks_of_several_pods_find_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdpo_megatron.loops.nodes import Place
+
+    manifests = of_rendering(LARGE)
+    job = only(manifests, "Job")
+    names = {e["name"]: e.get("value", "") for e in main_container(job)["env"]}
+    # as kubelet does: $(NAME) of an earlier variable, JOB_NAME from the label
+    address = names["MASTER_ADDR"].replace("$(JOB_NAME)", job["metadata"]["name"])
+    place = Place.of_environment(names | {"MASTER_ADDR": address, "JOB_COMPLETION_INDEX": "3"})
+    assert (place.node, place.num_nodes, place.port) == (3, 4, 29500)
+    host, _, subdomain = address.partition(".")
+    service = only(manifests, "Service", "trainer")
+    assert host == f"{job['metadata']['name']}-0"
+    assert subdomain == service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"]
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["clusterIP"] == "None"
+    order = [e["name"] for e in main_container(job)["env"]]
+    assert order.index("JOB_NAME") < order.index("MASTER_ADDR")
+
+
+def test_memory_backed_shared_memory_fits_the_pods_memory() -> None:
+    for kind in ("Job", "StatefulSet"):
+        spec = only(of_rendering(LARGE), kind)["spec"]["template"]["spec"]
+        (volume,) = [v for v in spec["volumes"] if v["name"] == "dev-shm"]
+        assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
+        mounts = {m["name"]: m["mountPath"] for m in spec["containers"][0]["volumeMounts"]}
+        assert mounts["dev-shm"] == "/dev/shm"
+
+
+def test_an_engine_is_told_what_a_local_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`engine_command` and `engine_environment`, but for this machine's own paths."""
+    container = main_container(only(of_rendering(SMALL), "StatefulSet"))
+    config = load(["experiment=quickstart", "rollout.engine.device=cpu"]).rollout.engine
+    local = EngineConfig(
+        device="cpu", dtype=config.dtype, max_total_tokens=config.max_total_tokens, host="0.0.0.0"
+    )
+    command = engine_command(local, Path("/runs/models/smollm2-135m-instruct"), 30000, 0)
+    assert [*container["command"], *container["args"]][3:] == command[1:]
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    there, here = _environment(container), engine_environment(local)
+    own = {"HOME", "TORCHINDUCTOR_CACHE_DIR"}
+    assert {k: v for k, v in there.items() if k not in own}.items() <= here.items()
+    assert there["SDPO_ENGINE_STAND_INS"] == "1"
+
+
+def test_engines_on_gpus_have_their_ranks_gpus() -> None:
+    container = main_container(only(of_rendering(LARGE), "StatefulSet"))
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 4
+    assert _flags(container["args"])["--tp-size"] == "4"
+    assert "--device" not in container["args"]
+    assert "SDPO_ENGINE_STAND_INS" not in _environment(container)
+
+
+def test_the_startup_probe_is_as_long_as_the_start_may_take() -> None:
+    words = ["k8s", "experiment=quickstart", "rollout.engine.start_timeout_s=1234"]
+    manifests = [m for found in rendered(words).values() for m in found]
+    stateful_set = only(manifests, "StatefulSet")["spec"]
+    probe = stateful_set["template"]["spec"]["containers"][0]["startupProbe"]
+    assert 1234 <= probe["periodSeconds"] * probe["failureThreshold"] < 1240
+    assert stateful_set["podManagementPolicy"] == "Parallel"
+
+
+def test_engines_cannot_write_what_they_serve() -> None:
+    for mount in main_container(only(of_rendering(LARGE), "StatefulSet"))["volumeMounts"]:
+        if mount["mountPath"] in ("/runs", "/models"):
+            assert mount["readOnly"] is True
+
+
+def _parsed(container: Manifest) -> Any:
+    assert container["args"][0] == "verify"
+    return judging._parser().parse_args(container["args"][1:])
+
+
+def test_the_verifiers_command_line_is_one_that_verify_takes() -> None:
+    container = main_container(only(of_rendering(LARGE), "Deployment"))
+    parsed = _parsed(container)
+    assert (parsed.workers, parsed.port) == (8, container["ports"][0]["containerPort"])
+    assert parsed.minimum_layer == ["landlock", "seccomp", "rlimits", "accounting"]
+    mounts = {m["mountPath"] for m in container["volumeMounts"]}
+    assert str(Path(parsed.token_file).parent) in mounts
+    grace = only(of_rendering(LARGE), "Deployment")["spec"]["template"]["spec"]
+    assert grace["terminationGracePeriodSeconds"] > parsed.drain_s
+    assert ServiceConfig(host=parsed.host).host == "0.0.0.0"
+
+
+def test_a_verifier_of_ones_own_is_offered() -> None:
+    words = ["k8s", "experiment=quickstart", "task.verifier=my_package.mine:Mine"]
+    manifests = [m for found in rendered(words).values() for m in found]
+    assert _parsed(main_container(only(manifests, "Deployment"))).verifier == [
+        "my_package.mine:Mine"
+    ]
+
+
+def test_a_batch_judges_each_line_once() -> None:
+    job = only(of_rendering("overlays/verify-batch/rendered"), "Job")["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    parsed = _parsed(container)
+    assert (parsed.input, parsed.output) == ("/runs/responses.jsonl", "/runs/verdicts")
+    shards = {
+        shard_of_environment({**_environment(container), "JOB_COMPLETION_INDEX": str(index)})
+        for index in range(job["completions"])
+    }
+    assert shards == {(index, 1000) for index in range(1000)}
+    assert (job["parallelism"], job["completionMode"]) == (200, "Indexed")
+
+
+def test_more_pods_at_once_than_shards_are_no_use() -> None:
+    wanted = Batch(responses="/data/x.jsonl", verdicts="/runs/v", shards=3, parallelism=20)
+    assert only(batch(wanted, Cluster()), "Job")["spec"]["parallelism"] == 3
+
+
+@pytest.mark.parametrize(
+    ("responses", "verdicts", "wrong"),
+    [("/data/x", "/data/v", "verdicts"), ("x", "/runs/v", "responses")],
+)
+def test_a_batchs_files_are_on_claims(responses: str, verdicts: str, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        Batch(responses=responses, verdicts=verdicts)
+
+
+def test_without_shared_leaves_what_outlives_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["k8s", "experiment=quickstart", "--without-shared"]) == 0
+    kinds = {m["kind"] for m in yaml.safe_load_all(capsys.readouterr().out)}
+    assert kinds == {
+        "ConfigMap", "Deployment", "Job", "NetworkPolicy", "PodDisruptionBudget", "Service",
+        "StatefulSet",
+    }  # fmt: skip
+
+
+def test_two_runs_of_a_namespace_share_no_name_but_what_is_shared() -> None:
+    def own(name: str) -> set[tuple[str, str]]:
+        words = ["k8s", "experiment=quickstart", f"run.name={name}", "--without-shared"]
+        return {
+            (m["kind"], m["metadata"]["name"]) for found in rendered(words).values() for m in found
+        }
+
+    assert own("one") & own("two") == set()
+
+
+def test_every_claim_account_and_priority_that_pods_name_is_there() -> None:
+    for folder in (SMALL, LARGE, "overlays/verify-batch/rendered"):
+        manifests = of_rendering(folder)
+        there = {(m["kind"], m["metadata"]["name"]) for m in manifests}
+        for manifest in manifests:
+            spec = manifest.get("spec", {}).get("template", {}).get("spec")
+            if not spec:
+                continue
+            assert ("ServiceAccount", spec["serviceAccountName"]) in there
+            assert ("PriorityClass", spec["priorityClassName"]) in there
+            for volume in spec["volumes"]:
+                if "persistentVolumeClaim" in volume:
+                    claim = volume["persistentVolumeClaim"]["claimName"]
+                    assert ("PersistentVolumeClaim", claim) in there
+                if "configMap" in volume:
+                    assert ("ConfigMap", volume["configMap"]["name"]) in there
