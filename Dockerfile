@@ -1,13 +1,22 @@
-# The trainer's image.
+# The images. Each runs as an ordinary user, with a root that may be read-only (HOME and TMPDIR must then be writable).
 #
-#   docker build --target gpu -t sdpo-megatron .         NVIDIA GPUs: CUDA torch, SGLang, Transformer Engine
-#   docker build --target cpu -t sdpo-megatron:cpu .     the pinned environment of `make quickstart`
-#   docker run --rm --shm-size=2g sdpo-megatron:cpu train experiment=quickstart
+#   docker build --target trainer -t sdpo-trainer:0.1.0 .      trainer ranks: Megatron-core, Transformer Engine
+#   docker build --target serving -t sdpo-serving:0.1.0 .      one SGLang engine
+#   docker build --target verifier -t sdpo-verifier:0.1.0 .    verifiers as a service, or over files: small, without torch
+#
+# Trainer and engines are built for NVIDIA GPUs; with --build-arg DEVICE=cpu for CPUs, the environment of `make quickstart`:
+#
+#   docker build --target trainer --build-arg DEVICE=cpu -t sdpo-trainer:cpu .
+#   docker run --rm --shm-size=2g sdpo-trainer:cpu train experiment=quickstart
 #
 # Verifiers confine untrusted programs with Landlock and seccomp, which need no privilege; with user namespaces as well
 # where the container runtime lets them (`sdpo doctor` says which layers are there).
 
-FROM python:3.11-slim-bookworm AS base
+ARG DEVICE=gpu
+# By a digest of yours where images must not change: --build-arg BASE=python@sha256:...
+ARG BASE=python:3.11.13-slim-bookworm
+
+FROM ${BASE} AS base
 # tini reaps the engines' helpers and hands SIGTERM on; the others are what NCCL and SGLang load at run time.
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -20,25 +29,48 @@ WORKDIR /opt/sdpo
 
 # --- the pinned CPU environment
 FROM base AS cpu-build
+COPY pyproject.toml .
+COPY requirements requirements
+# Packages come before the source, in a layer that a change of the source leaves alone: for now our own are empty.
+# Bytecode is made at once: the user of the image cannot write it. A few packages carry templates that do not compile.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    mkdir sdpo_megatron serving recipes && touch README.md sdpo_megatron/__init__.py serving/__init__.py recipes/__init__.py \
+ && requirements/install.sh cpu \
+ && { .venv/bin/python -m compileall -q -j 0 .venv/lib || true; }
 COPY . .
-# Bytecode is made now: the user of the image cannot write it. A few packages carry templates that do not compile.
-RUN --mount=type=cache,target=/root/.cache/pip requirements/install.sh cpu \
- && { .venv/bin/python -m compileall -q -j 0 .venv/lib sdpo_megatron serving || true; }
+RUN .venv/bin/python -m compileall -q -j 0 sdpo_megatron serving recipes
+
+# --- what verifiers need, and no more
+FROM base AS verifier-build
+COPY pyproject.toml .
+COPY requirements requirements
+RUN --mount=type=cache,target=/root/.cache/pip \
+    mkdir sdpo_megatron serving recipes && touch README.md sdpo_megatron/__init__.py serving/__init__.py recipes/__init__.py \
+ && requirements/install.sh verifier \
+ && .venv/bin/python -m pip uninstall --quiet --yes pip \
+ && { .venv/bin/python -m compileall -q -j 0 .venv/lib || true; }
+COPY sdpo_megatron sdpo_megatron
+RUN .venv/bin/python -m compileall -q -j 0 sdpo_megatron
 
 # --- the GPU environment: Transformer Engine's torch part is compiled, so its stage needs a compiler and CUDA's
 FROM nvidia/cuda:13.0.2-cudnn-devel-ubuntu22.04 AS cuda
-FROM python:3.11-bookworm AS gpu-build
+FROM python:3.11.13-bookworm AS gpu-build
 COPY --from=cuda /usr/local/cuda /usr/local/cuda
 ENV CUDA_HOME=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH
 WORKDIR /opt/sdpo
 RUN python -m venv .venv
-COPY . .
+COPY pyproject.toml .
+COPY requirements requirements
+RUN mkdir sdpo_megatron serving recipes && touch README.md sdpo_megatron/__init__.py serving/__init__.py recipes/__init__.py
 # torch first: Transformer Engine's build imports it, and finds cudnn.h and nccl.h in the packages that torch brought.
 ENV CPATH=/opt/sdpo/.venv/lib/python3.11/site-packages/nvidia/cudnn/include:/opt/sdpo/.venv/lib/python3.11/site-packages/nvidia/nccl/include
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
     .venv/bin/pip install -c requirements/gpu.txt torch "setuptools>=77" ninja pybind11 \
- && .venv/bin/pip install -c requirements/gpu.txt --no-build-isolation -e ".[gpu,verifier,recipes]"
+ && .venv/bin/pip install -c requirements/gpu.txt --no-build-isolation -e ".[gpu,verifier,recipes]" \
+ && { .venv/bin/python -m compileall -q -j 0 .venv/lib || true; }
+COPY . .
+RUN .venv/bin/python -m compileall -q -j 0 sdpo_megatron serving recipes
 
 # --- what runs
 FROM base AS runtime
@@ -48,8 +80,6 @@ RUN useradd --uid 10001 --create-home sdpo
 WORKDIR /work
 RUN chown sdpo /work
 USER 10001
-# Prometheus metrics of rank 0; verifier service.
-EXPOSE 9400 9401
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "--", "sdpo"]
 CMD ["doctor"]
@@ -70,3 +100,26 @@ ENV CUDA_HOME=/usr/local/cuda \
     PATH=/opt/sdpo/.venv/bin:/usr/local/cuda/bin:$PATH
 COPY --from=gpu-build /opt/sdpo /opt/sdpo
 USER 10001
+
+# --- the images themselves
+# hadolint ignore=DL3006
+FROM ${DEVICE} AS trainer
+# Prometheus metrics of rank 0. A run may load its model and wait for engines before it has any.
+EXPOSE 9400
+HEALTHCHECK --start-period=15m --interval=30s --timeout=5s \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9400/metrics', timeout=4)"]
+
+# hadolint ignore=DL3006
+FROM ${DEVICE} AS serving
+EXPOSE 30000
+HEALTHCHECK --start-period=10m --interval=30s --timeout=5s \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:30000/model_info', timeout=4)"]
+ENTRYPOINT ["tini", "--", "python", "-m", "serving.engine_main"]
+CMD ["--help"]
+
+FROM runtime AS verifier
+COPY --from=verifier-build /opt/sdpo /opt/sdpo
+EXPOSE 9401
+HEALTHCHECK --start-period=10s --interval=10s --timeout=5s \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9401/healthz', timeout=4)"]
+CMD ["verify", "serve"]

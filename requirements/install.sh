@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv and installs what is pinned: `requirements/install.sh cpu` for a run, `... dev` for tests and checks too.
+# Makes .venv and installs what is pinned: `requirements/install.sh cpu` for a run, `... dev` for tests and checks too,
+# `... verifier` for verifiers alone.
 #
 # A second call finds the stamp of the same lock and returns at once. pip's own configuration (index, find-links,
 # certificates) is honoured as it is; nothing here names a source.
@@ -8,9 +9,9 @@ cd "$(dirname "$0")/.."
 
 want=${1:-cpu}
 case $want in
-    cpu) locks=(cpu) ;;
+    cpu | verifier) locks=("$want") ;;
     dev) locks=(cpu dev) ;;
-    *) echo "requirements/install.sh: got '$want', expected cpu or dev" >&2; exit 2 ;;
+    *) echo "requirements/install.sh: got '$want', expected cpu, dev or verifier" >&2; exit 2 ;;
 esac
 
 venv=.venv
@@ -54,16 +55,17 @@ install=("$venv/bin/python" -m pip install --quiet --quiet --no-input --no-compi
 for lock in "${locks[@]}"; do
     stamp=$(stamp_of "$lock")
     [ ! -e "$stamp" ] || continue
+    pin() { grep -E "^$1==" "requirements/$lock.txt"; }
+    # A few are source archives: they are built with the pinned setuptools instead of a downloaded one.
+    [ "$lock" = dev ] || "${install[@]}" "$(pin setuptools)"
     if [ "$lock" = cpu ]; then
-        pin() { grep -E "^$1==" requirements/cpu.txt; }
         say "torch (the largest download)"
         # With dependencies: the CUDA build of torch is useless without the libraries that it names.
-        "${install[@]}" -c requirements/cpu.txt "$(pin setuptools)" "$(pin torch)"
+        "${install[@]}" -c requirements/cpu.txt "$(pin torch)"
     fi
-    # A few are source archives: they are built with the pinned setuptools instead of a downloaded one.
     say "$(grep -c == "requirements/$lock.txt") packages of requirements/$lock.txt"
     "${install[@]}" --no-deps --no-build-isolation -r "requirements/$lock.txt"
-    if [ "$lock" = cpu ]; then
+    if [ "$lock" != dev ]; then
         "${install[@]}" --no-deps --no-build-isolation -e .
     fi
     rm -f "$venv/.installed-$lock-"*
