@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants golden check format bench docs clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants golden check format bench docs manifests cluster-test clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
@@ -46,6 +46,7 @@ test-mutants: setup-dev  ## wrong versions of the source, one by one: the tests 
 golden: setup-dev  ## write the losses of tests/golden anew, after a change of numerics that is meant
 	@PYTHONPATH=. $(BIN)/python -m tests.golden.replay $(ARGS)
 
+<<<<<<< HEAD
 .triton/installed: requirements/triton.txt
 	@echo "fetching Triton (240 MB)"
 	@rm -rf .triton
@@ -54,6 +55,10 @@ golden: setup-dev  ## write the losses of tests/golden anew, after a change of n
 
 test-triton: setup-dev .triton/installed  ## the loss's CUDA kernels in Triton's interpreter; no GPU needed
 	@PYTHONPATH=.triton TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/objectives/kernels
+=======
+cluster-test: setup-dev  ## the whole loop on a real Kubernetes, pods deleted on the way: SDPO_CLUSTER=COMMAND (tests/cluster)
+	@$(BIN)/python -m pytest tests/cluster
+>>>>>>> a0528d6 (make cluster-test: the whole loop on a real Kubernetes; docs/operate.md; components)
 
 check: setup-dev  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet $(CHECKED) || { $(BIN)/ruff format --check $(CHECKED); exit 1; }
@@ -72,6 +77,9 @@ docs: setup  ## write the generated pages of docs anew
 	@$(BIN)/python -m sdpo_megatron.observability.metrics_page > docs/metrics.md
 	@$(BIN)/python -m sdpo_megatron.config.page > docs/settings.md
 	@$(BIN)/python -W ignore -m recipes.paper_page > docs/recipes-and-the-paper.md
+
+manifests: setup  ## write the renderings in k8s/ anew
+	@$(BIN)/python -m sdpo_megatron.rendering.committed
 
 clean:  ## remove caches and .venv; runs/ and models/ stay
 	rm -rf .venv .triton build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -22,7 +22,7 @@ _SMALL = (
 COMMITTED: Mapping[str, str] = {
     "base": f"k8s experiment=quickstart rollout.engine.device=cpu {_SMALL}",
     "overlays/end-to-end/rendered": "k8s experiment=quickstart rollout.engine.device=cpu "
-    "run.name=end-to-end run.steps=4 run.checkpoint_every=1 task.ids=[28,35] batch.questions=2 "
+    "run.name=end-to-end run.steps=5 run.checkpoint_every=1 task.ids=[28,35] batch.questions=2 "
     "rollout.sampling.num_attempts=4 rollout.sampling.max_new_tokens=40 "
     f"rollout.engine.deterministic=true {_SMALL}",
     "overlays/one-node/rendered": "k8s experiment=science model.path=/models/Qwen3-8B "

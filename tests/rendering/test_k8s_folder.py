@@ -32,7 +32,7 @@ from tests.rendering.k8s_folder import (
 from tests.rendering.restricted import pods, violations
 
 VERSIONS = [f"1.{minor}" for minor in range(28, 38)]
-CUSTOM = {"JobSet", "PodMonitor", "ScaledObject"}
+CUSTOM = {"JobSet", "ScaledObject"}
 """Kinds of components that no schema of Kubernetes knows."""
 
 
@@ -171,18 +171,6 @@ def test_an_autoscaler_names_the_verifiers_and_owns_their_number(
     deployment = only(manifests, "Deployment")
     assert only(manifests, kind)["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert "replicas" not in deployment["spec"]
-
-
-def test_monitors_select_this_runs_pods(tmp_path: Path) -> None:
-    manifests = with_component("pod-monitor", "overlays/multi-node", tmp_path)
-    selector = only(manifests, "PodMonitor")["spec"]["selector"]["matchLabels"]
-    ports = {e["port"] for e in only(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]}
-    selected = [pod for pod in manifests if "template" in pod.get("spec", {})]
-    for workload in selected:
-        labels = workload["spec"]["template"]["metadata"]["labels"]
-        assert selector.items() <= labels.items()
-        assert main_container(workload)["ports"][0]["name"] in ports
-    assert len(selected) == 3
 
 
 def test_kueue_finds_a_suspended_job_with_its_queue(tmp_path: Path) -> None:
