@@ -11,6 +11,8 @@ out=${1:?"usage: images.sh FOLDER"}
 mkdir -p "$out"
 export TMPDIR=/var/tmp BUILDAH_ISOLATION=chroot
 tag=end-to-end
+policy=$out/policy.json
+echo '{"default": [{"type": "insecureAcceptAnything"}]}' > "$policy"  # nothing is pulled
 say() { printf 'images  %4d s  %s\n' "$SECONDS" "$*"; }
 
 if [ ! -e "$out/root.tar" ]; then
@@ -45,9 +47,9 @@ USER 10001
 WORKDIR /tmp
 ENTRYPOINT ["tini", "--", "sdpo"]
 DOCKERFILE
-    buildah bud --quiet --network none --ignorefile /dev/null --format docker -t "localhost/$name:$tag" "$context" > /dev/null
+    buildah bud --signature-policy "$policy" --quiet --network none --ignorefile /dev/null --format docker -t "localhost/$name:$tag" "$context" > /dev/null
     rm -rf "$context" "$out/$name.tar"
-    buildah push --quiet "localhost/$name:$tag" "docker-archive:$out/$name.tar:localhost/$name:$tag"
+    buildah push --signature-policy "$policy" --quiet "localhost/$name:$tag" "docker-archive:$out/$name.tar:localhost/$name:$tag"
     say "$name: $(du -h "$out/$name.tar" | cut -f1)"
 }
 
