@@ -46,7 +46,6 @@ test-mutants: setup-dev  ## wrong versions of the source, one by one: the tests 
 golden: setup-dev  ## write the losses of tests/golden anew, after a change of numerics that is meant
 	@PYTHONPATH=. $(BIN)/python -m tests.golden.replay $(ARGS)
 
-<<<<<<< HEAD
 .triton/installed: requirements/triton.txt
 	@echo "fetching Triton (240 MB)"
 	@rm -rf .triton
@@ -55,10 +54,9 @@ golden: setup-dev  ## write the losses of tests/golden anew, after a change of n
 
 test-triton: setup-dev .triton/installed  ## the loss's CUDA kernels in Triton's interpreter; no GPU needed
 	@PYTHONPATH=.triton TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/objectives/kernels
-=======
+
 cluster-test: setup-dev  ## the whole loop on a real Kubernetes, pods deleted on the way: SDPO_CLUSTER=COMMAND (tests/cluster)
 	@$(BIN)/python -m pytest tests/cluster
->>>>>>> a0528d6 (make cluster-test: the whole loop on a real Kubernetes; docs/operate.md; components)
 
 check: setup-dev  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet $(CHECKED) || { $(BIN)/ruff format --check $(CHECKED); exit 1; }

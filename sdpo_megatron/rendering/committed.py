@@ -20,8 +20,8 @@ _SMALL = (
     "--checkpoint-s=30 --runs-gib=20"
 )
 COMMITTED: Mapping[str, str] = {
-    "base": f"k8s experiment=quickstart rollout.engine.device=cpu {_SMALL}",
-    "overlays/end-to-end/rendered": "k8s experiment=quickstart rollout.engine.device=cpu "
+    "base": f"k8s experiment=quickstart {_SMALL}",
+    "overlays/end-to-end/rendered": "k8s experiment=quickstart "
     "run.name=end-to-end run.steps=5 run.checkpoint_every=1 task.ids=[28,35] batch.questions=2 "
     "rollout.sampling.num_attempts=4 rollout.sampling.max_new_tokens=40 "
     f"rollout.engine.deterministic=true {_SMALL}",

@@ -62,7 +62,7 @@ def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:
     # It only reads: models, and what the trainer publishes in the run folder.
     claims = [claim(path, read_only=True) for path in claims_of(config) if path != DATA]
     folders = [
-        scratch(_SCRATCH_GIB if size.gpus else _CPU_SCRATCH_GIB),
+        scratch(_SCRATCH_GIB if size.engine_gpus else _CPU_SCRATCH_GIB),
         shared_memory(cluster.shm_gib),
         *claims,
     ]
@@ -88,9 +88,9 @@ def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:
         # this is for a process that does not answer at all.
         livenessProbe={**answers, "periodSeconds": 20, "failureThreshold": 6},
         resources=resources(
-            ranks * (cluster.cpus_per_rank if size.gpus else engine.threads),
+            ranks * (cluster.cpus_per_rank if size.engine_gpus else engine.threads),
             ranks * cluster.memory_gib_per_rank,
-            ranks if size.gpus else 0,
+            ranks if size.engine_gpus else 0,
         ),
     )
     waiting = [_model_waiter(config, cluster, claims)] if config.model.prepare else []
@@ -100,7 +100,7 @@ def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:
         folders,
         account="sdpo-engine",
         priority="sdpo-engine",
-        gpus=size.gpus,
+        gpus=size.engine_gpus,
         terminationGracePeriodSeconds=_STOP_S,
         topologySpreadConstraints=spread(tags),
         **({"initContainers": waiting} if waiting else {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Literal
 
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
@@ -30,12 +31,13 @@ def in_cluster(config: TrainConfig, cluster: Cluster) -> TrainConfig:
         raise ConfigError("\n".join(problems))
     settings = config.run
     waits = cluster.grace_s + _PEER_S
-    threads = 0 if config.rollout.engine.device != "cpu" else cluster.cpus_per_rank
+    threads = cluster.cpus_per_rank if settings.device == "cpu" else 0
     return replace(
         config,
         run=replace(
             settings,
             folder=_on_claim(settings.folder or config.run.name),
+            device=_device(settings.device),
             metrics_address=EVERYWHERE,
             # A new pod may be there before the old one has written its last checkpoint.
             lease_wait_s=max(settings.lease_wait_s, float(waits)),
@@ -46,7 +48,8 @@ def in_cluster(config: TrainConfig, cluster: Cluster) -> TrainConfig:
             config.rollout,
             engine=replace(
                 config.rollout.engine,
-                device="cpu" if config.rollout.engine.device == "cpu" else "cuda",
+                device=_device(config.rollout.engine.device),
+                gpus=(),  # a pod sees its own alone
                 urls=(f"dns+http://{names.engines(run)}:{names.ENGINE_PORT}",),
                 host=EVERYWHERE,
                 port=0,
@@ -66,6 +69,11 @@ def claims_of(config: TrainConfig) -> list[str]:
     """The folders in pods, by claim, that a configuration from `in_cluster` uses."""
     paths = [config.model.path, config.task.path or ""]
     return [RUNS, *(folder for folder in (MODELS, DATA) if any(_below(p, folder) for p in paths))]
+
+
+def _device(asked: Literal["auto", "cuda", "cpu"]) -> Literal["cuda", "cpu"]:
+    """Settled when rendering: pods are given GPUs, or none, whatever this machine has."""
+    return "cpu" if asked == "cpu" else "cuda"
 
 
 def _on_claim(path: str) -> str:

@@ -12,14 +12,15 @@ from sdpo_megatron.rendering.cluster import Cluster
 @dataclass(frozen=True)
 class Size:
     """Attributes:
-    gpus: Whether the pods have GPUs; without, ranks and engines run on CPUs.
+    trainer_gpus, engine_gpus: Whether ranks, and engines, have a GPU each, or run on CPUs.
     nodes: Trainer pods, each on a machine of its own where it takes all its GPUs.
     ranks_per_node: Trainer ranks in each of them.
     engines: Engine pods.
     engine_ranks: Tensor-parallel ranks in each of them.
     """
 
-    gpus: bool
+    trainer_gpus: bool
+    engine_gpus: bool
     nodes: int
     ranks_per_node: int
     engines: int
@@ -40,4 +41,11 @@ class Size:
                 )
         world = config.parallel.model_ranks * config.run.data_parallel
         ranks = next(n for n in range(here, 0, -1) if world % n == 0 and n % tensor == 0)
-        return cls(engine.device != "cpu", world // ranks, ranks, engine.num_engines, engine.tp)
+        return cls(
+            config.run.device != "cpu",
+            engine.device != "cpu",
+            world // ranks,
+            ranks,
+            engine.num_engines,
+            engine.tp,
+        )

@@ -80,7 +80,7 @@ def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:
     run = config.run.name
     ranks = size.ranks_per_node
     folders = [
-        scratch(_SCRATCH_GIB if size.gpus else _CPU_SCRATCH_GIB),
+        scratch(_SCRATCH_GIB if size.trainer_gpus else _CPU_SCRATCH_GIB),
         shared_memory(cluster.shm_gib),
         *(claim(path, read_only=path != RUNS) for path in claims_of(config)),
         Folder(CONFIG_FOLDER, {"configMap": {"name": names.config_map(run)}}, read_only=True),
@@ -98,7 +98,7 @@ def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:
         resources=resources(
             ranks * cluster.cpus_per_rank,
             ranks * cluster.memory_gib_per_rank,
-            ranks if size.gpus else 0,
+            ranks if size.trainer_gpus else 0,
         ),
     )
     return pod(
@@ -107,7 +107,7 @@ def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:
         folders,
         account="sdpo-trainer",
         priority="sdpo-trainer",
-        gpus=size.gpus,
+        gpus=size.trainer_gpus,
         subdomain=names.trainer(run),
         restartPolicy="Never",  # the Job makes a new pod; its policy of failures needs this
         terminationGracePeriodSeconds=cluster.grace_s,

@@ -13,7 +13,7 @@ from sdpo_megatron.rendering.cluster import Cluster
 from sdpo_megatron.rendering.in_cluster import in_cluster
 from tests.rendering.k8s_folder import of_rendering, only
 
-QUICKSTART = ["experiment=quickstart", "rollout.engine.device=cpu"]
+QUICKSTART = ["experiment=quickstart"]
 
 
 def test_the_config_map_is_what_train_config_reads(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_apply_k_and_render_say_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`kubectl apply -k FOLDER` and `sdpo render ... | kubectl apply -f -`, of the same words."""
-    words = ["k8s", "experiment=quickstart", "rollout.engine.device=cpu"]
+    words = ["k8s", "experiment=quickstart"]
     assert main([*words, "--output", str(tmp_path)]) == 0
     capsys.readouterr()
     assert main(words) == 0

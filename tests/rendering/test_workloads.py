@@ -91,7 +91,7 @@ def test_memory_backed_shared_memory_fits_the_pods_memory() -> None:
 def test_an_engine_is_told_what_a_local_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """`engine_command` and `engine_environment`, but for this machine's own paths."""
     container = main_container(only(of_rendering(SMALL), "StatefulSet"))
-    config = load(["experiment=quickstart", "rollout.engine.device=cpu"]).rollout.engine
+    config = load(["experiment=quickstart"]).rollout.engine
     local = EngineConfig(
         device="cpu", dtype=config.dtype, max_total_tokens=config.max_total_tokens, host="0.0.0.0"
     )
