@@ -49,8 +49,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
  && requirements/install.sh verifier \
  && .venv/bin/python -m pip uninstall --quiet --yes pip \
  && { .venv/bin/python -m compileall -q -j 0 .venv/lib || true; }
+# The settings of engines are part of a configuration; no engine is.
 COPY sdpo_megatron sdpo_megatron
-RUN .venv/bin/python -m compileall -q -j 0 sdpo_megatron
+COPY serving serving
+RUN .venv/bin/python -m compileall -q -j 0 sdpo_megatron serving
 
 # --- the GPU environment: Transformer Engine's torch part is compiled, so its stage needs a compiler and CUDA's
 FROM nvidia/cuda:13.0.2-cudnn-devel-ubuntu22.04 AS cuda

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from sdpo_megatron.fields import PositiveInt, Text, Word, refuse, settings
-from sdpo_megatron.judging.offline.config import COUNT_VARIABLES
+from sdpo_megatron.judging.offline.config import COUNT_VARIABLES, OfflineConfig
 from sdpo_megatron.rendering import names
 from sdpo_megatron.rendering.cluster import Cluster, is_dns_label
 from sdpo_megatron.rendering.pods import (
@@ -25,7 +25,8 @@ from sdpo_megatron.rendering.pods import (
     spread,
 )
 from sdpo_megatron.rendering.trainer import failure_rules
-from sdpo_megatron.rendering.verifiers import layer_flags, worker_resources
+from sdpo_megatron.rendering.verifiers import arguments, restricted, worker_resources
+from sdpo_megatron.sandbox import SandboxConfig
 
 COMPONENT = "verify-batch"
 _STOP_S = 30
@@ -92,22 +93,20 @@ def _pod(wanted: Batch, cluster: Cluster) -> Manifest:
         scratch(1),
         *(claim(path, read_only=path != RUNS) for path in claims_of(wanted)),
     ]
+    offline = OfflineConfig(
+        input=wanted.responses,
+        output=wanted.verdicts,
+        workers=cluster.verifier_workers,
+        sandbox=restricted(SandboxConfig()),
+    )
     main = container(
         COMPONENT,
         cluster.verifier_image,
         folders,
         environment={COUNT_VARIABLES[0]: str(wanted.shards)},
         command=["tini", "--", "sdpo"],
-        args=[
-            "verify",
-            "batch",
-            *layer_flags(),  # first: components find them by their place
-            wanted.responses,
-            wanted.verdicts,
-            *(("--task", wanted.task) if wanted.task else ()),
-            *("--workers", str(cluster.verifier_workers)),
-        ],
-        resources=worker_resources(cluster.verifier_workers),
+        args=[*arguments("batch", offline), *([f"task={wanted.task}"] if wanted.task else [])],
+        resources=worker_resources(offline.workers, offline.code),
     )
     return pod(
         tags,

@@ -11,8 +11,6 @@ from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.rendering import names
 from sdpo_megatron.rendering.cluster import Cluster, is_dns_label
 from sdpo_megatron.rendering.pods import CLAIMS, DATA, MODELS, RUNS, TOKEN_FILE
-from sdpo_megatron.sandbox import SandboxConfig
-from sdpo_megatron.verifiers.code import CodeVerifierConfig
 
 EVERYWHERE = "0.0.0.0"
 _PEER_S = 60  # what a lease outlives the pod that held it
@@ -29,7 +27,7 @@ def in_cluster(config: TrainConfig, cluster: Cluster) -> TrainConfig:
     problems = _problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
-    settings = config.run
+    settings, engine = config.run, config.rollout.engine
     waits = cluster.grace_s + _PEER_S
     threads = cluster.cpus_per_rank if settings.device == "cpu" else 0
     return replace(
@@ -47,9 +45,11 @@ def in_cluster(config: TrainConfig, cluster: Cluster) -> TrainConfig:
         rollout=replace(
             config.rollout,
             engine=replace(
-                config.rollout.engine,
-                device=_device(config.rollout.engine.device),
-                gpus=(),  # a pod sees its own alone
+                engine,
+                device=_device(engine.device),
+                # An engine's pod has GPUs of its own, also where trainer and engines share some.
+                gpus=(),
+                mem_fraction=0.0 if engine.gpus else engine.mem_fraction,
                 urls=(f"dns+http://{names.engines(run)}:{names.ENGINE_PORT}",),
                 host=EVERYWHERE,
                 port=0,
@@ -103,16 +103,6 @@ def _problems(config: TrainConfig) -> list[str]:
             )
     if config.task.path and not any(_below(config.task.path, folder) for folder in (DATA, RUNS)):
         problems.append(f"task.path={config.task.path}: pods see {held}; put it below {DATA}")
-    if config.judge.code != CodeVerifierConfig():
-        problems.append(
-            "judge.code: verifier pods have their own limits and feedback, which `sdpo verify "
-            "serve` cannot be told yet; leave judge.code as it is"
-        )
-    if config.sandbox != SandboxConfig():
-        problems.append(
-            "sandbox: it is the verifier pods' business (k8s/components raises their layers); "
-            "leave it as it is"
-        )
     if not config.run.metrics_port:
         problems.append("run.metrics_port=0: a pod without metrics cannot be watched; leave it")
     return problems

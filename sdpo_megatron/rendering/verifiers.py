@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.fields.wording import shown
+from sdpo_megatron.judging.offline.config import OfflineConfig
+from sdpo_megatron.judging.service.config import ServiceConfig
 from sdpo_megatron.rendering import names
 from sdpo_megatron.rendering.cluster import Cluster
+from sdpo_megatron.rendering.overrides import overrides
 from sdpo_megatron.rendering.pods import (
     TOKEN_FILE,
     Manifest,
@@ -19,16 +25,16 @@ from sdpo_megatron.rendering.pods import (
     spread,
     token,
 )
+from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.verifiers.base import VERIFIERS
+from sdpo_megatron.verifiers.code import CodeVerifierConfig
 
 COMPONENT = "verifier"
 RESTRICTED_LAYERS = ("landlock", "seccomp", "rlimits", "accounting")
 """What the sandbox has in a restricted pod, which is refused user namespaces."""
-_DRAIN_S = 30
-_MIB_OF_SERVICE, _MIB_PER_WORKER = (
-    1024,
-    1024,
-)  # a run may use 512 MiB, its judge and worker the rest
+LAYERS_KEY = "sandbox.minimum_layers"
+_DRAIN_S = 30.0
+_ITEM_CACHE_MIB = 128
 
 
 def verifiers(config: TrainConfig, cluster: Cluster) -> list[Manifest]:
@@ -47,23 +53,51 @@ def verifiers(config: TrainConfig, cluster: Cluster) -> list[Manifest]:
     return [service, deployment, disruption_budget(name, cluster.namespace, tags)]
 
 
-def layer_flags() -> list[str]:
-    """The minimum of isolation without which nothing is judged."""
-    return [word for layer in RESTRICTED_LAYERS for word in ("--minimum-layer", layer)]
+def restricted(sandbox: SandboxConfig) -> SandboxConfig:
+    """`sandbox` with a restricted pod's layers as its minimum, unless another was asked for."""
+    asked = sandbox.minimum_layers != SandboxConfig().minimum_layers
+    return sandbox if asked else replace(sandbox, minimum_layers=RESTRICTED_LAYERS)
 
 
-def worker_resources(workers: int) -> Manifest:
+def arguments(command: str, config: ServiceConfig | OfflineConfig) -> list[str]:
+    """Of ``sdpo verify COMMAND``, for `config`. The layers come first: components find them by
+    their place."""
+    words = overrides(config)
+    layers = words.pop(LAYERS_KEY, shown(config.sandbox.minimum_layers))
+    rest = [f"{key}={value}" for key, value in words.items()]
+    return ["verify", command, f"{LAYERS_KEY}={layers}", *rest]
+
+
+def worker_resources(workers: int, code: CodeVerifierConfig, cache_mib: int = 0) -> Manifest:
     """Of a pod with so many workers. CPUs are limited here: what runs is not ours."""
-    found = resources(workers, -(-(_MIB_OF_SERVICE + workers * _MIB_PER_WORKER) // 1024))
+    # An item takes up to four times its JSON; beside an attempt there are its judge and a worker.
+    mib = 1024 + 4 * cache_mib + workers * (code.memory_mib + 512)
+    found = resources(workers, -(-mib // 1024))
     found["limits"]["cpu"] = str(workers + 1)
     return found
+
+
+def _service(config: TrainConfig, cluster: Cluster) -> ServiceConfig:
+    own = config.task.verifier
+    offered = ServiceConfig().verifiers
+    return ServiceConfig(
+        port=names.VERIFIER_PORT,
+        workers=cluster.verifier_workers,
+        verifiers=offered if own is None or own in VERIFIERS else (*offered, own),
+        token_file=TOKEN_FILE,
+        drain_s=_DRAIN_S,
+        item_cache_mib=_ITEM_CACHE_MIB,
+        cpu_limit_s=config.judge.cpu_limit_s,
+        memory_mib=config.judge.memory_mib,
+        code=config.judge.code,
+        sandbox=restricted(config.sandbox),
+    )
 
 
 def _pod(config: TrainConfig, cluster: Cluster) -> Manifest:
     tags = labels(config.run.name, COMPONENT)
     folders = [scratch(1), token()]
-    own = config.task.verifier
-    offered = ["--verifier", own] if own is not None and own not in VERIFIERS else []
+    service = _service(config, cluster)
     ready = {"httpGet": {"path": "/readyz", "port": "http"}, "timeoutSeconds": 2}
     lives = {"httpGet": {"path": "/healthz", "port": "http"}, "timeoutSeconds": 5}
     main = container(
@@ -71,21 +105,12 @@ def _pod(config: TrainConfig, cluster: Cluster) -> Manifest:
         cluster.verifier_image,
         folders,
         command=["tini", "--", "sdpo"],
-        args=[
-            "verify",
-            "serve",
-            *layer_flags(),  # first: components find them by their place
-            *("--port", str(names.VERIFIER_PORT)),
-            *("--workers", str(cluster.verifier_workers)),
-            *("--token-file", TOKEN_FILE),
-            *("--drain-s", str(_DRAIN_S)),
-            *offered,
-        ],
+        args=arguments("serve", service),
         ports=[{"name": "http", "containerPort": names.VERIFIER_PORT}],
         startupProbe={**ready, "periodSeconds": 1, "failureThreshold": 120},
         readinessProbe={**ready, "periodSeconds": 2, "failureThreshold": 2},
         livenessProbe={**lives, "periodSeconds": 10, "failureThreshold": 3},
-        resources=worker_resources(cluster.verifier_workers),
+        resources=worker_resources(service.workers, service.code, service.item_cache_mib),
     )
     return pod(
         tags,
@@ -93,6 +118,6 @@ def _pod(config: TrainConfig, cluster: Cluster) -> Manifest:
         folders,
         account="sdpo-verifier",
         priority="sdpo-verifier",
-        terminationGracePeriodSeconds=_DRAIN_S + 15,
+        terminationGracePeriodSeconds=round(_DRAIN_S) + 15,
         topologySpreadConstraints=spread(tags),
     )

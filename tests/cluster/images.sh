@@ -59,6 +59,6 @@ if [ ! -e "$out/verifier-packages/.done" ] || ! cmp -s requirements/verifier.txt
     .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --target "$out/verifier-packages" -r requirements/verifier.txt
     cp requirements/verifier.txt "$out/verifier-packages/.done"
 fi
-image sdpo-verifier "$out/verifier-packages" sdpo_megatron
+image sdpo-verifier "$out/verifier-packages" sdpo_megatron serving
 say "trainer"
 image sdpo-trainer .venv/lib/python3.11/site-packages sdpo_megatron serving

@@ -64,8 +64,6 @@ def test_as_many_open_requests_as_there_are_workers() -> None:
         ("model.path=/models-of-mine/x", "model.path=/models-of-mine/x: pods see /runs"),
         ("run.folder=/models/run", "run.folder=/models/run"),
         ("task.path=questions.jsonl", "task.path=questions.jsonl: pods see"),
-        ("judge.code.cpu_s=3", "judge.code: verifier pods"),
-        ("sandbox.open_files=128", "sandbox: it is the verifier pods'"),
         ("run.metrics_port=0", "run.metrics_port=0"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from sdpo_megatron.config.composing import compose
+from sdpo_megatron.judging.service.config import ServiceConfig
 from sdpo_megatron.rendering import committed
 from sdpo_megatron.rendering.cli import main
 from sdpo_megatron.rendering.verifiers import RESTRICTED_LAYERS
@@ -132,9 +133,9 @@ def test_apply_k_and_render_say_the_same(
 
 
 def _layers(manifests: list[Manifest]) -> set[str]:
-    arguments = " ".join(main_container(only(manifests, "Deployment"))["args"])
-    words = arguments.replace("--minimum-layer=", "--minimum-layer ").split()
-    return {b for a, b in itertools.pairwise(words) if a == "--minimum-layer"}
+    command, *words = main_container(only(manifests, "Deployment"))["args"][1:]
+    assert command == "serve"
+    return set(compose(ServiceConfig, words).sandbox.minimum_layers)
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,15 @@ MODEL = ["experiment=science", "model.path=/models/m"]
     [
         (["experiment=quickstart"], Size(False, False, 1, 2, 1, 1)),
         (["experiment=quickstart", "run.device=auto"], Size(True, False, 1, 2, 1, 1)),
-        ([*MODEL, "parallel.tensor=4", "rollout.engine.num_engines=4"], Size(True, True, 1, 4, 4, 1)),
-        ([*MODEL, "parallel.tensor=8", "run.data_parallel=4"], Size(True, True, 4, 8, 1, 1)),
+        ([*MODEL, "parallel.tensor=4", "rollout.engine.num_engines=4"],
+         Size(True, True, 1, 4, 4, 1)),
+        ([*MODEL, "parallel.tensor=8", "run.data_parallel=4"], Size(True, True, 4, 8, 8, 1)),
         ([*MODEL, "parallel.tensor=2", "parallel.pipeline=2", "run.data_parallel=3",
-          "rollout.engine.tp=4"], Size(True, True, 2, 6, 1, 4)),
+          "rollout.engine.num_engines=2", "rollout.engine.tp=4"], Size(True, True, 2, 6, 2, 4)),
         # 12 ranks in groups of 4: machines of 6 would tear a group apart
-        ([*MODEL, "parallel.tensor=4", "parallel.pipeline=3"], Size(True, True, 3, 4, 1, 1)),
+        ([*MODEL, "parallel.tensor=4", "parallel.pipeline=3"], Size(True, True, 3, 4, 8, 1)),
         ([*MODEL, "parallel.tensor=1", "parallel.sequence_parallel=false",
-          "run.data_parallel=11"], Size(True, True, 11, 1, 1, 1)),
+          "run.data_parallel=11"], Size(True, True, 11, 1, 8, 1)),
     ],
 )  # fmt: skip
 def test_machines_hold_whole_tensor_parallel_groups(overrides: list[str], expected: Size) -> None:

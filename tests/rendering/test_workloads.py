@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from sdpo_megatron.config import load
+from sdpo_megatron.config.composing import compose
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.exit_codes import STOPPED, USER_ERROR
-from sdpo_megatron.judging import cli as judging
-from sdpo_megatron.judging.offline.config import shard_of_environment
+from sdpo_megatron.judging.offline.config import OfflineConfig, shard_of
 from sdpo_megatron.judging.service.config import ServiceConfig
 from sdpo_megatron.rendering.batch import Batch, batch
 from sdpo_megatron.rendering.cli import main, rendered
 from sdpo_megatron.rendering.cluster import Cluster
+from sdpo_megatron.rendering.committed import COMMITTED
 from serving.command import engine_command, engine_environment
 from serving.config import EngineConfig
 from tests.rendering.k8s_folder import Manifest, main_container, of_rendering, only
@@ -104,6 +105,15 @@ def test_an_engine_is_told_what_a_local_one_is(monkeypatch: pytest.MonkeyPatch) 
     assert there["SDPO_ENGINE_STAND_INS"] == "1"
 
 
+def test_engines_that_share_gpus_at_home_have_their_own_in_pods() -> None:
+    words = ["k8s", "experiment=science", "model.path=/models/m"]
+    manifests = [m for found in rendered(words).values() for m in found]
+    assert load(words[1:]).rollout.engine.gpus  # the experiment shares them
+    stateful_set = only(manifests, "StatefulSet")
+    assert "--mem-fraction-static" not in main_container(stateful_set)["args"]
+    assert stateful_set["spec"]["replicas"] == load(words[1:]).rollout.engine.num_engines
+
+
 def test_engines_on_gpus_have_their_ranks_gpus() -> None:
     container = main_container(only(of_rendering(LARGE), "StatefulSet"))
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 4
@@ -127,38 +137,61 @@ def test_engines_cannot_write_what_they_serve() -> None:
             assert mount["readOnly"] is True
 
 
-def _parsed(container: Manifest) -> Any:
-    assert container["args"][0] == "verify"
-    return judging._parser().parse_args(container["args"][1:])
+def _service(words: list[str]) -> ServiceConfig:
+    """What the verifiers' pods of a rendering are told, as they read it."""
+    manifests = [m for found in rendered(words).values() for m in found]
+    verify, serve, *overrides = main_container(only(manifests, "Deployment"))["args"]
+    assert (verify, serve) == ("verify", "serve")
+    return compose(ServiceConfig, overrides)
 
 
 def test_the_verifiers_command_line_is_one_that_verify_takes() -> None:
-    container = main_container(only(of_rendering(LARGE), "Deployment"))
-    parsed = _parsed(container)
-    assert (parsed.workers, parsed.port) == (8, container["ports"][0]["containerPort"])
-    assert parsed.minimum_layer == ["landlock", "seccomp", "rlimits", "accounting"]
-    mounts = {m["mountPath"] for m in container["volumeMounts"]}
-    assert str(Path(parsed.token_file).parent) in mounts
-    grace = only(of_rendering(LARGE), "Deployment")["spec"]["template"]["spec"]
-    assert grace["terminationGracePeriodSeconds"] > parsed.drain_s
-    assert ServiceConfig(host=parsed.host).host == "0.0.0.0"
+    config = _service(shlex.split(COMMITTED[LARGE]))
+    pod = only(of_rendering(LARGE), "Deployment")["spec"]["template"]["spec"]
+    assert (config.workers, config.port) == (8, pod["containers"][0]["ports"][0]["containerPort"])
+    assert config.sandbox.minimum_layers == ("landlock", "seccomp", "rlimits", "accounting")
+    mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    assert str(Path(config.token_file or "").parent) in mounts
+    assert pod["terminationGracePeriodSeconds"] > config.drain_s
+
+
+def test_what_a_run_says_of_programs_reaches_the_services() -> None:
+    config = _service(
+        ["k8s", "experiment=quickstart", "judge.code.cpu_s=2.5", "judge.code.reward=fraction",
+         "sandbox.packages=[]", "sandbox.open_files=77", "judge.cpu_limit_s=7"]
+    )  # fmt: skip
+    assert (config.code.cpu_s, config.code.reward, config.cpu_limit_s) == (2.5, "fraction", 7)
+    assert (config.sandbox.packages, config.sandbox.open_files) == ((), 77)
+
+
+def test_layers_that_were_asked_for_are_not_lowered() -> None:
+    asked = "sandbox.minimum_layers=[user,landlock]"
+    config = _service(["k8s", "experiment=quickstart", asked])
+    assert config.sandbox.minimum_layers == ("user", "landlock")
 
 
 def test_a_verifier_of_ones_own_is_offered() -> None:
     words = ["k8s", "experiment=quickstart", "task.verifier=my_package.mine:Mine"]
+    assert {"code", "my_package.mine:Mine"} <= set(_service(words).verifiers)
+
+
+def test_verifiers_memory_holds_their_programs() -> None:
+    words = ["k8s", "experiment=quickstart", "judge.code.memory_mib=4096", "--verifier-workers=3"]
     manifests = [m for found in rendered(words).values() for m in found]
-    assert _parsed(main_container(only(manifests, "Deployment"))).verifier == [
-        "my_package.mine:Mine"
-    ]
+    limits = main_container(only(manifests, "Deployment"))["resources"]["limits"]
+    assert int(limits["memory"].removesuffix("Gi")) * 1024 >= 3 * 4096 + 1024
 
 
 def test_a_batch_judges_each_line_once() -> None:
     job = only(of_rendering("overlays/verify-batch/rendered"), "Job")["spec"]
     container = job["template"]["spec"]["containers"][0]
-    parsed = _parsed(container)
-    assert (parsed.input, parsed.output) == ("/runs/responses.jsonl", "/runs/verdicts")
+    verify, command, *words = container["args"]
+    assert (verify, command, words.pop()) == ("verify", "batch", "task=humaneval")
+    config = compose(OfflineConfig, words)
+    assert (config.input, config.output) == ("/runs/responses.jsonl", "/runs/verdicts")
+    environment = _environment(container)
     shards = {
-        shard_of_environment({**_environment(container), "JOB_COMPLETION_INDEX": str(index)})
+        shard_of(config, {**environment, "JOB_COMPLETION_INDEX": str(index)})
         for index in range(job["completions"])
     }
     assert shards == {(index, 1000) for index in range(1000)}
