@@ -27,6 +27,8 @@ fi
 # image NAME PACKAGES FOLDERS...: the root, PACKAGES (a site-packages folder) and folders of this checkout.
 image() {
     local name=$1 packages=$2; shift 2
+    local of; of=$({ cat tests/cluster/images.sh requirements/*.txt; find "$@" -name '*.py' -o -name '*.yaml' -o -name '*.jsonl' | sort | xargs cat; } | sha256sum)
+    [ "$of" != "$(cat "$out/$name.of" 2> /dev/null)" ] || return 0
     local context; context=$(mktemp -d "$out/context.XXXX")
     ln "$out/root.tar" "$context/root.tar"
     mkdir "$context/source"
@@ -50,6 +52,7 @@ DOCKERFILE
     buildah bud --signature-policy "$policy" --quiet --network none --ignorefile /dev/null --format docker -t "localhost/$name:$tag" "$context" > /dev/null
     rm -rf "$context" "$out/$name.tar"
     buildah push --signature-policy "$policy" --quiet "localhost/$name:$tag" "docker-archive:$out/$name.tar:localhost/$name:$tag"
+    echo "$of" > "$out/$name.of"
     say "$name: $(du -h "$out/$name.tar" | cut -f1)"
 }
 

@@ -98,9 +98,11 @@ def seen(running: Path) -> Seen:
     cluster.apply([m for m in manifests if m["kind"] != "StatefulSet" and m not in first])
 
     def trainer_waits() -> bool:
-        (pod,) = cluster.pods("trainer")
-        seen.before_engines = pod["status"]["phase"]
-        return "engines: 0 of" in _log(pod) or seen.before_engines == "Failed"
+        for pod in cluster.pods("trainer"):
+            seen.before_engines = pod["status"]["phase"]
+            if "engines: 0 of" in _log(pod) or seen.before_engines == "Failed":
+                return True
+        return False
 
     cluster.wait("the trainer waits for engines", trainer_waits, 5 * _MINUTES)
     cluster.apply([m for m in manifests if m["kind"] == "StatefulSet"])
