@@ -21,6 +21,7 @@ import pytest
 
 from sdpo_megatron.exit_codes import STOPPED
 from sdpo_megatron.rendering.committed import K8S
+from sdpo_megatron.rendering.verifiers import RESTRICTED_LAYERS
 from tests.cluster import cluster
 from tests.rendering.kustomize import kustomize
 
@@ -42,6 +43,7 @@ class Seen:
     """What was seen while the run went on.
 
     Attributes:
+        attacks: By program, judged in a verifier pod: whether right, what it was told, the layers.
         before_engines: Phase of the trainer pod when the engines were applied.
         failed_before: Pods that had failed before anything was deleted.
         stopped_code: Exit code of the deleted trainer pod.
@@ -55,6 +57,7 @@ class Seen:
         left: What `kubectl delete -k` left.
     """
 
+    attacks: dict[str, tuple[bool, str | None, list[str]]] = field(default_factory=dict)
     before_engines: str = ""
     failed_before: list[str] = field(default_factory=list)
     stopped_code: int = -1
@@ -105,6 +108,7 @@ def seen(running: Path) -> Seen:
         return False
 
     cluster.wait("the trainer waits for engines", trainer_waits, 5 * _MINUTES)
+    seen.attacks = _attack()
     cluster.apply([m for m in manifests if m["kind"] == "StatefulSet"])
     run = running / "end-to-end"
     cluster.wait("two steps", lambda: len(_lines(run / "metrics.jsonl")) >= 2, 12 * _MINUTES)
@@ -133,6 +137,16 @@ def seen(running: Path) -> Seen:
         "-l", "app.kubernetes.io/name=sdpo-megatron", "-o", "name",
     ).split()  # fmt: skip
     return seen
+
+
+def _attack() -> dict[str, tuple[bool, str | None, list[str]]]:
+    """What the service of a verifier pod says to programs that want out."""
+    program = (REPOSITORY / "tests/cluster/attacks.py").read_text()
+    cluster.kubectl("rollout", "status", "deployment", "end-to-end-verifier", "--timeout=120s")
+    name = cluster.pods("verifier")[0]["metadata"]["name"]
+    said = cluster.kubectl("exec", "-i", name, "--", "python3", "-", text=program)
+    told: dict[str, tuple[bool, str | None, list[str]]] = json.loads(said)
+    return told
 
 
 def _delete_trainer(seen: Seen, run: Path) -> None:
@@ -208,6 +222,17 @@ def _token() -> dict[str, Any]:
 def test_a_trainer_before_its_engines_waits_and_nothing_fails(seen: Seen) -> None:
     assert seen.before_engines == "Running"
     assert seen.failed_before == []
+
+
+def test_in_a_verifier_pod_programs_reach_nothing(seen: Seen) -> None:
+    judged = {name: (success, layers) for name, (success, _, layers) in seen.attacks.items()}
+    layers = list(RESTRICTED_LAYERS)
+    assert judged.pop("honest") == (True, layers)
+    assert judged == dict.fromkeys(judged, (False, layers))
+    refused = ("Permission denied", "Operation not permitted", "Read-only file system")
+    told = {name: feedback or "" for name, (_, feedback, _) in seen.attacks.items()}
+    del told["honest"]
+    assert {n: t for n, t in told.items() if not any(reason in t for reason in refused)} == {}
 
 
 def test_a_deleted_trainer_stops_with_a_checkpoint_and_the_job_goes_on(seen: Seen) -> None:
