@@ -30,7 +30,8 @@ _RUN = "k8s"
 _BATCH = "k8s-verify-batch"
 _EPILOG = """\
   sdpo render k8s experiment=quickstart | kubectl apply -f -
-  sdpo render k8s experiment=science model.path=/models/Qwen3-8B --output my-run
+  sdpo render k8s experiment=science model.path=/models/Qwen3-8B task.path=/data/sci \\
+      --output my-run
   kubectl apply -k my-run
   sdpo render k8s-verify-batch --responses /runs/answers.jsonl --verdicts /runs/verdicts
 

@@ -67,7 +67,7 @@ def in_cluster(config: TrainConfig, cluster: Cluster) -> TrainConfig:
 
 def claims_of(config: TrainConfig) -> list[str]:
     """The folders in pods, by claim, that a configuration from `in_cluster` uses."""
-    paths = [config.model.path, config.task.path or ""]
+    paths = [config.model.path, config.task.path or "", config.validation.path or ""]
     return [RUNS, *(folder for folder in (MODELS, DATA) if any(_below(p, folder) for p in paths))]
 
 
@@ -101,8 +101,9 @@ def _problems(config: TrainConfig) -> list[str]:
                 f"{key}={path}: pods see {held}; put it below {' or '.join(allowed)}, or give a "
                 f"relative path, which lies below {RUNS}"
             )
-    if config.task.path and not any(_below(config.task.path, folder) for folder in (DATA, RUNS)):
-        problems.append(f"task.path={config.task.path}: pods see {held}; put it below {DATA}")
+    for key, data in (("task.path", config.task.path), ("validation.path", config.validation.path)):
+        if data and not any(_below(data, folder) for folder in (DATA, RUNS)):
+            problems.append(f"{key}={data}: pods see {held}; put it below {DATA}")
     if not config.run.metrics_port:
         problems.append("run.metrics_port=0: a pod without metrics cannot be watched; leave it")
     return problems

@@ -11,7 +11,7 @@ from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.rendering.cluster import Cluster
 from sdpo_megatron.rendering.size import Size
 
-MODEL = ["experiment=science", "model.path=/models/m"]
+MODEL = ["experiment=science", "model.path=/models/m", "task.path=/data/sciknoweval"]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_an_engine_is_told_what_a_local_one_is(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_engines_that_share_gpus_at_home_have_their_own_in_pods() -> None:
-    words = ["k8s", "experiment=science", "model.path=/models/m"]
+    words = ["k8s", "experiment=science", "model.path=/models/m", "task.path=/data/science"]
     manifests = [m for found in rendered(words).values() for m in found]
     assert load(words[1:]).rollout.engine.gpus  # the experiment shares them
     stateful_set = only(manifests, "StatefulSet")
