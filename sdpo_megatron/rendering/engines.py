@@ -6,6 +6,7 @@ Their command line and environment are those of a local run (`serving.command`).
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:
 
 def _model_waiter(config: TrainConfig, cluster: Cluster, claims: list[Folder]) -> Manifest:
     """The trainer makes the model folder (model.prepare), and may start later than the engine."""
-    wanted = f"{config.model.path}/config.json"
+    wanted = shlex.quote(f"{config.model.path}/config.json")
     return container(
         "model",
         cluster.serving_image,

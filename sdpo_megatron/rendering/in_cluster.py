@@ -82,7 +82,8 @@ def _on_claim(path: str) -> str:
 
 
 def _below(path: str, folder: str) -> bool:
-    return PurePosixPath(path).is_relative_to(folder)
+    where = PurePosixPath(path)
+    return where.is_relative_to(folder) and ".." not in where.parts
 
 
 def _problems(config: TrainConfig) -> list[str]:
@@ -96,7 +97,7 @@ def _problems(config: TrainConfig) -> list[str]:
     held = ", ".join(f"{folder} (claim {name})" for folder, name in CLAIMS.items())
     for key, path in paths.items():
         allowed = (RUNS,) if key == "run.folder" else (RUNS, MODELS)
-        if path.startswith("/") and not any(_below(path, folder) for folder in allowed):
+        if not any(_below(_on_claim(path), folder) for folder in allowed):
             problems.append(
                 f"{key}={path}: pods see {held}; put it below {' or '.join(allowed)}, or give a "
                 f"relative path, which lies below {RUNS}"

@@ -63,6 +63,8 @@ def test_as_many_open_requests_as_there_are_workers() -> None:
         ("model.path=/home/me/model", "model.path=/home/me/model: pods see /runs"),
         ("model.path=/models-of-mine/x", "model.path=/models-of-mine/x: pods see /runs"),
         ("run.folder=/models/run", "run.folder=/models/run"),
+        ("run.folder=../models/run", "run.folder=../models/run"),
+        ("model.path=/models/../etc", "model.path=/models/../etc"),
         ("task.path=questions.jsonl", "task.path=questions.jsonl: pods see"),
         ("validation.path=/home/me/questions", "validation.path=/home/me/questions: pods see"),
         ("run.metrics_port=0", "run.metrics_port=0"),

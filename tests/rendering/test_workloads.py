@@ -131,6 +131,15 @@ def test_the_startup_probe_is_as_long_as_the_start_may_take() -> None:
     assert stateful_set["podManagementPolicy"] == "Parallel"
 
 
+def test_an_engine_waits_for_a_model_that_the_trainer_makes() -> None:
+    words = ["k8s", "experiment=quickstart", "model.path='a b/smollm2-135m-instruct'"]
+    manifests = [m for found in rendered(words).values() for m in found]
+    (waiting,) = only(manifests, "StatefulSet")["spec"]["template"]["spec"]["initContainers"]
+    assert "[ -f '/runs/a b/smollm2-135m-instruct/config.json' ]" in waiting["command"][-1]
+    ready = only(of_rendering(LARGE), "StatefulSet")["spec"]["template"]["spec"]
+    assert "initContainers" not in ready
+
+
 def test_engines_cannot_write_what_they_serve() -> None:
     for mount in main_container(only(of_rendering(LARGE), "StatefulSet"))["volumeMounts"]:
         if mount["mountPath"] in ("/runs", "/models"):
