@@ -26,7 +26,8 @@ COMMITTED: Mapping[str, str] = {
     "rollout.sampling.num_attempts=4 rollout.sampling.max_new_tokens=40 "
     f"rollout.engine.deterministic=true {_SMALL}",
     "overlays/one-node/rendered": "k8s experiment=science model.path=/models/Qwen3-8B "
-    "task.path=/data/sciknoweval task.subset=chemistry parallel.tensor=4 rollout.engine.num_engines=4",
+    "task.path=/data/sciknoweval task.subset=chemistry parallel.tensor=4 "
+    "rollout.engine.num_engines=4",
     "overlays/multi-node/rendered": "k8s experiment=livecodebench model.path=/models/Qwen3-32B "
     "task.path=/data/livecodebench_v6.jsonl parallel.tensor=8 run.data_parallel=4 "
     "rollout.engine.tp=4 rollout.engine.num_engines=4 "
