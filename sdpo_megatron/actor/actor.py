@@ -28,10 +28,12 @@ from sdpo_megatron.actor.optimizer import (
     set_learning_rate,
     wrap_for_data_parallel,
 )
+from sdpo_megatron.actor.packing import Role
 from sdpo_megatron.actor.pipeline import Pipeline
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
 from sdpo_megatron.actor.weight_sets import ShardedWeights
+from sdpo_megatron.actor.work import BACKWARD, over_ranks, pass_flops
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.objectives import HeadOptions, build_objective, chunk_within, head_log_probs
@@ -88,7 +90,7 @@ class Actor:
         models = build_model(spec, config.parallel, config.precision)
         load_hf_weights(models, spec, Path(model_folder))
         for model in models:
-            model.config.finalize_model_grads_func = _finalize
+            model.config.finalize_model_grads_func = self._reduce_gradients
         self.chunks = wrap_for_data_parallel(models)
         self.optimizer = build_optimizer(
             self.chunks, config.optimizer, config.precision.torch_dtype
@@ -100,6 +102,7 @@ class Actor:
         self.rollout_batches = 0
         self._seed = seed
         self._options = _head_options(config, spec, temperature)
+        self._reduction_began = 0.0
 
     # --- one rollout batch ------------------------------------------------------------------------
 
@@ -135,8 +138,29 @@ class Actor:
             metrics[key] = sum(report.get(key, 0.0) for report in taken)
         metrics["time/student_s"] += scoring_s
         metrics["train/tokens"] = sum(report["train/tokens"] for report in taken)
+        metrics["train/flops"] = sum(report["train/flops"] for report in taken)
+        if old is not None:
+            metrics["train/flops"] += pass_flops(self.spec, samples, "student")
         metrics["train/skipped_steps"] = float(len(reports) - len(taken))
+        for minibatch, report in zip(minibatches, reports, strict=True):
+            if not report:
+                key = f"skipped/{self._why_skipped(minibatch)}"
+                metrics[key] = metrics.get(key, 0.0) + 1.0
+        student_s = sum(report["student_s"] for report in taken)
+        metrics.pop("student_s", None)
+        if taken:
+            metrics |= over_ranks(student_s, float(self.runtime.peak_memory_bytes()))
         return metrics | self._distance()
+
+    def _why_skipped(self, samples: Sequence[TrainSample]) -> str:
+        """The reason why nothing in these samples could be learnt from, as a metric names it."""
+        if not samples:
+            return "no_attempts"
+        distils = self.objective.config.distillation is not None
+        reinforces = self.objective.config.policy_gradient is not None
+        if distils and reinforces:
+            return "no_signal"
+        return "no_teacher" if distils else "no_advantage"
 
     def null_teacher_kl(self, samples: Sequence[TrainSample]) -> float:
         """Mean divergence between the student and a teacher that saw the template without content.
@@ -177,6 +201,7 @@ class Actor:
         clock.lap("teacher")
         self.on_phase("student")
         loss = self._loss(batch, counts, targets, old)
+        student_started = time.monotonic()
         reports = self.pipeline.forward_backward(batch.packed({"student"})["student"], loss)
         self._fail_together(loss.fault, batch)
         clock.lap("student")
@@ -192,8 +217,27 @@ class Actor:
             "train/learning_rate": rate,
             "train/tokens": float(counts.trained_tokens),
             "train/num_micro_batches": float(len(batch.mine)),
+            "train/flops": self._flops(weighted),
+            "student_s": self._reduction_began - student_started,
             **clock.laps,
         }
+
+    def _flops(self, samples: Sequence[TrainSample]) -> float:
+        """Operations of an optimiser step on these samples, of all ranks together."""
+        passes: list[Role] = [role for _, role in self.teacher.passes]
+        passes += ["student"] * (1 + BACKWARD)
+        return sum(pass_flops(self.spec, samples, role) for role in passes)
+
+    def _reduce_gradients(self, chunks: list[Any], _num_tokens: Any = None, **named: Any) -> None:
+        """Megatron's gradient reduction, not divided by tokens: the loss carries its denominators.
+
+        It waits for the data-parallel peers, so what a rank itself worked ends here.
+        """
+        from megatron.core.distributed import finalize_model_grads
+
+        self.runtime.synchronize()
+        self._reduction_began = time.monotonic()
+        finalize_model_grads(chunks, None, **named)
 
     def _loss(
         self,
@@ -346,13 +390,6 @@ class _Clock:
         now = time.monotonic()
         self.laps[f"time/{phase}_s"] = now - self._last
         self._last = now
-
-
-def _finalize(chunks: list[Any], _num_tokens: Any = None, **named: Any) -> None:
-    """Megatron's gradient reduction, not divided by tokens: the loss carries its denominators."""
-    from megatron.core.distributed import finalize_model_grads
-
-    finalize_model_grads(chunks, None, **named)
 
 
 def _head_options(config: ActorConfig, spec: ModelSpec, temperature: float) -> HeadOptions:

@@ -93,16 +93,16 @@ class Teacher:
         roles: list[Role] = ["teacher"] if objective.needs_teacher else []
         roles += ["null"] if objective.needs_null_teacher else []
         reference = (_REFERENCE,) if objective.needs_reference else ()
-        self._passes = teacher_passes(config, *roles) + reference
+        self.passes = teacher_passes(config, *roles) + reference
 
     @property
     def roles(self) -> set[Role]:
         """The prompts that have to be packed for `score`."""
-        return {role for _, role in self._passes}
+        return {role for _, role in self.passes}
 
     def score(self, batches: Mapping[Role, Sequence[PackedSequences]]) -> list[Targets]:
         """The targets of each micro-batch (last stage; an empty list before it). Collective."""
-        return [self._targets(heads) for heads in self._heads(self._passes, batches)]
+        return [self._targets(heads) for heads in self._heads(self.passes, batches)]
 
     def score_null(self, batches: Sequence[PackedSequences]) -> list[Targets]:
         """As `score`, but under the null prompts: what the template's wording alone says."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import CheckpointError
-from sdpo_megatron.loops.instruments import describe_run, show_attempt
+from sdpo_megatron.loops.instruments import describe_run, show_attempt, show_volume
 from sdpo_megatron.loops.questions import num_steps, questions_of_step
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
@@ -29,7 +29,7 @@ from sdpo_megatron.nouns import (
     Verdict,
 )
 from sdpo_megatron.objectives import build_objective
-from sdpo_megatron.objectives.health import CollapseRule, collapse_warnings, prompt_warning
+from sdpo_megatron.objectives.health import CollapseRule, collapse_signs, prompt_sign
 from sdpo_megatron.observability import processes
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.observability.display import Display
@@ -58,6 +58,7 @@ class Coordinator:
         self.board = Board()
         self.clock = PhaseClock(self.board)
         describe_run(self.board, config, runtime)
+        show_volume(self.board, folder.path)
         self.store = RolloutStore(folder.rollouts)
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
@@ -226,10 +227,9 @@ class Coordinator:
         )
         self._restarts = restarts
         self._history.append(found)
-        signs = collapse_warnings(self._history, CollapseRule())
-        for sign in signs:
-            self.display.warn(sign)
-        found["train/collapse_warnings"] = float(len(signs))
+        for sign in collapse_signs(self._history, CollapseRule()):
+            self.display.warn(sign.text)
+            found[f"collapse/{sign.name}"] = 1.0
         report = StepReport(
             step=state.step,
             policy_version=state.version.number,
@@ -243,8 +243,6 @@ class Coordinator:
         self._step_started = time.monotonic()
         self.folder.append(report)
         self.board.publish(report)
-        free = shutil.disk_usage(self.folder.path).free
-        self.board.set("sdpo_run_volume_free_bytes", free)
         self.display.step(report, choose_example(self._groups, state.step))
 
     def finish(self, state: TrainState) -> None:
@@ -281,8 +279,9 @@ class Coordinator:
         student = self._metrics["rollout/success_rate"]
         found = {"teacher/prompt_success": rate}
         history = [*self._history, {"rollout/success_rate": student, **found}]
-        if warning := prompt_warning(history, len(verdicts)):
-            self.display.warn(warning)
+        if sign := prompt_sign(history, len(verdicts)):
+            self.display.warn(sign.text)
+            found[f"collapse/{sign.name}"] = 1.0
         return found
 
     def _recorded(self, state: TrainState) -> list[Group] | None:

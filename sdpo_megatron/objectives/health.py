@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
+from typing import Literal
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.objectives.distillation import THIRDS
@@ -109,9 +110,22 @@ class CollapseRule:
             )
 
 
-def collapse_warnings(history: Sequence[Mapping[str, float]], rule: CollapseRule) -> list[str]:
-    """What looks wrong after the last step, in words; empty when nothing does. `history` holds the
-    metrics of each step.
+@dataclass(frozen=True)
+class Sign:
+    """One thing that looks wrong.
+
+    Attributes:
+        name: For monitoring: the metric ``collapse/NAME`` counts it.
+        text: For people: what was seen and what to do.
+    """
+
+    name: Literal["teacher", "prompt", "success", "entropy", "length"]
+    text: str
+
+
+def collapse_signs(history: Sequence[Mapping[str, float]], rule: CollapseRule) -> list[Sign]:
+    """What looks wrong after the last step; empty when nothing does. `history` holds the metrics of
+    each step.
 
     The earliest sign comes first: a teacher that finds successful attempts less likely than the
     student does distils the wording of its prompt, not what it knows, and the success rate follows
@@ -121,44 +135,48 @@ def collapse_warnings(history: Sequence[Mapping[str, float]], rule: CollapseRule
     start = history[: rule.baseline_steps]
     if len(recent) < rule.patience:
         return []
-    warnings = []
+    signs = []
     gains = [step.get("teacher/gain_success", math.nan) for step in recent]
     if all(gain < rule.success_gain for gain in gains):
-        warnings.append(
+        text = (
             "the teacher finds successful attempts less likely than the student does "
             f"({gains[-1]:+.3f} nats a token): its prompt "
             "misleads it; look at teacher/prompt_success and teacher/null_kl, prefer sibling "
             "solutions to feedback"
         )
+        signs.append(Sign("teacher", text))
     if len(history) < rule.baseline_steps + rule.patience:
-        return warnings
+        return signs
     success = _fall("rollout/success_rate", start, recent, rule.success_fraction)
     if success is not None:
-        warnings.append(
+        text = (
             f"the success rate fell from {success[0]:.3f} to {success[1]:.3f}: lower the learning "
             "rate, or stop and inspect the attempts"
         )
+        signs.append(Sign("success", text))
     entropy = _fall("student/entropy", start, recent, rule.entropy_fraction)
     if entropy is not None:
-        warnings.append(
+        text = (
             f"the student's entropy fell from {entropy[0]:.3f} to {entropy[1]:.3f} nats a token: "
             "attempts of a group become alike; "
             "lower the learning rate, or use a slower teacher"
         )
+        signs.append(Sign("entropy", text))
     length = _fall("rollout/response_tokens_mean", start, recent, rule.length_fraction)
     if length is not None and not _rose("rollout/success_rate", start, recent):
-        warnings.append(
+        text = (
             f"responses shrank from {length[0]:.0f} to {length[1]:.0f} tokens and success did not "
             "rise: the policy may be giving up"
         )
-    return warnings
+        signs.append(Sign("length", text))
+    return signs
 
 
 _SOLVES_ENOUGH = 0.5  # a student's success rate from which a few answers cannot show a gain
 
 
-def prompt_warning(history: Sequence[Mapping[str, float]], answers: int) -> str | None:
-    """What to say when answers sampled from teacher prompts succeed no more often than the
+def prompt_sign(history: Sequence[Mapping[str, float]], answers: int) -> Sign | None:
+    """The sign that answers sampled from teacher prompts succeed no more often than the
     student's own (method section 8); None when they do, or when the student solves so much that a
     few answers cannot show a gain.
 
@@ -176,11 +194,12 @@ def prompt_warning(history: Sequence[Mapping[str, float]], answers: int) -> str 
     student = mean(step["rollout/success_rate"] for step in measured)
     if rate > student or student >= _SOLVES_ENOUGH:
         return None
-    return (
+    text = (
         f"the teacher's prompt does not help: {rate:.2f} of {answers * len(measured)} answers "
         f"under it succeed, the student alone has {student:.2f}. Distilling it may destroy the "
         "policy; prefer siblings to feedback, or a larger model"
     )
+    return Sign("prompt", text)
 
 
 def _baseline(key: str, start: Sequence[Mapping[str, float]]) -> float:

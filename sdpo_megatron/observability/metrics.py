@@ -78,6 +78,13 @@ def _phase(name: str, help: str, presence: Presence = "always") -> Metric:
     return _gauge(f"time/{name}_s", "step_phase_seconds", "s", help, presence, phase=name)
 
 
+def _of_ranks(key: str, name: str, unit: str, help: str) -> list[Metric]:
+    return [
+        _gauge(f"ranks/{key}_{stat}", name, unit, f"{help} ({what})", "stepped", stat=stat)
+        for stat, what in (("min", "least"), ("mean", "mean"), ("max", "most"))
+    ]
+
+
 _STEP_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 # fmt: off
@@ -116,9 +123,19 @@ METRICS: tuple[Metric, ...] = (
     _gauge("train/learning_rate", "train_learning_rate", "1", "Learning rate of the step", "stepped"),
     _counter("train/tokens", "train_tokens", "tokens", "Response tokens with a weight in the loss"),
     _gauge("train/tokens_per_s", "", "tokens/s", "Trained tokens by the seconds of the whole step"),
-    _counter("train/skipped_steps", "train_skipped_steps", "steps", "Steps not taken: no attempt had a teacher, or numerics failed"),
-    _counter("train/collapse_warnings", "train_collapse_warnings", "warnings", "Early signs of a collapsing policy"),
+    Metric("train/skipped_steps", "", "steps", "Optimiser steps not taken: nothing in their attempts could be learnt from", kind="counter"),
+    _counter("skipped/no_attempts", "train_skipped_steps", "steps", "Of these: every attempt was lost", reason="no_attempts"),
+    _counter("skipped/no_teacher", "train_skipped_steps", "steps", "Of these: no attempt had a teacher prompt", reason="no_teacher"),
+    _counter("skipped/no_advantage", "train_skipped_steps", "steps", "Of these: the attempts of each group were rewarded alike", reason="no_advantage"),
+    _counter("skipped/no_signal", "train_skipped_steps", "steps", "Of these: neither a teacher prompt nor an advantage, where the objective has both", reason="no_signal"),
+    _counter("train/flops", "train_flops", "FLOPs", "Floating-point operations of the model in the passes of teacher and student (weights/flops.py), of all ranks"),
     _gauge("train/num_micro_batches", "train_micro_batches", "micro-batches", "Micro-batches of each rank", "stepped"),
+    # Early signs of a collapse (objectives/health.py).
+    _counter("collapse/teacher", "collapse_signs", "steps", "Steps after which the teacher found successful attempts less likely than the student", sign="teacher"),
+    _counter("collapse/prompt", "collapse_signs", "steps", "Steps whose diagnostics found that the teacher's prompt does not help", sign="prompt"),
+    _counter("collapse/success", "collapse_signs", "steps", "Steps after which the success rate was far below that of the first", sign="success"),
+    _counter("collapse/entropy", "collapse_signs", "steps", "Steps after which the student's entropy was far below that of the first", sign="entropy"),
+    _counter("collapse/length", "collapse_signs", "steps", "Steps after which responses were far shorter than at first, without more success", sign="length"),
     # Does the teacher know better?
     _gauge("teacher/kl_mean", "teacher_kl_mean", "nats/token", "Divergence between student and teacher", "maybe"),
     _gauge("teacher/kl_top_tenth_share", "teacher_kl_top_tenth_ratio", "ratio", "Share of the divergence that sits on the tenth of tokens where it is largest (mean over micro-batches)", "maybe"),
@@ -153,6 +170,10 @@ METRICS: tuple[Metric, ...] = (
     _phase("validation", "Sampling and judging at held-out questions", "maybe"),
     _phase("checkpoint", "Writing the checkpoint before the step", "maybe"),
     Metric("time/step_s", "sdpo_step_seconds", "s", "The whole step", kind="histogram", buckets=_STEP_BUCKETS_S),
+    # Is one rank slower, or fuller, than the others? Gathered once a step; no series is made per rank.
+    *_of_ranks("student_s", "rank_student_seconds", "s", "Seconds of the student's passes before gradients are reduced: what a rank works, not what it waits for its data-parallel peers"),
+    _gauge("ranks/slowest", "rank_slowest", "rank", "The rank with the most of them", "stepped"),
+    *_of_ranks("memory_bytes", "rank_memory_bytes", "bytes", "The most memory that a rank has held: of its device, or of its process on a CPU"),
     # What it costs and what went wrong.
     _gauge("memory/rank0_bytes", "memory_bytes", "bytes", "Memory of the rank 0 process", of="rank0"),
     _gauge("memory/all_bytes", "memory_bytes", "bytes", "Memory of all processes of the run on this machine, shared pages counted once where the system tells", of="all"),

@@ -54,7 +54,7 @@ def _section(name: str, members: list[Metric]) -> str:
 
 def _series(metric: Metric) -> str:
     if not metric.name:
-        return "a rate of its counter"
+        return "computed there"
     return f"`{_shown(metric.name, [f'{label}={value!r}' for label, value in metric.labels])}`"
 
 

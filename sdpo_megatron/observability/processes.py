@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
-__all__ = ["MemoryUse", "measure"]
+__all__ = ["MemoryUse", "limit_bytes", "measure"]
+
+# Of the cgroup that this process lives in, as a container sees it: version 2, then version 1.
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,19 @@ def measure(root: int | None = None) -> MemoryUse:
             continue
         total, count, exact = total + size, count + 1, exact and is_pss
     return MemoryUse(_size(psutil.Process())[0], total, count, exact)
+
+
+def limit_bytes(cgroup_limits: Sequence[str] = _CGROUP_LIMITS) -> int:
+    """Bytes that all processes here may hold together: the least of the container's limit and the
+    machine's memory.
+    """
+    limits = [int(psutil.virtual_memory().total)]
+    for file in cgroup_limits:
+        try:
+            limits.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # another version of cgroups; "max"
+            continue
+    return min(limits)
 
 
 def _size(process: psutil.Process) -> tuple[int, bool]:

@@ -54,43 +54,46 @@ _TOKENS = tuple(float(2**n) for n in range(3, 17))
 _REWARDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 # fmt: off
-LIVE: tuple[Series, ...] = (
-    # Is it stuck?
-    Series("sdpo_phase_info", "gauge", "1", "1 for the phase that rank 0 is in", {"phase": PHASES}),
-    Series("sdpo_phase_start_timestamp_seconds", "gauge", "s", "Unix time at which that phase began"),
-    Series("sdpo_run_start_timestamp_seconds", "gauge", "s", "Unix time at which this process of the run began"),
-    Series("sdpo_step", "gauge", "steps", "Steps done"),
-    Series("sdpo_steps_target", "gauge", "steps", "Steps after which the run is complete"),
-    Series("sdpo_last_step_timestamp_seconds", "gauge", "s", "Unix time at which the last step ended"),
-    Series("sdpo_attempts_in_flight", "gauge", "attempts", "Attempts of the step that are not judged yet"),
-    # Where does the time go?
-    Series("sdpo_phase_seconds_total", "counter", "s", "Wall time of rank 0 by phase; all phases together are the age of the process", {"phase": PHASES}),
-    # What comes out of the engines?
-    Series("sdpo_rollout_tokens_total", "counter", "tokens", "Tokens sampled"),
-    Series("sdpo_attempt_response_tokens", "histogram", "tokens", "Length of an attempt", buckets=_TOKENS),
-    Series("sdpo_attempt_reward", "histogram", "reward", "Reward of an attempt", buckets=_REWARDS),
-    Series("sdpo_attempt_staleness_versions", "histogram", "versions", "Policy versions between an attempt's oldest token and its training", buckets=(0.0, 1.0, 2.0, 4.0, 8.0)),
-    Series("sdpo_attempts_total", "counter", "attempts", "Attempts judged, by how they ended and whether they solved their question", {"finish": ("stop", "length", "abort"), "solved": ("true", "false")}),
-    # Which engine?
-    Series("sdpo_engine_up", "gauge", "1", "1 while the engine takes requests, 0 while it is out of the pool", {"engine": ()}),
-    Series("sdpo_engine_requests_in_flight", "gauge", "requests", "Requests that the engine works on", {"engine": ()}),
-    Series("sdpo_engine_policy_version", "gauge", "version", "Policy version that the engine was last given", {"engine": ()}),
-    Series("sdpo_engine_exits_total", "counter", "exits", "Times that the engine left the pool, by reason", {"engine": (), "reason": ("died", "hung", "swap", "stale")}),
-    Series("sdpo_engine_rejoins_total", "counter", "rejoins", "Times that it came back at the current version", {"engine": ()}),
-    Series("sdpo_swap_seconds", "histogram", "s", "Seconds of a hot swap of one engine, by stage", {"stage": ("pause", "load", "verify", "resume")}, _SECONDS),
-    Series("sdpo_swap_failures_total", "counter", "failures", "Hot swaps that an engine did not take", {"engine": ()}),
-    # Is it safe?
-    Series("sdpo_checkpoint_last_success_timestamp_seconds", "gauge", "s", "Unix time of the newest whole checkpoint of this process"),
-    Series("sdpo_checkpoint_step", "gauge", "step", "Step of that checkpoint"),
-    Series("sdpo_checkpoint_bytes", "gauge", "bytes", "Its size"),
-    Series("sdpo_checkpoint_failures_total", "counter", "failures", "Checkpoints that could not be written"),
-    Series("sdpo_run_volume_free_bytes", "gauge", "bytes", "Free space where the run folder lies"),
-    # What runs here?
-    Series("sdpo_build_info", "gauge", "1", "Always 1; versions of what runs", {"version": (), "commit": (), "torch": (), "megatron_core": ()}),
-    Series("sdpo_run_info", "gauge", "1", "Always 1; names the run, its task and its model", {"run": (), "task": (), "model": ()}),
-    Series("sdpo_devices", "gauge", "devices", "Devices by what they do and their model", {"role": ("trainer",), "model": ()}),
-)
+# Is it stuck?
+PHASE_INFO = Series("sdpo_phase_info", "gauge", "1", "1 for the phase that rank 0 is in", {"phase": PHASES})
+PHASE_START_TIME = Series("sdpo_phase_start_timestamp_seconds", "gauge", "s", "Unix time at which that phase began")
+RUN_START_TIME = Series("sdpo_run_start_timestamp_seconds", "gauge", "s", "Unix time at which this process of the run began")
+STEP = Series("sdpo_step", "gauge", "steps", "Steps done")
+STEPS_TARGET = Series("sdpo_steps_target", "gauge", "steps", "Steps after which the run is complete")
+LAST_STEP_TIME = Series("sdpo_last_step_timestamp_seconds", "gauge", "s", "Unix time at which the last step ended")
+ATTEMPTS_IN_FLIGHT = Series("sdpo_attempts_in_flight", "gauge", "attempts", "Attempts of the step that are not judged yet")
+# Where does the time go?
+PHASE_SECONDS = Series("sdpo_phase_seconds_total", "counter", "s", "Wall time of rank 0 by phase; all phases together are the age of the process", {"phase": PHASES})
+# What comes out of the engines?
+ROLLOUT_TOKENS = Series("sdpo_rollout_tokens_total", "counter", "tokens", "Tokens sampled")
+ATTEMPT_RESPONSE_TOKENS = Series("sdpo_attempt_response_tokens", "histogram", "tokens", "Length of an attempt", buckets=_TOKENS)
+ATTEMPT_REWARD = Series("sdpo_attempt_reward", "histogram", "reward", "Reward of an attempt", buckets=_REWARDS)
+ATTEMPT_STALENESS_VERSIONS = Series("sdpo_attempt_staleness_versions", "histogram", "versions", "Policy versions between an attempt's oldest token and its training", buckets=(0.0, 1.0, 2.0, 4.0, 8.0))
+ATTEMPTS = Series("sdpo_attempts_total", "counter", "attempts", "Attempts judged, by how they ended and whether they solved their question", {"finish": ("stop", "length", "abort"), "solved": ("true", "false")})
+# Which engine?
+ENGINE_UP = Series("sdpo_engine_up", "gauge", "1", "1 while the engine takes requests, 0 while it is out of the pool", {"engine": ()})
+ENGINE_REQUESTS_IN_FLIGHT = Series("sdpo_engine_requests_in_flight", "gauge", "requests", "Requests that the engine works on", {"engine": ()})
+ENGINE_POLICY_VERSION = Series("sdpo_engine_policy_version", "gauge", "version", "Policy version that the engine was last given", {"engine": ()})
+ENGINE_EXITS = Series("sdpo_engine_exits_total", "counter", "exits", "Times that the engine left the pool, by reason", {"engine": (), "reason": ("died", "hung", "swap", "stale")})
+ENGINE_REJOINS = Series("sdpo_engine_rejoins_total", "counter", "rejoins", "Times that it came back at the current version", {"engine": ()})
+SWAP_SECONDS = Series("sdpo_swap_seconds", "histogram", "s", "Seconds of a hot swap of one engine, by stage", {"stage": ("pause", "load", "verify", "resume")}, _SECONDS)
+SWAP_FAILURES = Series("sdpo_swap_failures_total", "counter", "failures", "Hot swaps that an engine did not take", {"engine": ()})
+# Is it safe?
+CHECKPOINT_LAST_SUCCESS_TIME = Series("sdpo_checkpoint_last_success_timestamp_seconds", "gauge", "s", "Unix time of the newest whole checkpoint of this process")
+CHECKPOINT_STEP = Series("sdpo_checkpoint_step", "gauge", "step", "Step of that checkpoint")
+CHECKPOINT_BYTES = Series("sdpo_checkpoint_bytes", "gauge", "bytes", "Its size")
+CHECKPOINT_FAILURES = Series("sdpo_checkpoint_failures_total", "counter", "failures", "Checkpoints that could not be written")
+MEMORY_LIMIT_BYTES = Series("sdpo_memory_limit_bytes", "gauge", "bytes", "Memory that the run may hold on this machine: the least of its cgroup's limit and what is built in")
+DEVICE_MEMORY_BYTES = Series("sdpo_device_memory_bytes", "gauge", "bytes", "Memory of one accelerator of the trainer")
+RUN_VOLUME_FREE_BYTES = Series("sdpo_run_volume_free_bytes", "gauge", "bytes", "Free space where the run folder lies")
+# What runs here?
+BUILD_INFO = Series("sdpo_build_info", "gauge", "1", "Always 1; versions of what runs", {"version": (), "commit": (), "torch": (), "megatron_core": ()})
+RUN_INFO = Series("sdpo_run_info", "gauge", "1", "Always 1; the run's name in its configuration, its task and its model", {"run_name": (), "task": (), "model": ()})
+DEVICES = Series("sdpo_devices", "gauge", "devices", "Devices by what they do and their model", {"role": ("trainer", "engine"), "model": ()})
 # fmt: on
+
+LIVE: tuple[Series, ...] = tuple(v for v in list(vars().values()) if isinstance(v, Series))
+"""All of the above, in order."""
 
 
 def _of_steps() -> Iterator[Series]:

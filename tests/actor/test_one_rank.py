@@ -20,6 +20,8 @@ from sdpo_megatron.objectives import (
     ObjectiveConfig,
     PolicyGradientConfig,
 )
+from sdpo_megatron.weights.flops import forward_flops
+from sdpo_megatron.weights.spec import ModelSpec
 from tests.actor.reference import CAP, CLIP_HIGH, CLIP_LOW, Plan, Reference
 from tests.actor.worlds import made_up_samples, make_actor, small_objective, tiny_model
 from tests.distributed import run_ranks
@@ -149,7 +151,31 @@ def test_a_batch_with_nothing_to_learn_moves_neither_weights_nor_teacher(
 ) -> None:
     assert found["nothing"]["train/skipped_steps"] == 1.0
     assert found["nothing"]["train/tokens"] == 0.0
+    assert found["nothing"]["skipped/no_teacher"] == 1.0
+    assert found["nothing"]["train/flops"] == 0.0
     assert found["untouched"]
+
+
+def test_operations_are_those_of_the_passes(model: str, found: dict[str, Any]) -> None:
+    spec = ModelSpec.from_folder(model)
+
+    def one_pass(prompt: str, samples: list[TrainSample]) -> float:
+        return sum(
+            forward_flops(
+                spec, len(getattr(s, prompt)) + len(s.response_ids) - 1, len(s.response_ids)
+            )
+            for s in samples
+        )
+
+    for batch in range(BATCHES):
+        trained = [s for s in samples_of(batch) if s.policy_weight]
+        got = found["GRPO, one step a batch"][batch]["train/flops"]
+        assert got == pytest.approx(3 * one_pass("prompt_ids", trained))
+        taught = [s for s in samples_of(batch) if s.teacher_prompt_ids]
+        scored = one_pass("prompt_ids", samples_of(batch))
+        got = found[AVERAGE_BY_BATCH][batch]["train/flops"]
+        expected = 3 * one_pass("prompt_ids", taught) + one_pass("teacher_prompt_ids", taught)
+        assert got == pytest.approx(expected + scored)
 
 
 def test_a_teacher_that_reads_what_the_student_reads_agrees_with_it(found: dict[str, Any]) -> None:

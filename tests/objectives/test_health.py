@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.objectives.health import (
     CollapseRule,
-    collapse_warnings,
-    prompt_warning,
+    Sign,
+    collapse_signs,
+    prompt_sign,
     summarise,
 )
 from sdpo_megatron.observability.metrics import BY_KEY
@@ -109,36 +111,39 @@ def test_a_healthy_run_gives_no_warning() -> None:
         step(s, e, n)
         for s, e, n in [(0.2, 1.0, 50), (0.3, 0.8, 45), (0.5, 0.5, 30), (0.9, 0.1, 12)]
     ]
-    assert collapse_warnings(history, RULE) == []
-    assert collapse_warnings([], RULE) == []
+    assert collapse_signs(history, RULE) == []
+    assert collapse_signs([], RULE) == []
 
 
 def test_a_misleading_teacher_is_named_before_anything_else_has_moved() -> None:
     history = [step(gain=-0.5), step(gain=-0.4)]
-    (warning,) = collapse_warnings(history, RULE)
-    assert "less likely than the student does (-0.400 nats" in warning
-    assert "prompt_success" in warning
+    (sign,) = collapse_signs(history, RULE)
+    assert sign.name == "teacher"
+    assert "less likely than the student does (-0.400 nats" in sign.text
+    assert "prompt_success" in sign.text
 
 
 def test_a_falling_success_rate_as_feedback_alone_does_to_a_small_model() -> None:
     history = [step(s) for s in (0.16, 0.16, 0.06, 0.0)]
-    (warning,) = collapse_warnings(history, RULE)
-    assert "success rate fell from 0.160 to 0.000" in warning
+    (sign,) = collapse_signs(history, RULE)
+    assert sign.name == "success"
+    assert "success rate fell from 0.160 to 0.000" in sign.text
 
 
 def test_entropy_and_length() -> None:
     history = [step(), step(), step(entropy=0.1, length=5.0), step(entropy=0.05, length=4.0)]
-    entropy, length = collapse_warnings(history, RULE)
-    assert "entropy fell from 1.000 to 0.050" in entropy
-    assert "shrank from 50 to 4 tokens" in length
+    entropy, length = collapse_signs(history, RULE)
+    assert "entropy fell from 1.000 to 0.050" in entropy.text
+    assert "shrank from 50 to 4 tokens" in length.text
+    assert (entropy.name, length.name) == ("entropy", "length")
     learned = [step(), step(), step(0.9, length=5.0), step(0.9, length=4.0)]
-    assert collapse_warnings(learned, RULE) == []
+    assert collapse_signs(learned, RULE) == []
 
 
 def test_one_bad_step_is_not_enough_and_unknown_values_are_no_sign() -> None:
-    assert collapse_warnings([step(), step(), step(), step(0.0, 0.0, 1.0, -1.0)], RULE) == []
+    assert collapse_signs([step(), step(), step(), step(0.0, 0.0, 1.0, -1.0)], RULE) == []
     unknown = {"teacher/gain_success": math.nan}
-    assert collapse_warnings([unknown] * 6, RULE) == []
+    assert collapse_signs([unknown] * 6, RULE) == []
 
 
 def test_a_rule_that_cannot_work() -> None:
@@ -163,11 +168,18 @@ def asked(teacher: float, student: float) -> dict[str, float]:
     ],
 )
 def test_a_teacher_prompt_that_does_not_help(history: list[dict[str, float]], warned: bool) -> None:
-    assert (prompt_warning(history, 8) is not None) == warned
+    assert (prompt_sign(history, 8) is not None) == warned
 
 
 def test_the_warning_says_what_was_counted() -> None:
-    warning = prompt_warning([asked(0.0, 0.3), asked(0.25, 0.5)], 8)
-    assert warning is not None
-    assert "0.12 of 16 answers" in warning
-    assert "the student alone has 0.40" in warning
+    sign = prompt_sign([asked(0.0, 0.3), asked(0.25, 0.5)], 8)
+    assert sign is not None
+    assert sign.name == "prompt"
+    assert "0.12 of 16 answers" in sign.text
+    assert "the student alone has 0.40" in sign.text
+
+
+def test_every_sign_has_its_counter() -> None:
+    assert {f"collapse/{name}" for name in get_args(get_type_hints(Sign)["name"])} == {
+        key for key in BY_KEY if key.startswith("collapse/")
+    }

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import pytest
 
-from sdpo_megatron.observability.processes import measure
+from sdpo_megatron.observability.processes import limit_bytes, measure
 
 MIB = 2**20
 HOLD_64_MIB = "import sys; block = b'x' * (64 << 20); print('held', flush=True); sys.stdin.read()"
@@ -87,3 +89,12 @@ def test_a_page_that_two_processes_share_is_counted_once() -> None:
     os.waitpid(pid, 0)
     assert len(block) == 64 * MIB
     assert during.all_bytes - before.all_bytes < 32 * MIB
+
+
+def test_the_limit_is_the_containers_where_it_has_one(tmp_path: Path) -> None:
+    machine = psutil.virtual_memory().total
+    absent, unlimited, set_to = (str(tmp_path / name) for name in ("absent", "max", "set"))
+    Path(unlimited).write_text("max\n")
+    Path(set_to).write_text(f"{64 * MIB}\n")
+    assert limit_bytes((absent, unlimited)) == machine
+    assert limit_bytes((absent, set_to)) == 64 * MIB
