@@ -19,6 +19,8 @@ from sdpo_megatron.judging.local import LocalVerifiers
 from sdpo_megatron.judging.pool import PoolConfig
 from sdpo_megatron.judging.retry import retried
 from sdpo_megatron.nouns import Question, Verdict
+from sdpo_megatron.observability.board import Board
+from sdpo_megatron.observability.series import VERIFY_INFRASTRUCTURE_FAILURES
 
 if TYPE_CHECKING:
     from sdpo_megatron.sandbox import SandboxConfig
@@ -78,36 +80,44 @@ class Judge:
 class Retrying:
     """Tries again what infrastructure failed. (The client of services does so itself.)"""
 
-    def __init__(self, inner: Backend, retries: int) -> None:
-        self._inner, self._retries = inner, retries
+    def __init__(self, inner: Backend, retries: int, failed: Callable[[], None]) -> None:
+        self._inner, self._retries, self._failed = inner, retries, failed
 
     async def verify(self, verifier: str, item: Item, response: str) -> Verdict:
         """See `Backend`."""
         return await retried(
-            lambda: self._inner.verify(verifier, item, response), retries=self._retries
+            lambda: self._inner.verify(verifier, item, response),
+            retries=self._retries,
+            failed=self._failed,
         )
 
 
 @contextlib.asynccontextmanager
 async def open_judge(
-    config: JudgeConfig, sandbox: SandboxConfig, task: Task, warn: Warn
+    config: JudgeConfig, sandbox: SandboxConfig, task: Task, warn: Warn, board: Board | None = None
 ) -> AsyncIterator[Judge]:
-    """A Judge for `task`, and what it needs, for the length of a ``with`` block.
+    """A Judge for `task`, and what it needs, for the length of a ``with`` block. `board` shows what
+    infrastructure failed, and requests to services.
 
     Raises:
         SandboxRefused: The task runs programs and this machine has fewer isolation layers than
             configured.
         ConfigError: No token for the services.
     """
+    shown = board or Board()
+
+    def failed() -> None:
+        shown.add(VERIFY_INFRASTRUCTURE_FAILURES.name, where=config.where)
+
     async with contextlib.AsyncExitStack() as exits:
         backend: Backend
         if config.where == "local":
             local = await exits.enter_async_context(_local(config, sandbox, task))
-            backend = Retrying(local, config.retries)
+            backend = Retrying(local, config.retries, failed)
         else:
             from sdpo_megatron.judging.remote.client import VerifierClient  # aiohttp
 
-            backend = await exits.enter_async_context(VerifierClient.of(config))
+            backend = await exits.enter_async_context(VerifierClient.of(config, failed, shown))
         yield Judge(task.verifier_name, backend, config.workers, warn)
 
 

@@ -19,7 +19,11 @@ from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
 
 class LocalVerifiers:
     """A `Backend`. An async context manager; the sandbox starts at the door when `code` is among
-    `names`."""
+    `names`.
+
+    Attributes:
+        layers: Isolation layers of the sandbox; None where there is none.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class LocalVerifiers:
         self._sandbox_config = sandbox
         self._code_config = code
         self._code: CodeVerifier | None = None
+        self.layers: tuple[str, ...] | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._exits = contextlib.AsyncExitStack()
 
@@ -53,6 +58,7 @@ class LocalVerifiers:
         self._threads = ThreadPoolExecutor(sandbox.config.workers, "sdpo-sandbox")
         self._exits.callback(self._threads.shutdown, wait=False, cancel_futures=True)
         self._code = CodeVerifier(sandbox, self._code_config)
+        self.layers = sandbox.layers
 
     async def __aexit__(
         self,

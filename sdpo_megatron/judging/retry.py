@@ -23,8 +23,14 @@ def delay_s(attempt: int) -> float:
     return random.uniform(0.0, min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt, 20)))
 
 
-async def retried(call: Callable[[], Awaitable[Result]], *, retries: int) -> Result:
-    """`call()`, again after each `VerifierUnavailable`, at most `retries` times more.
+async def retried(
+    call: Callable[[], Awaitable[Result]],
+    *,
+    retries: int,
+    failed: Callable[[], None] = lambda: None,
+) -> Result:
+    """`call()`, again after each `VerifierUnavailable`, at most `retries` times more;
+    `failed` is called after each.
 
     Each call is bounded by what it calls: there is no second clock here.
 
@@ -38,6 +44,7 @@ async def retried(call: Callable[[], Awaitable[Result]], *, retries: int) -> Res
         except SandboxRefused:
             raise
         except VerifierUnavailable as error:
+            failed()
             if attempt > retries:
                 raise VerifierUnavailable(f"gave up after {attempt} attempts: {error}") from error
             await asyncio.sleep(delay_s(attempt))

@@ -38,6 +38,7 @@ from sdpo_megatron.observability.exporter import Exporter, ExporterConfig
 from sdpo_megatron.observability.metrics import reconcile
 from sdpo_megatron.observability.phases import PhaseClock
 from sdpo_megatron.observability.run_folder import RunFolder
+from sdpo_megatron.observability.series import VERIFY_INFRASTRUCTURE_FAILURES
 from sdpo_megatron.rollout.batch import BatchMaker
 from sdpo_megatron.rollout.overlong import within_limits
 from sdpo_megatron.rollout.prompts import PromptBuilder
@@ -65,6 +66,7 @@ class Coordinator:
         self._groups: list[Group] = []
         self._history: list[Mapping[str, float]] = []
         self._restarts = 0
+        self._failed = 0.0
         self._step_started = time.monotonic()
 
     def __enter__(self) -> Coordinator:
@@ -221,6 +223,7 @@ class Coordinator:
                 "train/tokens_per_s": metrics["train/tokens"] / seconds,
                 "policy/version": float(state.version.number),
                 "engine/restarts": float(restarts - self._restarts),
+                "verify/infrastructure_failures": self._newly_failed(),
                 "memory/rank0_bytes": float(self.runtime.memory_bytes()),
                 "memory/all_bytes": float(memory.all_bytes),
             }
@@ -244,6 +247,12 @@ class Coordinator:
         self.folder.append(report)
         self.board.publish(report)
         self.display.step(report, choose_example(self._groups, state.step))
+
+    def _newly_failed(self) -> float:
+        """Verifications that infrastructure failed since the last step."""
+        name, where = VERIFY_INFRASTRUCTURE_FAILURES.name, self.config.judge.where
+        before, self._failed = self._failed, self.board.value(name, where=where)
+        return self._failed - before
 
     def finish(self, state: TrainState) -> None:
         """Say where everything is."""

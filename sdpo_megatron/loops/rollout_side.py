@@ -41,6 +41,7 @@ class RolloutSide:
         board: Board,
     ) -> None:
         self._config, self._task, self._progress = config, task, progress
+        self._board = board
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout", daemon=True)
         self._stack = AsyncExitStack()
@@ -141,7 +142,9 @@ class RolloutSide:
     async def _open(self) -> None:
         config = self._config
         self._judge = await self._stack.enter_async_context(
-            open_judge(config.judge, config.sandbox, self._task, warn=self._progress)
+            open_judge(
+                config.judge, config.sandbox, self._task, warn=self._progress, board=self._board
+            )
         )
         self._stack.callback(self._pool.close)
         self._stack.push_async_callback(self._pool.disconnect)

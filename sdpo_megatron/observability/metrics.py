@@ -178,7 +178,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("memory/rank0_bytes", "memory_bytes", "bytes", "Memory of the rank 0 process", of="rank0"),
     _gauge("memory/all_bytes", "memory_bytes", "bytes", "Memory of all processes of the run on this machine, shared pages counted once where the system tells", of="all"),
     _counter("engine/restarts", "engine_restarts", "restarts", "Inference engines restarted"),
-    _counter("verify/infrastructure_failures", "verify_infrastructure_failures", "failures", "Verifications that infrastructure failed, before retries"),
+    Metric("verify/infrastructure_failures", "", "failures", "Verifications that infrastructure failed, before retries", kind="counter"),
     _counter(MISMATCHES, "observability_metric_mismatches", "keys", "Reported keys that are not declared, and declared ones not reported: a bug to tell us"),
 )
 # fmt: on

@@ -78,6 +78,10 @@ ENGINE_EXITS = Series("sdpo_engine_exits_total", "counter", "exits", "Times that
 ENGINE_REJOINS = Series("sdpo_engine_rejoins_total", "counter", "rejoins", "Times that it came back at the current version", {"engine": ()})
 SWAP_SECONDS = Series("sdpo_swap_seconds", "histogram", "s", "Seconds of a hot swap of one engine, by stage", {"stage": ("pause", "load", "verify", "resume")}, _SECONDS)
 SWAP_FAILURES = Series("sdpo_swap_failures_total", "counter", "failures", "Hot swaps that an engine did not take", {"engine": ()})
+# Which verifier?
+VERIFY_INFRASTRUCTURE_FAILURES = Series("sdpo_verify_infrastructure_failures_total", "counter", "failures", "Verifications that infrastructure failed, before retries", {"where": ("local", "endpoints")})
+VERIFY_CLIENT_REQUESTS = Series("sdpo_verify_client_requests_total", "counter", "requests", "Requests to verifier services: answered, busy (429), refused (another 4xx), failed (no connection, no sign of life, 5xx)", {"endpoint": (), "outcome": ("answered", "busy", "refused", "failed")})
+VERIFY_CLIENT_SECONDS = Series("sdpo_verify_client_seconds", "histogram", "s", "Seconds until a request was answered, waiting for a worker included", {"endpoint": ()}, _SECONDS)
 # Is it safe?
 CHECKPOINT_LAST_SUCCESS_TIME = Series("sdpo_checkpoint_last_success_timestamp_seconds", "gauge", "s", "Unix time of the newest whole checkpoint of this process")
 CHECKPOINT_STEP = Series("sdpo_checkpoint_step", "gauge", "step", "Step of that checkpoint")

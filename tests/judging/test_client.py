@@ -23,6 +23,8 @@ from sdpo_megatron.judging.remote.endpoints import Endpoints
 from sdpo_megatron.judging.retry import delay_s
 from sdpo_megatron.judging.wire import verdict_to_json
 from sdpo_megatron.nouns import Verdict
+from sdpo_megatron.observability.board import Board
+from sdpo_megatron.observability.series import VERIFY_CLIENT_REQUESTS, VERIFY_CLIENT_SECONDS
 from sdpo_megatron.verifiers.base import BadItem, graded
 from sdpo_megatron.verifiers.code import CodeVerifierConfig
 
@@ -400,3 +402,23 @@ def test_endpoints_that_are_no_urls_are_named() -> None:
         Endpoints(["localhost:9401"])
     with pytest.raises(ConfigError, match="at least one endpoint"):
         Endpoints([])
+
+
+def test_the_board_counts_requests_by_endpoint_and_outcome() -> None:
+    board, failures = Board(), []
+    busy = web.json_response({"detail": "busy"}, status=429, headers={"Retry-After": "0"})
+    _, service = ask(
+        in_turn(ConnectionError, lambda: web.Response(status=500), lambda: busy, right),
+        retries=2,
+        board=board,
+        failed=lambda: failures.append(1),
+    )
+    counted = {
+        outcome: board.value(VERIFY_CLIENT_REQUESTS.name, endpoint=service.url, outcome=outcome)
+        for outcome in ("failed", "busy", "answered")
+    }
+    assert counted == {"failed": 2.0, "busy": 1.0, "answered": 1.0}
+    assert len(failures) == 2
+    page = {family.name: family for family in board.collect()}
+    seconds = page[VERIFY_CLIENT_SECONDS.name].samples
+    assert [s.value for s in seconds if s.name.endswith("_count")] == [4.0]

@@ -13,6 +13,7 @@ import pytest
 
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierBroken, VerifierUnavailable
 from sdpo_megatron.judging.items import Item
+from sdpo_megatron.judging.service import metrics as series
 from sdpo_megatron.judging.service.admission import Admission
 from sdpo_megatron.judging.service.dispatcher import Dispatcher, Job
 from sdpo_megatron.judging.service.metrics import ServiceMetrics
@@ -88,3 +89,29 @@ def test_an_unknown_item_takes_no_place() -> None:
     ]
     (alone,) = judge("unknown", unknown=False, deadline_s=0.001)
     assert alone["failure"]["reason"] == "unknown_item"
+
+
+def test_the_metrics_say_what_became_of_items_and_that_all_workers_are_free_again() -> None:
+    metrics = ServiceMetrics()
+    dispatcher = Dispatcher(
+        Backend(), Admission(workers=4, queue_size=99), workers=4, metrics=metrics
+    )
+    seen: list[float] = []
+
+    async def run() -> None:
+        jobs = [Job(text, "v", Item({}), text) for text in ("right", "refused", "broken", "sleep")]
+        judging = asyncio.create_task(dispatcher.judge(jobs, 0.5))
+        await asyncio.sleep(0.2)
+        seen.append(metrics.value(series.WORKERS_BUSY.name))
+        await judging
+
+    asyncio.run(run())
+    assert seen == [1.0]  # the one that sleeps
+    assert metrics.value(series.WORKERS_BUSY.name) == 0.0
+    assert metrics.value(series.VERDICTS.name, verifier="v", outcome="success") == 1.0
+    failures = {
+        reason: metrics.value(series.FAILURES.name, verifier="v", reason=reason)
+        for reason in ("unavailable", "broken", "deadline")
+    }
+    assert failures == {"unavailable": 1.0, "broken": 1.0, "deadline": 1.0}
+    assert metrics.value(series.SANDBOX_REFUSALS.name) == 1.0

@@ -35,10 +35,13 @@ from sdpo_megatron.judging.remote.replies import (
     UnknownItem,
     checked,
     json_of,
+    outcome_of,
     verdict_of,
 )
 from sdpo_megatron.judging.retry import delay_s, retried
 from sdpo_megatron.nouns import Verdict
+from sdpo_megatron.observability.board import Board
+from sdpo_megatron.observability.series import VERIFY_CLIENT_REQUESTS, VERIFY_CLIENT_SECONDS
 
 if TYPE_CHECKING:
     from sdpo_megatron.judging.config import JudgeConfig
@@ -66,6 +69,8 @@ class VerifierClient:
         seconds_at_most: SecondsAtMost = lambda verifier, item: 120.0,
         wait_s: float = 600.0,
         retries: int = 0,
+        failed: Callable[[], None] = lambda: None,
+        board: Board | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -75,15 +80,23 @@ class VerifierClient:
             seconds_at_most: For (verifier, item): seconds of judging, once a worker has it.
             wait_s: Seconds that one item may wait for a worker, in each try.
             retries: Tries after the first.
+            failed: Called after each try that infrastructure failed.
+            board: Shows requests by endpoint.
         """
         self._endpoints = Endpoints(endpoints)
         self._token, self._seconds_at_most = token, seconds_at_most
-        self._wait_s, self._retries = wait_s, retries
+        self._wait_s, self._retries, self._failed = wait_s, retries, failed
+        self._board = board or Board()
         self._session: aiohttp.ClientSession | None = None
         self._uploads: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     @classmethod
-    def of(cls, config: JudgeConfig) -> VerifierClient:
+    def of(
+        cls,
+        config: JudgeConfig,
+        failed: Callable[[], None] = lambda: None,
+        board: Board | None = None,
+    ) -> VerifierClient:
         """The client that a judge needs.
 
         Raises:
@@ -105,6 +118,8 @@ class VerifierClient:
             seconds_at_most=at_most,
             wait_s=config.wait_s,
             retries=config.retries,
+            failed=failed,
+            board=board,
         )
 
     async def __aenter__(self) -> Self:
@@ -146,7 +161,7 @@ class VerifierClient:
                         ) from error
                     await asyncio.sleep(pause_s)
 
-        return await retried(once, retries=self._retries)
+        return await retried(once, retries=self._retries, failed=self._failed)
 
     async def _ask(self, one: Mapping[str, str], item: Item, deadline_s: float) -> Verdict:
         """Ask the least busy endpoint; send it the item when it lacks that."""
@@ -191,23 +206,31 @@ class VerifierClient:
         """
         request = asyncio.create_task(self._exchange(endpoint.url + path, body, seconds))
         endpoint.outstanding += 1
+        started = time.monotonic()
         try:
             while not (await asyncio.wait({request}, timeout=SILENCE_S))[0]:
                 await self._sign_of_life(endpoint.url)
             reply = request.result()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             endpoint.failed()
+            self._count(endpoint, "failed", started)
             why = str(error) or type(error).__name__
             raise VerifierUnavailable(f"{endpoint.url}: {why}") from error
         finally:
             endpoint.outstanding -= 1
             request.cancel()
             await asyncio.gather(request, return_exceptions=True)
+        self._count(endpoint, outcome_of(reply.status), started)
         if reply.status >= 500:
             endpoint.failed()
             raise VerifierUnavailable(f"{endpoint.url}: HTTP {reply.status}")
         endpoint.succeeded()
         return checked(endpoint.url, reply)
+
+    def _count(self, endpoint: Endpoint, outcome: str, started: float) -> None:
+        seconds = time.monotonic() - started
+        self._board.add(VERIFY_CLIENT_REQUESTS.name, endpoint=endpoint.url, outcome=outcome)
+        self._board.observe(VERIFY_CLIENT_SECONDS.name, seconds, endpoint=endpoint.url)
 
     async def _exchange(self, url: str, body: bytes, seconds: float) -> Reply:
         assert self._session is not None

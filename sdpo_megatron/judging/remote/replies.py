@@ -34,6 +34,15 @@ class UnknownItem(Exception):
     """The service does not have the item."""
 
 
+def outcome_of(status: int) -> str:
+    """What an HTTP status means, as a metric names it."""
+    if status == 200:
+        return "answered"
+    if status == 429:
+        return "busy"
+    return "refused" if status < 500 else "failed"
+
+
 def checked(url: str, reply: Reply) -> Reply:
     """The reply, when it is one to a request that was understood and accepted.
 

@@ -33,7 +33,12 @@ from sdpo_megatron.judging.service.config import ServiceConfig
 from sdpo_megatron.judging.service.dispatcher import Dispatcher, Job
 from sdpo_megatron.judging.service.guard import Guard
 from sdpo_megatron.judging.service.item_cache import ItemCache
-from sdpo_megatron.judging.service.metrics import ServiceMetrics
+from sdpo_megatron.judging.service.metrics import (
+    ITEM_CACHE_BYTES,
+    QUEUE_LIMIT,
+    WORKERS,
+    ServiceMetrics,
+)
 from sdpo_megatron.judging.service.schema import (
     WITH_ITEM,
     WITH_NAME,
@@ -66,7 +71,8 @@ class State:
 
     def __init__(self, config: ServiceConfig) -> None:
         self.metrics = ServiceMetrics()
-        self.metrics.queue_size.set(config.queue_size)
+        self.metrics.set(QUEUE_LIMIT.name, config.queue_size)
+        self.metrics.set(WORKERS.name, config.workers)
         self.items = ItemCache(config.item_cache_mib * MEBIBYTE)
         self.admission = Admission(workers=config.workers, queue_size=config.queue_size)
         self.dispatcher: Dispatcher | None = None
@@ -90,6 +96,8 @@ def create_app(config: ServiceConfig, token: str | None) -> FastAPI:
             except SdpoError as error:  # uvicorn only logs it; `serve` raises it again
                 state.start_error = error
                 raise
+            if backend.layers is not None:
+                state.metrics.show_layers(backend.layers)
             state.dispatcher = Dispatcher(
                 backend, state.admission, workers=config.workers, metrics=state.metrics
             )
@@ -151,7 +159,7 @@ def _add_items(app: FastAPI, state: State, security: list[Any]) -> None:
             raise HTTPException(422, str(error)) from error
         except ValueError as error:
             raise HTTPException(413, str(error)) from error
-        state.metrics.items.set(state.items.size_bytes)
+        state.metrics.set(ITEM_CACHE_BYTES.name, state.items.size_bytes)
         return ItemName(sha256=name)
 
 

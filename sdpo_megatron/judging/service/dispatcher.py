@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sdpo_megatron.errors import ConfigError, VerifierUnavailable
+from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
 from sdpo_megatron.judging.backend import Backend
 from sdpo_megatron.judging.items import Item
 from sdpo_megatron.judging.retry import retried
+from sdpo_megatron.judging.service import metrics as series
 from sdpo_megatron.judging.service.admission import Admission
 from sdpo_megatron.judging.service.metrics import ServiceMetrics
 from sdpo_megatron.judging.wire import verdict_to_json
@@ -49,6 +50,7 @@ class Dispatcher:
     ) -> None:
         self._backend, self._admission, self._metrics = backend, admission, metrics
         self._slots = asyncio.Semaphore(workers)
+        self._num_busy = 0
 
     async def judge(self, jobs: Sequence[Job], deadline_s: float | None) -> list[str]:
         """One JSON object for each job, in order: its id, and its verdict or its failure.
@@ -59,7 +61,7 @@ class Dispatcher:
         known = [job.verifier for job in jobs if job.item is not None]
         if known:
             self._admission.admit(known, deadline_s)
-            self._metrics.queued.set(self._admission.num_accepted)
+            self._metrics.set(series.QUEUE_ITEMS.name, self._admission.num_accepted)
         end = None if deadline_s is None else time.monotonic() + deadline_s
         return list(await asyncio.gather(*(self._one(job, end) for job in jobs)))
 
@@ -70,7 +72,7 @@ class Dispatcher:
             outcome = await self._within_deadline(job.verifier, job.item, job.response, end)
         finally:
             self._admission.leave(job.verifier)
-            self._metrics.queued.set(self._admission.num_accepted)
+            self._metrics.set(series.QUEUE_ITEMS.name, self._admission.num_accepted)
         try:
             line = _written(job, outcome)
         except (ValueError, TypeError, RecursionError) as error:  # what a verifier put into details
@@ -89,14 +91,18 @@ class Dispatcher:
         except TimeoutError:
             return Failure("deadline", "the deadline passed before a worker was free")
         ticket = self._admission.begin(verifier)
+        self._busy(1)
         try:
-            self._metrics.wait_seconds.observe(time.monotonic() - waiting_since)
+            waited_s = time.monotonic() - waiting_since
+            self._metrics.observe(series.WAIT_SECONDS.name, waited_s)
             async with asyncio.timeout_at(_loop_time(end)):
                 return await self._judged(verifier, item, response)
         except TimeoutError:
             return Failure("deadline", "the deadline passed during the verification")
         finally:
-            self._metrics.seconds.labels(verifier).observe(self._admission.end(ticket))
+            seconds = self._admission.end(ticket)
+            self._metrics.observe(series.SECONDS.name, seconds, verifier=verifier)
+            self._busy(-1)
             self._slots.release()
 
     async def _judged(self, verifier: str, item: Item, response: str) -> Verdict | Failure:
@@ -104,6 +110,9 @@ class Dispatcher:
             return await retried(
                 lambda: self._backend.verify(verifier, item, response), retries=RETRIES
             )
+        except SandboxRefused as error:
+            self._metrics.add(series.SANDBOX_REFUSALS.name)
+            return Failure("unavailable", str(error))
         except VerifierUnavailable as error:
             return Failure("unavailable", str(error))
         except (BadItem, ConfigError) as error:
@@ -113,9 +122,13 @@ class Dispatcher:
 
     def _count(self, verifier: str, outcome: Verdict | Failure) -> None:
         if isinstance(outcome, Failure):
-            self._metrics.failures.labels(verifier, outcome.reason).inc()
+            self._metrics.add(series.FAILURES.name, verifier=verifier, reason=outcome.reason)
         else:
-            self._metrics.verdicts.labels(verifier, _label(outcome)).inc()
+            self._metrics.count(verifier, outcome)
+
+    def _busy(self, change: int) -> None:
+        self._num_busy += change
+        self._metrics.set(series.WORKERS_BUSY.name, self._num_busy)
 
 
 def _loop_time(end: float | None) -> float | None:
@@ -132,9 +145,3 @@ def _written(job: Job, outcome: Verdict | Failure) -> str:
     else:
         result["verdict"] = verdict_to_json(outcome)
     return json.dumps(result, allow_nan=False)
-
-
-def _label(verdict: Verdict) -> str:
-    if verdict.success:
-        return "success"
-    return "wrong" if verdict.format_ok else "unreadable"

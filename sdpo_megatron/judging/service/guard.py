@@ -11,7 +11,7 @@ import json
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sdpo_megatron.judging.service.metrics import ServiceMetrics
+from sdpo_megatron.judging.service.metrics import REQUESTS, ServiceMetrics
 
 GUARDED = "/v1/"  # health, metrics and the schema hold no answers
 
@@ -35,7 +35,7 @@ class Guard:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._metrics.requests.labels(str(message["status"])).inc()
+                self._metrics.add(REQUESTS.name, code=str(message["status"]))
             await send(message)
 
         await self._guarded(scope, receive, counted)
