@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants golden check format bench docs manifests cluster-test clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants golden check format bench docs manifests cluster-test monitoring monitoring-test clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
@@ -72,12 +72,18 @@ bench: setup  ## seconds by phase and tokens/s of a training step on this machin
 	@$(BIN)/python benchmarks/step.py $(ARGS)
 
 docs: setup  ## write the generated pages of docs anew
-	@$(BIN)/python -m sdpo_megatron.observability.metrics_page > docs/metrics.md
+	@$(BIN)/python -m sdpo_megatron.monitoring.metrics_page > docs/metrics.md
 	@$(BIN)/python -m sdpo_megatron.config.page > docs/settings.md
 	@$(BIN)/python -W ignore -m recipes.paper_page > docs/recipes-and-the-paper.md
 
 manifests: setup  ## write the renderings in k8s/ anew
 	@$(BIN)/python -m sdpo_megatron.rendering.committed
+RUNBOOKS ?= docs/runbooks
+monitoring: setup-dev  ## write k8s/monitoring anew from the declarations; links with RUNBOOKS=https://...
+	@$(BIN)/python -m sdpo_megatron.monitoring.files --runbooks $(RUNBOOKS) k8s/monitoring
+
+monitoring-test: setup-dev  ## a real Prometheus scrapes a real quickstart of 3 steps; every query is asked
+	@$(BIN)/python -m tests.monitoring.real_prometheus $(ARGS)
 
 clean:  ## remove caches and .venv; runs/ and models/ stay
 	rm -rf .venv .triton build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

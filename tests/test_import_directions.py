@@ -26,6 +26,7 @@ LEVELS = {
     "sdpo_megatron.config": 2,
     "sdpo_megatron.conf": 2,
     "sdpo_megatron.doctor": 2,
+    "sdpo_megatron.monitoring": 2,
     "sdpo_megatron.rollout": 3,
     "sdpo_megatron.actor": 3,
     "serving": 4,

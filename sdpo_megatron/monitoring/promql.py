@@ -1,7 +1,7 @@
 """PromQL made from declarations: a name or label that nothing exports is an error here.
 
-    select(series.ENGINE_UP, engine="engine-0")        sdpo_engine_up{engine="engine-0"}
-    of_step("teacher/gain_failed")                     sdpo_teacher_gain{attempts="failed"}
+select(series.ENGINE_UP, engine="engine-0")        sdpo_engine_up{engine="engine-0"}
+of_step("teacher/gain_failed")                     sdpo_teacher_gain{attempts="failed"}
 """
 
 from __future__ import annotations
@@ -9,7 +9,17 @@ from __future__ import annotations
 from sdpo_megatron.observability.metrics import BY_KEY, Metric
 from sdpo_megatron.observability.series import SERIES, Series
 
-__all__ = ["THIS_RUN", "bucket", "count", "joined", "mean", "of_step", "quantile", "select", "total"]
+__all__ = [
+    "THIS_RUN",
+    "bucket",
+    "count",
+    "joined",
+    "mean",
+    "of_step",
+    "quantile",
+    "select",
+    "total",
+]
 
 THIS_RUN = 'cluster=~"$cluster",run=~"$run"'
 """Matchers of what a dashboard's variables choose."""

@@ -1,4 +1,4 @@
-"""Recorded series: what is costly to ask, or asked in many places. Names are level:metric:operation.
+"""Recorded series: what is costly to ask, or asked in many places. Names: level:metric:operation.
 
 Model FLOPs utilisation needs the peak of a device, which no program exports: it is a table here,
 dense bfloat16 of the makers' data sheets. A model that is not in it has no utilisation, rather than

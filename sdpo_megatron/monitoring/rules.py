@@ -9,10 +9,11 @@ from sdpo_megatron.monitoring.recording import RECORDED
 
 __all__ = ["RUNBOOKS", "prometheus_rule", "rule_groups"]
 
-RUNBOOKS = "https://github.com/sdpo-megatron/sdpo-megatron/blob/main/docs/runbooks"
+RUNBOOKS = "docs/runbooks"
+"""Where the pages lie in the repository; `make monitoring RUNBOOKS=https://...` makes links."""
 
 
-def rule_groups() -> dict[str, Any]:
+def rule_groups(runbooks: str = RUNBOOKS) -> dict[str, Any]:
     """A rule file."""
     recorded = [
         {"record": rule.name, "expr": rule.expr} | ({"labels": rule.labels} if rule.labels else {})
@@ -21,22 +22,26 @@ def rule_groups() -> dict[str, Any]:
     return {
         "groups": [
             {"name": "sdpo.recorded", "interval": "1m", "rules": recorded},
-            {"name": "sdpo.alerts", "interval": "30s", "rules": [_rule(a) for a in ALERTS]},
+            {
+                "name": "sdpo.alerts",
+                "interval": "30s",
+                "rules": [_rule(a, runbooks) for a in ALERTS],
+            },
         ]
     }
 
 
-def prometheus_rule() -> dict[str, Any]:
+def prometheus_rule(runbooks: str = RUNBOOKS) -> dict[str, Any]:
     """The same for the operator."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": "sdpo", "labels": {"app.kubernetes.io/name": "sdpo-megatron"}},
-        "spec": rule_groups(),
+        "spec": rule_groups(runbooks),
     }
 
 
-def _rule(alert: Alert) -> dict[str, Any]:
+def _rule(alert: Alert, runbooks: str) -> dict[str, Any]:
     return {
         "alert": alert.name,
         "expr": alert.expr,
@@ -45,6 +50,6 @@ def _rule(alert: Alert) -> dict[str, Any]:
         "annotations": {
             "summary": alert.summary,
             "description": alert.description,
-            "runbook_url": f"{RUNBOOKS}/{alert.name}.md",
+            "runbook_url": f"{runbooks}/{alert.name}.md",
         },
     }

@@ -14,7 +14,7 @@ RUNNING = Series("sglang:num_running_reqs", "gauge", "requests", "Requests that 
 QUEUED = Series("sglang:num_queue_reqs", "gauge", "requests", "Requests that wait")
 TOKEN_USAGE = Series("sglang:token_usage", "gauge", "ratio", "Key-value cache in use")
 THROUGHPUT = Series("sglang:gen_throughput", "gauge", "tokens/s", "Tokens decoded a second")
-CACHE_HITS = Series("sglang:cache_hit_rate", "gauge", "ratio", "Prompt tokens found in the prefix cache")
+CACHE_HITS = Series("sglang:cache_hit_rate", "gauge", "ratio", "Prompt tokens found cached")
 # fmt: on
 
 SGLANG: tuple[Series, ...] = tuple(v for v in list(vars().values()) if isinstance(v, Series))

@@ -17,7 +17,6 @@ from sdpo_megatron.observability.metrics import (
     UndeclaredMetric,
     reconcile,
 )
-from sdpo_megatron.observability.metrics_page import render
 from sdpo_megatron.observability.series import SERIES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -108,10 +107,3 @@ def test_every_key_that_the_source_writes_is_declared() -> None:
             ):
                 undeclared.append(f"{file.relative_to(REPOSITORY)}:{node.lineno}: {node.value}")
     assert undeclared == []
-
-
-def test_the_page_is_what_the_declarations_say() -> None:
-    page = (REPOSITORY / "docs" / "metrics.md").read_text()
-    assert page == render(), "docs/metrics.md is out of date: run `make docs`"
-    for key in BY_KEY:
-        assert f"| `{key}` |" in page

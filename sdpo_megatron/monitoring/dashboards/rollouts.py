@@ -1,0 +1,56 @@
+"""Sampling, the engines, and hot swaps."""
+
+from __future__ import annotations
+
+from sdpo_megatron.monitoring import sglang
+from sdpo_megatron.monitoring.dashboards.shared import RATE, rate
+from sdpo_megatron.monitoring.panel import Curve, Dashboard, Panel, Row, step
+from sdpo_megatron.monitoring.promql import THIS_RUN, bucket, mean, quantile, select
+from sdpo_megatron.observability import series
+
+# fmt: off
+_SAMPLING = Row("How fast does it sample?", (
+    Panel(title="Sampled tokens", help="A second. From metrics.jsonl: of the seconds of sampling alone.", unit="tokens/s", bounds=(0, None),
+          curves=(Curve(rate(select(series.ROLLOUT_TOKENS, THIS_RUN)), "sampled", "rollout/tokens_per_s"),)),
+    Panel(title="Attempts", help="Judged, by how they ended and whether they solved their question.", unit="items/s", stacked=True, bounds=(0, None),
+          curves=(Curve(f"sum by (finish, solved) ({rate(select(series.ATTEMPTS, THIS_RUN))})", "{{finish}}, solved: {{solved}}"),)),
+    Panel(title="Sampled and dropped", help="Attempts of a step, and those lost to infrastructure.", unit="items", bounds=(0, None),
+          curves=(step("rollout/attempts", "sampled"), step("rollout/dropped_attempts", "dropped"))),
+    Panel(title="In flight", help="Attempts of the step that are not judged yet, and requests at each engine.", unit="items", bounds=(0, None),
+          curves=(Curve(select(series.ATTEMPTS_IN_FLIGHT, THIS_RUN), "attempts"), Curve(select(series.ENGINE_REQUESTS_IN_FLIGHT, THIS_RUN), "{{engine}}"))),
+    Panel(title="Staleness", help="Policy versions between an attempt's oldest token and its training; 0 on-policy.", unit="version", kind="heatmap",
+          curves=(Curve(f"sum by (le) (increase({bucket(series.ATTEMPT_STALENESS_VERSIONS, THIS_RUN)}[{RATE}]))", "{{le}}"),)),
+    Panel(title="Worst staleness", help="Of the step.", unit="version", bounds=(0, None), curves=(step("rollout/staleness_max", "worst token"),)),
+))
+_ENGINES = Row("Are the engines well?", (
+    Panel(title="In the pool", help="1 while an engine takes requests.", unit="1", kind="state-timeline", curves=(Curve(select(series.ENGINE_UP, THIS_RUN), "{{engine}}"),), width=12),
+    Panel(title="Policy version", help="Of each engine, and of the trainer. They are equal but for the seconds of a swap.", unit="version", width=12,
+          curves=(Curve(select(series.ENGINE_POLICY_VERSION, THIS_RUN), "{{engine}}"), step("policy/version", "trainer"))),
+    Panel(title="Left and came back", help="Times that an engine left the pool, by reason, and came back.", unit="items", bounds=(0, None),
+          curves=(Curve(f"increase({select(series.ENGINE_EXITS, THIS_RUN)}[{RATE}])", "{{engine}} out: {{reason}}"), Curve(f"increase({select(series.ENGINE_REJOINS, THIS_RUN)}[{RATE}])", "{{engine}} back"))),
+    Panel(title="Restarts", help="Engines restarted in the step.", unit="items", bounds=(0, None), curves=(step("engine/restarts", "restarts"),)),
+))
+_SWAPS = Row("Do hot swaps work?", (
+    Panel(title="Seconds of a swap", help="Mean of one engine, by stage.", unit="s", stacked=True, bounds=(0, None),
+          curves=(Curve(mean(series.SWAP_SECONDS, RATE, THIS_RUN, by="stage"), "{{stage}}"),)),
+    Panel(title="The slowest swaps", help="95th percentile by stage.", unit="s", bounds=(0, None),
+          curves=(Curve(quantile(0.95, series.SWAP_SECONDS, RATE, THIS_RUN, by="stage"), "{{stage}}"),)),
+    Panel(title="Publishing", help="Seconds that a step spends on bringing new weights to the engines, export included.", unit="s", bounds=(0, None), curves=(step("time/publish_s", "publish"),)),
+    Panel(title="Failures", help="Swaps that an engine did not take.", unit="items", bounds=(0, None),
+          curves=(Curve(f"increase({select(series.SWAP_FAILURES, THIS_RUN)}[{RATE}])", "{{engine}}"),)),
+))
+_SGLANG = Row("What does SGLang say?", (
+    Panel(title="Requests", help="Decoded now, and waiting. Of SGLang's own page.", unit="items", bounds=(0, None),
+          curves=(Curve(select(sglang.RUNNING, THIS_RUN), "{{instance}} running"), Curve(select(sglang.QUEUED, THIS_RUN), "{{instance}} waiting"))),
+    Panel(title="Decoding", help="Tokens a second of each engine.", unit="tokens/s", bounds=(0, None), curves=(Curve(select(sglang.THROUGHPUT, THIS_RUN), "{{instance}}"),)),
+    Panel(title="Caches", help="Key-value cache in use, and prompt tokens found in the prefix cache.", unit="ratio", bounds=(0, 1),
+          curves=(Curve(select(sglang.TOKEN_USAGE, THIS_RUN), "{{instance}} in use"), Curve(select(sglang.CACHE_HITS, THIS_RUN), "{{instance}} hits"))),
+))
+# fmt: on
+
+ROLLOUTS = Dashboard(
+    uid="sdpo-rollouts",
+    title="SDPO / Rollouts and hot swap",
+    help="How fast does it sample, are the engines well, do swaps work?",
+    rows=(_SAMPLING, _ENGINES, _SWAPS, _SGLANG),
+)
