@@ -26,6 +26,7 @@ examples:
   sdpo train --config FILE                   train as a file of `sdpo config` says
   sdpo config experiment=quickstart          print the resolved configuration, start nothing
   sdpo render k8s experiment=quickstart      manifests for kubectl apply -f -
+  sdpo dashboard runs/quickstart-...         plots of a run, live or finished, in the browser
   sdpo export runs/quickstart-... out/       write a Hugging Face checkpoint of the newest weights
   sdpo verify serve --help                   verifiers as a service, or over files (batch)
   sdpo doctor                                what is installed, what is missing, how to get it
@@ -159,6 +160,13 @@ def _verify(arguments: Sequence[str]) -> int:
     return verify(list(arguments))
 
 
+def _dashboard(arguments: Sequence[str]) -> int:
+    """plots of a run, in a browser"""
+    from sdpo_megatron.monitoring.local.server import main as dashboard
+
+    return dashboard(arguments)
+
+
 def _doctor(arguments: Sequence[str]) -> int:
     """what is installed and what is missing"""
     from sdpo_megatron.doctor import main as doctor
@@ -173,6 +181,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "render": _render,
     "export": _export,
     "verify": _verify,
+    "dashboard": _dashboard,
     "doctor": _doctor,
 }
 

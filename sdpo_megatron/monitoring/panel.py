@@ -35,6 +35,8 @@ class Curve:
     def __post_init__(self) -> None:
         if self.key and self.key not in BY_KEY:
             raise ValueError(f"no metric of a step has the key {self.key!r}")
+        if self.key and "{{" in self.legend:
+            raise ValueError(f"{self.key}: a step has no labels that could fill in {self.legend!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from typing import Any
 from sdpo_megatron.files import clear_drafts, write_whole
 from sdpo_megatron.nouns import StepReport
 
-__all__ = ["RunFolder", "versions"]
+__all__ = ["RunFolder", "read_reports", "versions"]
 
 _PACKAGES = (
     "sdpo-megatron", "torch", "megatron-core", "sglang", "transformers", "tokenizers", "numpy",
@@ -79,7 +79,7 @@ class RunFolder:
 
     def reports(self) -> list[StepReport]:
         """Every whole line of metrics.jsonl; a last line that a kill has torn is left out."""
-        return [_report(record) for record, _ in self._records()]
+        return read_reports(self.metrics_file)
 
     def resume_at(self, step: int) -> int:
         """Drops the lines of `step` and later, and a torn last one: the run will write them anew.
@@ -91,24 +91,34 @@ class RunFolder:
             How many whole lines were dropped.
         """
         self.may_write()
-        records = list(self._records())
+        records = list(_records(self.metrics_file))
         kept = [line for record, line in records if record["step"] < step]
         if self.metrics_file.exists():
             write_whole(self.metrics_file, "".join(line + "\n" for line in kept))
         return len(records) - len(kept)
 
-    def _records(self) -> Iterator[tuple[dict[str, Any], str]]:
-        if not self.metrics_file.exists():
-            return
-        lines = self.metrics_file.read_text().split("\n")
-        for number, line in enumerate(lines[:-1], start=1):  # what follows the last "\n" is torn
-            try:
-                yield json.loads(line), line
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{self.metrics_file}:{number}: not JSON ({error}); the file was changed by "
-                    "something else. Delete that line to go on."
-                ) from error
+
+def read_reports(metrics_file: Path) -> list[StepReport]:
+    """The steps in a metrics.jsonl, which a run may be writing; a torn last line is left out.
+
+    Raises:
+        ValueError: A line is not JSON.
+    """
+    return [_report(record) for record, _ in _records(metrics_file)]
+
+
+def _records(metrics_file: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    if not metrics_file.exists():
+        return
+    lines = metrics_file.read_text().split("\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last "\n" is torn
+        try:
+            yield json.loads(line), line
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{metrics_file}:{number}: not JSON ({error}); the file was changed by "
+                "something else. Delete that line to go on."
+            ) from error
 
 
 def versions() -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from sdpo_megatron.monitoring.dashboards.shared import RATE, SUCCESS
 from sdpo_megatron.monitoring.panel import Curve, Dashboard, Panel, Row, step
-from sdpo_megatron.monitoring.promql import THIS_RUN, bucket, select, series_of
+from sdpo_megatron.monitoring.promql import THIS_RUN, bucket
 from sdpo_megatron.observability import series
-from sdpo_megatron.observability.metrics import BY_KEY
 
 # fmt: off
 _POLICY = Row("What does the policy do?", (
@@ -58,7 +57,7 @@ _OPTIMISER = Row("Is the optimiser well?", (
           curves=(step("importance/clipped_fraction", "weights"), step("ratio/clipped_fraction", "ratios"))),
     Panel(title="Trained tokens", help="Response tokens with a weight in the loss.", unit="tokens", bounds=(0, None), curves=(step("train/tokens", "tokens"),)),
     Panel(title="Steps skipped", help="Optimiser steps not taken because nothing could be learnt, by reason.", unit="items", bounds=(0, None),
-          curves=(Curve(f"increase({select(series_of(BY_KEY['skipped/no_teacher']), THIS_RUN)}[{RATE}])", "{{reason}}", "train/skipped_steps"),)),
+          curves=tuple(step(f"skipped/{reason}", reason) for reason in ("no_attempts", "no_teacher", "no_advantage", "no_signal"))),
     Panel(title="Policy version", help="That the engines serve after the step.", unit="version", curves=(step("policy/version", "version"),)),
 ))
 # fmt: on

@@ -12,7 +12,7 @@ from sdpo_megatron.observability import series
 _LOOP = Row("What does the loop see?", (
     Panel(title="Seconds of judging", help="Summed over the attempts of a step; it overlaps with sampling.", unit="s", bounds=(0, None), curves=(step("time/verify_s", "judging"),)),
     Panel(title="Failures of infrastructure", help="Tries that failed; they are tried again and never count as wrong. After the last one the attempt is dropped.", unit="items", bounds=(0, None),
-          curves=(Curve(f"increase({select(series.VERIFY_INFRASTRUCTURE_FAILURES, THIS_RUN)}[{RATE}])", "{{where}}", "verify/infrastructure_failures"), step("rollout/dropped_attempts", "attempts dropped"))),
+          curves=(Curve(f"sum(increase({select(series.VERIFY_INFRASTRUCTURE_FAILURES, THIS_RUN)}[{RATE}]))", "failed tries", "verify/infrastructure_failures"), step("rollout/dropped_attempts", "attempts dropped"))),
     Panel(title="Requests to services", help="To verifier services, by outcome. Busy: no worker in time.", unit="items/s", stacked=True, bounds=(0, None),
           curves=(Curve(f"sum by (outcome) ({rate(select(series.VERIFY_CLIENT_REQUESTS, THIS_RUN))})", "{{outcome}}"),)),
     Panel(title="By endpoint", help="Requests that were not answered, by endpoint.", unit="items/s", bounds=(0, None),

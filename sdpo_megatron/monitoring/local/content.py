@@ -1,0 +1,100 @@
+"""What the page shows: the panels that a run folder can answer, and its steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.monitoring.dashboards import DASHBOARDS
+from sdpo_megatron.monitoring.panel import Curve, Panel
+from sdpo_megatron.observability.run_folder import read_reports
+
+__all__ = ["data", "page"]
+
+_FOLDER = Path(__file__).parent / "page"
+
+
+def page(run: Path) -> str:
+    """The whole page, steps included: it needs nothing but itself.
+
+    Raises:
+        ConfigError: `run` is no run folder.
+    """
+    parts = {
+        "STYLE": _read("uplot/uPlot.min.css") + _read("page.css"),
+        "PLOTS": _read("uplot/uPlot.iife.min.js"),
+        "SCRIPT": _read("page.js"),
+        "CONTENT": _inside_script({"dashboards": _dashboards(), "data": data(run)}),
+        "LICENCE": _read("uplot/LICENSE").strip(),
+    }
+    text = _read("page.html")
+    for name, part in parts.items():
+        text = text.replace(f"<!--{name}-->", part)
+    return text
+
+
+def data(run: Path) -> dict[str, Any]:
+    """The run's name, and each metric of its steps: a list with null where there is no value.
+
+    Raises:
+        ConfigError: `run` is no run folder, or its metrics.jsonl cannot be read.
+    """
+    if not (run / "config.yaml").is_file() and not (run / "metrics.jsonl").is_file():
+        raise ConfigError(f"{run} is no run folder: it has neither config.yaml nor metrics.jsonl")
+    try:
+        reports = read_reports(run / "metrics.jsonl")
+    except (ValueError, KeyError) as error:
+        raise ConfigError(str(error)) from error
+    keys = sorted(_keys())
+    values = {key: [_known(r.metrics.get(key, math.nan)) for r in reports] for key in keys}
+    return {
+        "run": run.resolve().name,
+        "steps": [report.step for report in reports],
+        "values": {
+            key: found for key, found in values.items() if any(v is not None for v in found)
+        },
+    }
+
+
+def _dashboards() -> list[dict[str, Any]]:
+    """The panels of which metrics.jsonl has a curve, in their rows."""
+    pages = []
+    for dashboard in DASHBOARDS:
+        rows = [
+            (row.title, [_plain(p) for p in row.panels if _of_steps(p)]) for row in dashboard.rows
+        ]
+        shown = [{"title": title, "panels": panels} for title, panels in rows if panels]
+        pages.append({"title": dashboard.title.removeprefix("SDPO / "), "rows": shown})
+    return pages
+
+
+def _of_steps(panel: Panel) -> list[Curve]:
+    return [curve for curve in panel.curves if curve.key]
+
+
+def _plain(panel: Panel) -> dict[str, Any]:
+    curves = [{"key": curve.key, "legend": curve.legend} for curve in _of_steps(panel)]
+    return {
+        "title": panel.title, "help": panel.help, "unit": panel.unit, "stacked": panel.stacked,
+        "logarithmic": panel.logarithmic, "bounds": panel.bounds, "curves": curves,
+    }  # fmt: skip
+
+
+def _keys() -> set[str]:
+    return {c.key for page in DASHBOARDS for panel in page.panels for c in _of_steps(panel)}
+
+
+def _known(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _inside_script(value: Any) -> str:
+    """JSON that ends no script element, whatever a run is called."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
