@@ -1,6 +1,6 @@
 """A real Prometheus beside a real run: what every query of ours is answered.
 
-    python -m tests.monitoring.real_prometheus        the quickstart, three steps (make monitoring-test)
+    python -m tests.monitoring.real_prometheus      three steps of the quickstart
 
 The slow test does the same with a tiny random model. Verifiers are a service of their own here, so
 that all three kinds of targets are scraped.
@@ -78,8 +78,8 @@ class Answers:
 class Prometheus:
     """A running Prometheus."""
 
-    def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, trust_env=False, timeout=60.0)
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
 
     def ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -114,8 +114,9 @@ def prometheus(folder: Path, targets: dict[str, str]) -> Iterator[Prometheus]:
     command += [f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60.0)
     try:
-        client = Prometheus(f"http://127.0.0.1:{port}")
+        client = Prometheus(http)
         end = time.monotonic() + 60
         while not client.ready():
             assert process.poll() is None, (folder / "prometheus.log").read_text()
@@ -123,6 +124,7 @@ def prometheus(folder: Path, targets: dict[str, str]) -> Iterator[Prometheus]:
             time.sleep(0.2)
         yield client
     finally:
+        http.close()
         process.terminate()
         process.wait(timeout=30)
 

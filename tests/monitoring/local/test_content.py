@@ -76,10 +76,10 @@ def test_a_run_before_its_first_step(tmp_path: Path) -> None:
 
 
 def test_wrong_folders_are_named(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(ConfigError, match="is no run folder: it has neither config.yaml nor"):
+    with pytest.raises(ConfigError, match=r"is no run folder: it has neither config\.yaml nor"):
         main([str(tmp_path), "--no-browser"])
     (run / "metrics.jsonl").write_text("nonsense\n")
-    with pytest.raises(ConfigError, match=r"metrics.jsonl:1: not JSON"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl:1: not JSON"):
         data(run)
 
 
