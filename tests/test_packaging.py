@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 REPOSITORY = Path(__file__).parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -60,8 +61,8 @@ def test_this_environment_is_the_lock() -> None:
     """What all other tests say, they say of the pinned versions."""
     other = {}
     for name, version in LOCKED.items():
-        installed = importlib.metadata.version(name).split("+")[0]
-        if installed != version:
+        installed = Version(importlib.metadata.version(name)).public
+        if installed != Version(version).public:
             other[name] = (installed, version)
     assert other == {}
 

@@ -88,6 +88,10 @@ class Runtime:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
+    def device_memory_bytes(self) -> int:
+        """Bytes that a CUDA device has."""
+        return int(torch.cuda.mem_get_info()[1])
+
     def peak_memory_bytes(self) -> int:
         """The most that `memory_bytes` has been (on CUDA, since torch's counter was reset)."""
         if not self.is_cpu:

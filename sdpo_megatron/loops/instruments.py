@@ -36,8 +36,7 @@ def describe_run(board: Board, config: TrainConfig, runtime: Runtime) -> None:
         board.set("sdpo_devices", engine.num_engines * engine.tp, role="engine", model=device)
     board.set("sdpo_memory_limit_bytes", processes.limit_bytes())
     if not runtime.is_cpu:
-        _, total = torch.cuda.mem_get_info()
-        board.set("sdpo_device_memory_bytes", total)
+        board.set("sdpo_device_memory_bytes", runtime.device_memory_bytes())
 
 
 def show_volume(board: Board, folder: Path) -> None:

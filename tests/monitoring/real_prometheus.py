@@ -46,6 +46,8 @@ NEEDS = {
     "ALERTS": "an alert that fires",
     "sdpo_device_memory_bytes": "a GPU",
     "run:sdpo_model_flops_utilisation:ratio1h": "a GPU whose peak is known",
+    "sdpo_validation_success_ratio": "held-out questions",
+    "sdpo_validation_best_of_n_ratio": "held-out questions",
     "sdpo_train_policy_loss": "an objective with a policy gradient",
     "sdpo_train_anchor_kl": "an objective with an anchor",
 }
@@ -88,7 +90,7 @@ class Prometheus:
 
     def over(self, expr: str, start: float, end: float) -> list[dict[str, Any]]:
         """The series that an expression had between two times."""
-        asked = {"query": expr, "start": start, "end": end, "step": 2}
+        asked = {"query": expr, "start": start, "end": end, "step": 1}
         reply = self._http.get("/api/v1/query_range", params=asked)
         assert reply.status_code == 200, f"{expr}: {reply.text}"
         found: list[dict[str, Any]] = reply.json()["data"]["result"]

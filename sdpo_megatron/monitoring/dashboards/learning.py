@@ -19,6 +19,8 @@ _POLICY = Row("What does the policy do?", (
           curves=(Curve(f"sum by (le) (increase({bucket(series.ATTEMPT_RESPONSE_TOKENS, THIS_RUN)}[{RATE}]))", "{{le}}"),)),
     Panel(title="Form", help="Attempts cut at the length limit, and attempts that an answer could be read from.", unit="ratio", bounds=(0, 1),
           curves=(step("rollout/truncated_fraction", "truncated"), step("rollout/format_ok_fraction", "readable"))),
+    Panel(title="Validation", help="Held-out questions: attempts that solve theirs, and questions that one of their n attempts solves. Absent where none are held out.", unit="ratio", bounds=(0, 1),
+          curves=(step("validation/success_rate", "attempts (avg@n)"), step("validation/best_of_n", "questions (best@n)"))),
     Panel(title="Groups", help="Groups with both successes and failures: only these teach by siblings or advantages.", unit="ratio", bounds=(0, 1),
           curves=(step("groups/mixed_fraction", "mixed"),)),
     Panel(title="What the teacher is shown", help="Attempts whose teacher prompt holds a sibling's solution, feedback, or that have no teacher at all.", unit="ratio", bounds=(0, 1),
