@@ -24,7 +24,7 @@ def test_every_expression_is_answered_and_a_healthy_run_raises_no_alert(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     # Steps of several seconds, so that each is scraped.
-    longer = ("rollout.sampling.max_new_tokens=100", "rollout.sampling.num_attempts=6")
+    longer = ("rollout.sampling.max_new_tokens=20", "rollout.sampling.num_attempts=24")
     overrides = runs.overrides(tiny_llama, tmp_path / "run", *longer)
     answers = watch(tmp_path, overrides, ["code", "tests.loops.parity:EvenLength"])
     assert answers.up == {"trainer": 1.0, "engine": 1.0, "verifier": 1.0}

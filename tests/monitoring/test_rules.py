@@ -118,12 +118,13 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_before_step_1_nothing_fires(tmp_path: Path) -> None:
-    quiet = [
-        _unit_test(Case(alert.name, "before step 1", at, STARTING, fires=False))
-        for alert in ALERTS
+    test = _unit_test(Case(ALERTS[0].name, "before step 1", "1m", STARTING, fires=False))
+    test["alert_rule_test"] = [
+        {"eval_time": at, "alertname": alert.name, "exp_alerts": []}
         for at in ("1m", "20m", "200m")
+        for alert in ALERTS
     ]
-    _write_tests(tmp_path, quiet)
+    _write_tests(tmp_path, [test])
     promtool("test", "rules", "tests.yaml", folder=tmp_path)
 
 
