@@ -159,23 +159,21 @@ def test_a_batch_with_nothing_to_learn_moves_neither_weights_nor_teacher(
 def test_operations_are_those_of_the_passes(model: str, found: dict[str, Any]) -> None:
     spec = ModelSpec.from_folder(model)
 
-    def one_pass(prompt: str, samples: list[TrainSample]) -> float:
-        return sum(
-            forward_flops(
-                spec, len(getattr(s, prompt)) + len(s.response_ids) - 1, len(s.response_ids)
-            )
-            for s in samples
-        )
+    def one_pass(samples: list[TrainSample], teacher: bool = False) -> float:
+        total = 0.0
+        for s in samples:
+            prompt = (teacher and s.teacher_prompt_ids) or s.prompt_ids
+            total += forward_flops(spec, len(prompt) + len(s.response_ids) - 1, len(s.response_ids))
+        return total
 
     for batch in range(BATCHES):
-        trained = [s for s in samples_of(batch) if s.policy_weight]
+        # A sample with any weight is read, whether or not this objective asks for that weight.
+        read = [s for s in samples_of(batch) if s.distill_weight or s.policy_weight]
         got = found["GRPO, one step a batch"][batch]["train/flops"]
-        assert got == pytest.approx(3 * one_pass("prompt_ids", trained))
-        taught = [s for s in samples_of(batch) if s.teacher_prompt_ids]
-        scored = one_pass("prompt_ids", samples_of(batch))
+        assert got == pytest.approx(3 * one_pass(read))
+        scored = one_pass(samples_of(batch))  # log pi_old, before the first of two steps
         got = found[AVERAGE_BY_BATCH][batch]["train/flops"]
-        expected = 3 * one_pass("prompt_ids", taught) + one_pass("teacher_prompt_ids", taught)
-        assert got == pytest.approx(expected + scored)
+        assert got == pytest.approx(3 * one_pass(read) + one_pass(read, teacher=True) + scored)
 
 
 def test_a_teacher_that_reads_what_the_student_reads_agrees_with_it(found: dict[str, Any]) -> None:
