@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sdpo_megatron.observability.series import Series
 
-__all__ = ["SGLANG"]
+__all__ = ["SGLANG", "asked"]
 
 # fmt: off
 RUNNING = Series("sglang:num_running_reqs", "gauge", "requests", "Requests that are decoded now")
@@ -19,3 +19,10 @@ CACHE_HITS = Series("sglang:cache_hit_rate", "gauge", "ratio", "Prompt tokens fo
 
 SGLANG: tuple[Series, ...] = tuple(v for v in list(vars().values()) if isinstance(v, Series))
 """Seen in SGLang 0.5.23."""
+
+
+def asked(series: Series, where: str) -> str:
+    """A selector of one of them. A Prometheus that takes names in UTF-8 is given them as they are;
+    for an older one (2.42, say) SGLang's page writes an underscore for the colon.
+    """
+    return f'{{__name__=~"{series.name.replace(":", "[:_]")}",{where}}}'

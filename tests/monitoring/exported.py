@@ -69,10 +69,11 @@ def strangers(expr: str) -> list[str]:
     """What an expression asks for that nothing exports; and at least one name is asked for."""
     wrong = []
     for selector in selectors(plain(expr)):
-        known = LABELS.get(selector.name)
+        asked = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
+        name = selector.name or asked.pop("__name__", "").replace("[:_]", ":")  # SGLang's
+        known = LABELS.get(name)
         if known is None:
-            wrong.append(selector.name)
+            wrong.append(name)
             continue
-        asked = {matcher.name for matcher in selector.matchers.matchers}
-        wrong += [f"{selector.name}: {label}" for label in sorted(asked - known)]
+        wrong += [f"{name}: {label}" for label in sorted(asked.keys() - known)]
     return wrong

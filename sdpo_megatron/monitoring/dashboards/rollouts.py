@@ -41,10 +41,10 @@ _SWAPS = Row("Do hot swaps work?", (
 ))
 _SGLANG = Row("What does SGLang say?", (
     Panel(title="Requests", help="Decoded now, and waiting. Of SGLang's own page.", unit="items", bounds=(0, None),
-          curves=(Curve(select(sglang.RUNNING, THIS_RUN), "{{instance}} running"), Curve(select(sglang.QUEUED, THIS_RUN), "{{instance}} waiting"))),
-    Panel(title="Decoding", help="Tokens a second of each engine.", unit="tokens/s", bounds=(0, None), curves=(Curve(select(sglang.THROUGHPUT, THIS_RUN), "{{instance}}"),)),
+          curves=(Curve(sglang.asked(sglang.RUNNING, THIS_RUN), "{{instance}} running"), Curve(sglang.asked(sglang.QUEUED, THIS_RUN), "{{instance}} waiting"))),
+    Panel(title="Decoding", help="Tokens a second of each engine.", unit="tokens/s", bounds=(0, None), curves=(Curve(sglang.asked(sglang.THROUGHPUT, THIS_RUN), "{{instance}}"),)),
     Panel(title="Caches", help="Key-value cache in use, and prompt tokens found in the prefix cache.", unit="ratio", bounds=(0, 1),
-          curves=(Curve(select(sglang.TOKEN_USAGE, THIS_RUN), "{{instance}} in use"), Curve(select(sglang.CACHE_HITS, THIS_RUN), "{{instance}} hits"))),
+          curves=(Curve(sglang.asked(sglang.TOKEN_USAGE, THIS_RUN), "{{instance}} in use"), Curve(sglang.asked(sglang.CACHE_HITS, THIS_RUN), "{{instance}} hits"))),
 ))
 # fmt: on
 
