@@ -71,7 +71,7 @@ class Answers:
     failing_rules: tuple[str, ...]
     """Rules that Prometheus could not evaluate."""
     firing: tuple[str, ...]
-    """Alerts that fired or were about to."""
+    """Alerts that fire. (Targets that are gone with the run are pending.)"""
     up: dict[str, float]
     """The most that `up` was, by component."""
     num_queries: int
@@ -198,7 +198,7 @@ def _ask(found: Prometheus, start: float, end: float) -> Answers:
         silent=tuple(e for e, given in answered.items() if not given and not _excused(e)),
         excused_wrongly=tuple(wrongly),
         failing_rules=tuple(r["name"] for r in found.rules() if r["health"] != "ok"),
-        firing=tuple(r["name"] for r in found.rules() if r.get("alerts")),
+        firing=tuple(r["name"] for r in found.rules() if r.get("state") == "firing"),
         up={s["metric"]["component"]: max(float(v) for _, v in s["values"]) for s in up},
         num_queries=len(expressions),
     )
