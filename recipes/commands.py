@@ -16,8 +16,7 @@ from pathlib import Path
 import nemo_run as run
 
 from recipes import experiments
-from recipes.executors import local
-from recipes.experiments import Subset
+from recipes.experiments import BaselineTask, Subset
 from recipes.hardware import GpuName, Machines
 from recipes.kubernetes import write_manifests
 from recipes.launching import launch
@@ -26,6 +25,7 @@ from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import SdpoError
 
 NAMESPACE = "sdpo"
+_NONE: list[str] = []  # never changed
 
 
 def _go(
@@ -44,7 +44,7 @@ def _go(
         else:
             code = launch(
                 config,
-                ctx.executor or local(),
+                ctx.executor or run.LocalExecutor(packager=run.Packager()),
                 nodes=place.nodes if place else 1,
                 engine_nodes=place.engine_nodes if place else 0,
                 dryrun=ctx.dryrun,
@@ -57,6 +57,158 @@ def _go(
 
 
 @run.cli.entrypoint(namespace=NAMESPACE, type="experiment")
-def quickstart(ctx: run.cli.RunContext, overrides: list[str] = [], manifests: str = "") -> None:  # noqa: B006
+def quickstart(ctx: run.cli.RunContext, overrides: list[str] = _NONE, manifests: str = "") -> None:
     """SmolLM2-135M on four HumanEval problems, without a GPU."""
     _go(ctx, lambda: experiments.quickstart(overrides), None, manifests)
+
+
+@run.cli.entrypoint(namespace=NAMESPACE, type="experiment")
+def livecodebench(
+    ctx: run.cli.RunContext,
+    model_path: str,
+    task_path: str,
+    model: ModelName = "qwen3-8b",
+    gpu: GpuName = "h100",
+    nodes: int = 1,
+    engine_nodes: int = 0,
+    overrides: list[str] = _NONE,
+    manifests: str = "",
+) -> None:
+    """SDPO with rich feedback on LiveCodeBench v6."""
+    machines = _machines(gpu, nodes, engine_nodes)
+    _go(
+        ctx,
+        lambda: experiments.livecodebench(
+            model=model,
+            model_path=model_path,
+            task_path=task_path,
+            machines=machines(),
+            overrides=overrides,
+        ),
+        machines,
+        manifests,
+    )
+
+
+@run.cli.entrypoint(namespace=NAMESPACE, type="experiment")
+def science(
+    ctx: run.cli.RunContext,
+    model_path: str,
+    task_path: str,
+    subset: Subset = "chemistry",
+    model: ModelName = "qwen3-8b",
+    gpu: GpuName = "h100",
+    nodes: int = 1,
+    engine_nodes: int = 0,
+    overrides: list[str] = _NONE,
+    manifests: str = "",
+) -> None:
+    """SDPO without rich feedback on a subject of SciKnowEval."""
+    machines = _machines(gpu, nodes, engine_nodes)
+    _go(
+        ctx,
+        lambda: experiments.science(
+            model=model,
+            model_path=model_path,
+            task_path=task_path,
+            subset=subset,
+            machines=machines(),
+            overrides=overrides,
+        ),
+        machines,
+        manifests,
+    )
+
+
+@run.cli.entrypoint(namespace=NAMESPACE, type="experiment")
+def tool_use(
+    ctx: run.cli.RunContext,
+    model_path: str,
+    task_path: str,
+    model: ModelName = "qwen3-8b",
+    gpu: GpuName = "h100",
+    nodes: int = 1,
+    engine_nodes: int = 0,
+    overrides: list[str] = _NONE,
+    manifests: str = "",
+) -> None:
+    """SDPO without rich feedback on ToolAlpaca."""
+    machines = _machines(gpu, nodes, engine_nodes)
+    _go(
+        ctx,
+        lambda: experiments.tool_use(
+            model=model,
+            model_path=model_path,
+            task_path=task_path,
+            machines=machines(),
+            overrides=overrides,
+        ),
+        machines,
+        manifests,
+    )
+
+
+@run.cli.entrypoint(namespace=NAMESPACE, type="experiment")
+def grpo(
+    ctx: run.cli.RunContext,
+    model_path: str,
+    task_path: str,
+    task: BaselineTask = "science",
+    on_policy: bool = False,
+    model: ModelName = "qwen3-8b",
+    gpu: GpuName = "h100",
+    nodes: int = 1,
+    engine_nodes: int = 0,
+    overrides: list[str] = _NONE,
+    manifests: str = "",
+) -> None:
+    """The GRPO baseline of a task."""
+    machines = _machines(gpu, nodes, engine_nodes)
+    _go(
+        ctx,
+        lambda: experiments.grpo(
+            model=model,
+            model_path=model_path,
+            task_path=task_path,
+            task=task,
+            on_policy=on_policy,
+            machines=machines(),
+            overrides=overrides,
+        ),
+        machines,
+        manifests,
+    )
+
+
+@run.cli.entrypoint(namespace=NAMESPACE, type="experiment")
+def discovery(
+    ctx: run.cli.RunContext,
+    model_path: str,
+    task_path: str,
+    question: str,
+    model: ModelName = "qwen3-8b",
+    gpu: GpuName = "h100",
+    nodes: int = 1,
+    engine_nodes: int = 0,
+    overrides: list[str] = _NONE,
+    manifests: str = "",
+) -> None:
+    """Discovery: SDPO on one hard question, by its id."""
+    machines = _machines(gpu, nodes, engine_nodes)
+    _go(
+        ctx,
+        lambda: experiments.discovery(
+            model=model,
+            model_path=model_path,
+            task_path=task_path,
+            question=question,
+            machines=machines(),
+            overrides=overrides,
+        ),
+        machines,
+        manifests,
+    )
+
+
+def _machines(gpu: str, nodes: int, engine_nodes: int) -> Callable[[], Machines]:
+    return lambda: Machines.of(gpu, nodes, engine_nodes)

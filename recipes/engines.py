@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recipes.hardware import GIB, MIB, Machines
-from recipes.memory import num_parameters
+from recipes.rank_share import num_parameters
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.budgets import sequence_tokens
 from sdpo_megatron.errors import ConfigError
@@ -38,6 +38,17 @@ class Engines:
             f"rollout.engine.tp={self.tp}",
             f"rollout.engine.mem_fraction={self.mem_fraction:g}",
         ]
+
+    def within(self, config: TrainConfig) -> TrainConfig:
+        """`config` with these engines, unless it asks for a `mem_fraction` of its own."""
+        engine = config.rollout.engine
+        mine = replace(
+            engine,
+            num_engines=self.number,
+            tp=self.tp,
+            mem_fraction=engine.mem_fraction or self.mem_fraction,
+        )
+        return replace(config, rollout=replace(config.rollout, engine=mine))
 
 
 def engines_for(config: TrainConfig, spec: ModelSpec, machines: Machines) -> Engines:

@@ -8,7 +8,6 @@ workspace.py, serves as well: what the trainer and the engines need is set on co
 # Annotations are read by nemo-run at run time: no `from __future__ import annotations` here.
 import sys
 from dataclasses import dataclass
-from typing import Optional
 
 import nemo_run as run
 
@@ -30,34 +29,17 @@ def local() -> run.LocalExecutor:
 
 @run.cli.factory
 @run.autoconvert
-def slurm(
-    account: str,
-    partition: Optional[str] = None,
-    time: str = "24:00:00",
-    image: Optional[str] = None,
-    mounts: Optional[list[str]] = None,
-    gpus_per_node: Optional[int] = None,
-    retries: int = 3,
-) -> run.SlurmExecutor:
-    """A Slurm cluster, from a machine of it.
-
-    Args:
-        account, partition, time: Of sbatch.
-        image: Container image (pyxis); None: the environment that this runs in, at the same path.
-        mounts: Of the container, FROM:TO each: models, data and run folders at least.
-        gpus_per_node: None: the cluster knows no GPUs as resources, or has none.
-        retries: Times that a job which ended early is put into the queue again; it resumes.
-    """
+def slurm() -> run.SlurmExecutor:
+    """A Slurm cluster, from a machine of it. Its fields are set as ``run.executor.account=...``,
+    the names those of `nemo_run.SlurmExecutor`: partition, time, container_image (pyxis),
+    container_mounts, gpus_per_node, retries. Without an image jobs use the environment that this
+    runs in, at the same path."""
     return run.SlurmExecutor(
-        account=account,
-        partition=partition,
-        time=time,
-        container_image=image,
-        container_mounts=mounts or [],
-        gpus_per_node=gpus_per_node,
+        account="",
+        time="24:00:00",
         exclusive=True,
         mem="0",
-        retries=retries,
+        retries=3,  # times that a job which ended early is put into the queue again; it resumes
         packager=run.Packager(),
     )
 
@@ -110,6 +92,8 @@ def tasks_for(
 def _slurm_tasks(
     config: TrainConfig, executor: run.SlurmExecutor, nodes: int, engine_nodes: int, python: str
 ) -> list[Task]:
+    if not executor.account:
+        raise ConfigError("run.executor.account: must be given for Slurm")
     interpreter = python or ("python" if executor.container_image else sys.executable)
     here = -(-config.rollout.engine.num_engines // engine_nodes) if engine_nodes else 0
     trainer = _prepared(executor, nodes)

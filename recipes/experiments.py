@@ -14,14 +14,16 @@ from typing import Literal
 from recipes.engines import engines_for
 from recipes.hardware import Machines
 from recipes.layouts import WAYS_OUT, choose
-from recipes.memory import Sheet, memory_sheet
+from recipes.memory import memory_sheet
 from recipes.models import ModelName, shape_of
+from recipes.sheet import Sheet
 from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.composing import yaml_groups
 from sdpo_megatron.errors import ConfigError
 
 Subset = Literal["chemistry", "biology", "material", "physics"]
+BaselineTask = Literal["science", "tool_use", "livecodebench"]
 _LAYOUT_KEYS = ("parallel", "run.data_parallel")
 
 
@@ -77,7 +79,7 @@ def grpo(
     model: ModelName = "qwen3-8b",
     model_path: str,
     task_path: str,
-    task: Literal["science", "tool_use", "livecodebench"] = "science",
+    task: BaselineTask = "science",
     on_policy: bool = False,
     machines: Machines,
     overrides: Sequence[str] = (),
@@ -91,7 +93,7 @@ def grpo(
     return planned(experiment, model, model_path, task_path, machines, more)
 
 
-def test_time(
+def discovery(
     *,
     model: ModelName = "qwen3-8b",
     model_path: str,
@@ -103,9 +105,6 @@ def test_time(
     """Discovery: SDPO on one hard question, `question` being its id, until it is solved."""
     more = [f"task.ids=[{quoted(question)}]", *overrides]
     return planned("test_time", model, model_path, task_path, machines, more)
-
-
-test_time.__test__ = False  # type: ignore[attr-defined]  # its name is not meant for pytest
 
 
 def planned(
@@ -131,14 +130,14 @@ def planned(
         f"task.path={quoted(task_path)}",
     ]
     asked = configs.load([*base, *overrides])
-    ours = engines_for(asked, spec, machines).overrides()
+    engines = engines_for(asked, spec, machines)
+    ours = engines.overrides()
     if any(_key(override).startswith(_LAYOUT_KEYS) for override in overrides):
         asked.parallel.check_model(spec)
         asked.parallel.check_world(machines.ranks)
         ours.append(f"run.data_parallel={machines.ranks // asked.parallel.model_ranks}")
     else:
-        with_engines = configs.load([*base, *ours, *overrides])
-        ours += choose(with_engines, spec, machines, title).overrides()
+        ours += choose(engines.within(asked), spec, machines, title).overrides()
     config = configs.load([*base, *ours, *overrides])
     _check_world(config, machines)
     sheet = memory_sheet(config, spec, machines, title=title)

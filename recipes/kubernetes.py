@@ -26,4 +26,6 @@ def write_manifests(config: TrainConfig, folder: Path, machines: Machines | None
 
     cluster = Cluster() if machines is None else Cluster(gpus_per_node=machines.gpu.per_node)
     files = of_run(config, cluster)
-    write_folder(as_folder(files, "Written by a recipe. Do not edit; patch it with kustomize."), folder)
+    write_folder(
+        as_folder(files, "Written by a recipe. Do not edit; patch it with kustomize."), folder
+    )

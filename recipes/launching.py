@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ def launch(
     engine_nodes: int = 0,
     dryrun: bool = False,
     detach: bool = False,
-    base_dir: str | None = None,
+    python: str = "",
 ) -> int:
     """Run it to its end, or with `detach` hand it over; the exit code.
 
@@ -31,14 +32,12 @@ def launch(
 
     Args:
         dryrun: Print what would run.
-        base_dir: Where nemo-run keeps its experiments; None: NEMORUN_HOME.
+        python: Interpreter of the job; see `tasks_for`.
     """
-    settled = with_absolute_paths(config)
-    tasks = tasks_for(settled, executor, nodes=nodes, engine_nodes=engine_nodes)
-    with run.Experiment(
-        config.run.name, base_dir=base_dir, skip_status_at_exit=True, enable_goodbye_message=False
-    ) as experiment:
-        add(experiment, config.run.name, tasks)
+    settled, name = with_absolute_paths(config), job_name(config.run.name)
+    tasks = tasks_for(settled, executor, nodes=nodes, engine_nodes=engine_nodes, python=python)
+    with run.Experiment(name, skip_status_at_exit=True, enable_goodbye_message=False) as experiment:
+        add(experiment, name, tasks)
         if dryrun:
             experiment.dryrun()
             return DONE
@@ -58,6 +57,12 @@ def add(experiment: run.Experiment, name: str, tasks: list[Task]) -> None:
         experiment.add(scripts[0], executor=executors[0], name=name)
     else:
         experiment.add(scripts, executor=executors, name=name)
+
+
+def job_name(name: str) -> str:
+    """`name` with dashes for what a shell might read: nemo-run names folders by it, and hands their
+    paths to srun unquoted."""
+    return re.sub(r"[^0-9A-Za-z-]+", "-", name).strip("-") or "run"
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:

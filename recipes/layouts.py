@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from recipes.hardware import Gpu, Machines
-from recipes.memory import Sheet, memory_sheet
+from recipes.memory import memory_sheet
+from recipes.sheet import Sheet
 from sdpo_megatron.actor.config_model import ParallelConfig
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.weights.spec import ModelSpec
-
 
 WAYS_OUT = (
     "Use more nodes, larger GPUs, or engines on nodes of their own (engine_nodes); or lower "
