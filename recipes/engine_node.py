@@ -47,21 +47,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def engine_configs(config: EngineConfig, engines: int, first_port: int) -> list[EngineConfig]:
     """The configuration of each engine here: all interfaces, its port, its GPUs."""
-    on_gpus = resolve_device(config) == "cuda"
+    on_gpus, tp = resolve_device(config) == "cuda", config.tp
     configs = []
     for index in range(engines):
-        gpus = ",".join(str(gpu) for gpu in range(index * config.tp, (index + 1) * config.tp))
-        visible = (f"CUDA_VISIBLE_DEVICES={gpus}",) if on_gpus else ()
-        configs.append(
-            replace(
-                config,
-                host="0.0.0.0",
-                port=first_port + index,
-                num_engines=1,
-                urls=(),
-                extra_env=(*visible, *config.extra_env),
-            )
-        )
+        gpus = tuple(range(index * tp, (index + 1) * tp)) if on_gpus else ()
+        one = replace(config, host="0.0.0.0", num_engines=1, urls=(), gpus=gpus)
+        configs.append(replace(one, port=first_port + index))
     return configs
 
 

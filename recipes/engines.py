@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recipes.hardware import GIB, MIB, Machines
@@ -25,11 +26,13 @@ class Engines:
     number: Engines of the run.
     tp: GPUs of each.
     mem_fraction: Of each GPU; 0: SGLang decides.
+    gpus: GPUs of trainer ranks that they share; empty where they have machines of their own.
     """
 
     number: int
     tp: int
     mem_fraction: float
+    gpus: tuple[int, ...]
 
     def overrides(self) -> list[str]:
         """As settings of a run."""
@@ -37,22 +40,31 @@ class Engines:
             f"rollout.engine.num_engines={self.number}",
             f"rollout.engine.tp={self.tp}",
             f"rollout.engine.mem_fraction={self.mem_fraction:g}",
+            f"rollout.engine.gpus={list(self.gpus)}",
         ]
 
-    def within(self, config: TrainConfig) -> TrainConfig:
-        """`config` with these engines, unless it asks for a `mem_fraction` of its own."""
+    def within(self, config: TrainConfig, overrides: Sequence[str] = ()) -> TrainConfig:
+        """`config` with these engines, but for a `mem_fraction` that `overrides` set."""
         engine = config.rollout.engine
+        asked = any(one.startswith("rollout.engine.mem_fraction=") for one in overrides)
         mine = replace(
             engine,
             num_engines=self.number,
             tp=self.tp,
-            mem_fraction=engine.mem_fraction or self.mem_fraction,
+            mem_fraction=engine.mem_fraction if asked else self.mem_fraction,
+            gpus=self.gpus,
         )
         return replace(config, rollout=replace(config.rollout, engine=mine))
 
 
-def engines_for(config: TrainConfig, spec: ModelSpec, machines: Machines) -> Engines:
+def engines_for(
+    config: TrainConfig, spec: ModelSpec, machines: Machines, sizes: Sequence[int] = (1, 2, 4, 8)
+) -> Engines:
     """The smallest engines whose weights and KV cache fit: more of them serve more requests.
+
+    Args:
+        config: Of the run; its engines are not looked at.
+        sizes: GPUs of an engine that may be tried, smallest first.
 
     Raises:
         ConfigError: Not even one engine a machine holds the model; the message shows the sum.
@@ -61,7 +73,7 @@ def engines_for(config: TrainConfig, spec: ModelSpec, machines: Machines) -> Eng
     fraction = SHARED_FRACTION if machines.shared else OWN_FRACTION
     room = fraction * gpu.memory_mib * MIB
     longest = max(sequence_tokens(config).values())
-    for tp in (1, 2, 4, 8):
+    for tp in sizes:
         needed = engine_bytes(spec, tp, _SEQUENCES * longest)
         if tp <= gpu.per_node and spec.num_heads % tp == 0 and needed <= room:
             hosts = machines.engine_nodes or machines.nodes
@@ -69,9 +81,10 @@ def engines_for(config: TrainConfig, spec: ModelSpec, machines: Machines) -> Eng
                 number=hosts * gpu.per_node // tp,
                 tp=tp,
                 mem_fraction=SHARED_FRACTION if machines.shared else 0.0,
+                gpus=tuple(range(gpu.per_node)) if machines.shared else (),
             )
     raise ConfigError(
-        f"an engine of {gpu.per_node} GPUs needs {needed / GIB:.1f} GiB on each (weights of "
+        f"an engine of {tp} GPUs needs {needed / GIB:.1f} GiB on each (weights of "
         f"{num_parameters(spec) / 1e9:.1f} B parameters in bf16, a KV cache of {_SEQUENCES} "
         f"sequences of {longest:,} tokens), and {fraction:g} of a {gpu.title} are "
         f"{room / GIB:.1f} GiB; use larger GPUs, or engine_nodes"

@@ -21,6 +21,7 @@ from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.composing import yaml_groups
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.loops.placement import assign
 
 Subset = Literal["chemistry", "biology", "material", "physics"]
 BaselineTask = Literal["science", "tool_use", "livecodebench"]
@@ -130,16 +131,19 @@ def planned(
         f"task.path={quoted(task_path)}",
     ]
     asked = configs.load([*base, *overrides])
-    engines = engines_for(asked, spec, machines)
+    own_tp = any(_key(override) == "rollout.engine.tp" for override in overrides)
+    sizes = (asked.rollout.engine.tp,) if own_tp else (1, 2, 4, 8)
+    engines = engines_for(asked, spec, machines, sizes)
     ours = engines.overrides()
     if any(_key(override).startswith(_LAYOUT_KEYS) for override in overrides):
         asked.parallel.check_model(spec)
         asked.parallel.check_world(machines.ranks)
         ours.append(f"run.data_parallel={machines.ranks // asked.parallel.model_ranks}")
     else:
-        ours += choose(engines.within(asked), spec, machines, title).overrides()
+        ours += choose(engines.within(asked, overrides), spec, machines, title).overrides()
     config = configs.load([*base, *ours, *overrides])
     _check_world(config, machines)
+    assign(config, machines.gpu.per_node, machines.gpu.per_node, engines=machines.shared)
     sheet = memory_sheet(config, spec, machines, title=title)
     if not sheet.fits:
         raise ConfigError(f"this layout does not fit. {WAYS_OUT}\n{sheet}")

@@ -196,8 +196,8 @@ class _Rank:
         yield Line(name="gradient of the head", sum=f"4 B x {head}", bytes=FP32 * rows * hidden)
         yield Line(
             name="logits of a chunk",
-            sum=f"2 x {batch.chunk_tokens:,} tokens x {rows:,} rows x 4 B",
-            bytes=2 * batch.chunk_tokens * rows * FP32,
+            sum=f"{batch.logits_mib:g} MiB (batch.logits_mib)",
+            bytes=round(batch.logits_mib * MIB),
         )
 
     def _engine_line(self) -> Line:

@@ -1,4 +1,4 @@
-"""nemo-run, with a home of its own."""
+"""nemo-run for tests, and a stand-in for the interpreter of its jobs."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ import pytest
 
 @pytest.fixture(scope="session")
 def nemo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """`run`, `executors`, `launching` and `home`; imported here, after NEMORUN_HOME is set."""
-    home = tmp_path_factory.mktemp("nemorun")
-    os.environ["NEMORUN_HOME"] = str(home)
+    """`run`, `executors` and `launching`, for what starts no process: nemo-run leaves pipes open,
+    and a warning is an error here (see tests/recipes/sbatch.py)."""
+    os.environ["NEMORUN_HOME"] = str(tmp_path_factory.mktemp("nemorun"))
     with warnings.catch_warnings():  # of what it imports for other clusters
         warnings.simplefilter("ignore")
         import nemo_run
 
         from recipes import executors, launching
-
-    nemo_run.config.set_nemorun_home(str(home))
-    return SimpleNamespace(run=nemo_run, executors=executors, launching=launching, home=home)
+    return SimpleNamespace(run=nemo_run, executors=executors, launching=launching)
 
 
-@pytest.fixture
-def recorder(tmp_path: Path) -> Path:
-    """An interpreter's stand-in: it appends the arguments that it got, and keeps the configuration
-    file, by the machine's number, in its folder."""
-    script = tmp_path / "python"
+@pytest.fixture(scope="session")
+def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It writes the arguments that it got into $RECORDER_FOLDER, and copies the configuration file
+    there, by the number of machines, this machine's number and the module."""
+    script = tmp_path_factory.mktemp("recorder") / "python"
     script.write_text(
         "#!/bin/sh\n"
-        f'place="{tmp_path}/got-${{NNODES:-1}}-${{NODE_RANK:-0}}-$2"\n'
+        'place="$RECORDER_FOLDER/got-${NNODES:-1}-${NODE_RANK:-0}-$2"\n'
         'printf "%s\\n" "$@" "$MASTER_ADDR:$MASTER_PORT" > "$place.arguments"\n'
         'for word in "$@"; do case "$word" in *.yaml) cp "$word" "$place.yaml";; esac; done\n'
         'exit "${RECORDER_EXIT:-0}"\n'

@@ -1,17 +1,22 @@
-"""The batch files that nemo-run writes for recipes."""
+"""The batch files that nemo-run writes for recipes, made in a process of their own.
+
+python -m tests.recipes.sbatch    # writes golden/*.sbatch anew, after a change that is meant
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from sdpo_megatron.config import TrainConfig, load
 
 GOLDEN = Path(__file__).parent / "golden"
-HARD = 'it\'s a "test" of [brackets], {braces}, $HOME and `ticks`\\'
-"""A text with what a shell would read."""
 CLUSTERS: dict[str, dict[str, Any]] = {
     "one_machine": {"gpus_per_node": 8},
     "two_machines": {"partition": "gpu", "retries": 3},
@@ -22,34 +27,35 @@ CLUSTERS: dict[str, dict[str, Any]] = {
         "setup_lines": "module load cuda",
     },
 }
-MACHINES: dict[str, dict[str, int]] = {
+_MACHINES: dict[str, dict[str, int]] = {
     "one_machine": {},
     "two_machines": {"nodes": 2},
     "engines_apart": {"nodes": 2, "engine_nodes": 1},
 }
+_BASE = (
+    *("experiment=quickstart", "run.folder=/runs/mine", "model.path=/models/tiny"),
+    *("task.path=/data/humaneval.jsonl", "run.data_parallel=2"),
+)
 
 
-def config(*overrides: str) -> TrainConfig:
-    return load(
-        [
-            *("experiment=quickstart", "run.folder=/runs/mine", "model.path=/models/tiny"),
-            *("task.path=/data/humaneval.jsonl", "run.data_parallel=2", *overrides),
-        ]
+def composed(*overrides: str) -> TrainConfig:
+    return load([*_BASE, *overrides])
+
+
+def dry_runs(home: Path, cases: list[dict[str, Any]]) -> list[Path]:
+    """What would be handed to Slurm, an experiment's folder for each case.
+
+    Args:
+        cases: `name` of CLUSTERS; and `python`, `overrides`, `settings` of the executor.
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.recipes.sbatch", json.dumps(cases)],
+        env=os.environ | {"NEMORUN_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-
-
-def dry_run(nemo: Any, name: str, *, python: str = "", **settings: Any) -> Path:
-    """What would be handed to Slurm: the folder of the experiment."""
-    run, given = nemo.run, CLUSTERS[name] | settings
-    asked = given.pop("config", None) or config()
-    executor = run.SlurmExecutor(account="research", packager=run.Packager(), **given)
-    tasks = nemo.executors.tasks_for(asked, executor, python=python, **MACHINES[name])
-    with run.Experiment(
-        name.replace("_", "-"), skip_status_at_exit=True, enable_goodbye_message=False
-    ) as experiment:
-        nemo.launching.add(experiment, "train", tasks)
-        experiment.dryrun(log=False, delete_exp_dir=False)
-    return Path(experiment._exp_dir)
+    return [Path(line) for line in done.stdout.splitlines()[-len(cases) :]]
 
 
 def batch_file(experiment: Path) -> Path:
@@ -59,5 +65,38 @@ def batch_file(experiment: Path) -> Path:
 
 def normalised(experiment: Path, home: Path) -> str:
     text = batch_file(experiment).read_text()
-    text = text.replace(str(home), "NEMORUN_HOME").replace(sys.executable, "PYTHON")
-    return re.sub(r"_\d{15,}", "_ID", text)
+    return re.sub(r"_\d{15,}", "_ID", text.replace(str(home), "NEMORUN_HOME"))
+
+
+def _dry_run(
+    name: str,
+    python: str = "",
+    overrides: tuple[str, ...] = (),
+    settings: dict[str, Any] | None = None,
+) -> str:
+    import nemo_run as run
+
+    from recipes.executors import tasks_for
+    from recipes.launching import add
+
+    given = CLUSTERS[name] | (settings or {})
+    executor = run.SlurmExecutor(account="research", packager=run.Packager(), **given)
+    tasks = tasks_for(composed(*overrides), executor, python=python, **_MACHINES[name])
+    with run.Experiment(
+        name.replace("_", "-"), skip_status_at_exit=True, enable_goodbye_message=False
+    ) as experiment:
+        add(experiment, "train", tasks)
+        experiment.dryrun(log=False, delete_exp_dir=False)
+    return str(experiment._exp_dir)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        folders = [_dry_run(**case) for case in json.loads(sys.argv[1])]
+        print("\n".join(folders))
+    else:
+        with tempfile.TemporaryDirectory() as home:
+            wanted = [{"name": name} for name in CLUSTERS]
+            for case, folder in zip(wanted, dry_runs(Path(home), wanted), strict=True):
+                text = normalised(folder, Path(home))
+                (GOLDEN / f"{case['name']}.sbatch").write_text(text)

@@ -19,6 +19,7 @@ from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.fields.reading import to_plain
+from sdpo_megatron.loops.placement import assign
 
 DATA: dict[str, Any] = {"model_path": "/models/m", "task_path": "/data/items"}
 TWO = Machines.of("h100", nodes=2, engine_nodes=1)
@@ -153,7 +154,27 @@ def test_engines_are_the_smallest_that_hold_the_model_and_its_cache(science: Tra
     # Of 67.7 GiB, on one GPU 61.0 for the weights and 72 for the cache; on two 30.5 and 36.
     found = engines_for(science, MODELS["qwen3-32b"], Machines.of("h100", nodes=2, engine_nodes=2))
     assert (found.tp, found.number) == (2, 8)
-    assert engines_for(science, MODELS["qwen3-8b"], Machines.of("h200")).mem_fraction == 0.4
+    shared = engines_for(science, MODELS["qwen3-8b"], Machines.of("h200"))
+    assert (shared.mem_fraction, shared.gpus) == (0.4, tuple(range(8)))
+    assert (found.mem_fraction, found.gpus) == (0.0, ())
+    with pytest.raises(ConfigError, match=r"an engine of 1 GPUs needs 133\.0 GiB on each"):
+        experiments.science(
+            **DATA, model="qwen3-32b", machines=TWO, overrides=["rollout.engine.tp=1"]
+        )
+
+
+def test_engines_on_the_trainers_gpus_can_be_placed_or_are_refused() -> None:
+    machine = Machines.of("h200")
+    overrides = ["rollout.engine.tp=2", "rollout.engine.mem_fraction=0.3"]
+    config = experiments.science(**DATA, machines=machine, overrides=overrides)
+    assert assign(config, 8, 8).engines == ((0, 1), (2, 3), (4, 5), (6, 7))
+    with pytest.raises(ConfigError, match=r"mem_fraction=0\.6 leaves them too little"):
+        experiments.science(
+            **DATA,
+            machines=machine,
+            model="qwen3-0.6b",
+            overrides=["rollout.engine.mem_fraction=0.6"],
+        )
 
 
 def test_machines_are_checked() -> None:

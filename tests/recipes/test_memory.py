@@ -40,7 +40,7 @@ def test_qwen3_8b_on_tensor_4_data_2_by_hand() -> None:
         "hidden states of the loss": tokens * 4096 * 6,
         "heads of other weight sets": 2 * 37984 * 4096,
         "gradient of the head": 4 * 37984 * 4096,
-        "logits of a chunk": 2 * 2048 * 37984 * 4,
+        "logits of a chunk": 830 * MIB,
         "engine": 0,
         "CUDA, NCCL, fragments": 3 * GIB + 81559 * MIB // 20,
     }
