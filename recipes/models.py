@@ -76,7 +76,7 @@ def shape_of(name: str, path: str) -> ModelSpec:
         ConfigError: An unknown name, or `path` holds a model of another shape.
         ModelFileError: `path` holds a config.json that cannot be read.
     """
-    spec = MODELS.get(name)  # type: ignore[call-overload]
+    spec: ModelSpec | None = MODELS.get(name)  # type: ignore[call-overload]
     if spec is None:
         raise ConfigError(f"model={name}: there is no such size; sizes: {', '.join(MODELS)}")
     if not (Path(path) / CONFIG_NAME).is_file():

@@ -74,11 +74,11 @@ def test_a_recipe_trains_with_the_local_executor_and_a_failing_one_says_so(
 ) -> None:
     mine = [*tiny_run(tiny_llama, tmp_path / "mine"), "parallel=single", "run.steps=1"]
     words = ["quickstart", "--yes", "run.executor=local"]
-    done = nemorun(tmp_path, *words, f"overrides={json.dumps([*mine, 'task.ids=null'])}")
+    done = nemorun(tmp_path, *words, f"overrides={json.dumps([*mine, 'task.ids=[]'])}")
     assert done.returncode == 0, done.stdout + done.stderr
     (step,) = (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(step)["policy_version"] == 1
-    absent = [*mine, "task.ids=null", "model.path=/absent", f"run.folder={tmp_path / 'other'}"]
+    absent = [*mine, "task.ids=[]", "model.path=/absent", f"run.folder={tmp_path / 'other'}"]
     failed = nemorun(tmp_path, *words, f"overrides={json.dumps(absent)}")
     assert failed.returncode == 1
     assert "model folder /absent does not exist" in failed.stdout + failed.stderr
