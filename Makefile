@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants golden check format bench docs manifests cluster-test monitoring monitoring-test clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants golden check format bench docs manifests cluster-test monitoring monitoring-test slurm-test clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
@@ -42,6 +42,9 @@ test-exhaustive: setup-dev  ## property tests with 10,000 draws each, where make
 
 test-mutants: setup-dev  ## wrong versions of the source, one by one: the tests must notice each (5 minutes)
 	@PYTHONPATH=. $(BIN)/python -m tests.mutants.run $(ARGS)
+
+slurm-test: setup-dev  ## recipes on Slurm's own daemons, on loopback (needs root and Debian's slurmctld, slurmd, munge)
+	@$(BIN)/python -m pytest -m slow -rs tests/recipes/test_slurm_cluster.py
 
 golden: setup-dev  ## write the losses of tests/golden anew, after a change of numerics that is meant
 	@PYTHONPATH=. $(BIN)/python -m tests.golden.replay $(ARGS)
@@ -75,6 +78,7 @@ docs: setup  ## write the generated pages of docs anew
 	@$(BIN)/python -m sdpo_megatron.monitoring.metrics_page > docs/metrics.md
 	@$(BIN)/python -m sdpo_megatron.config.page > docs/settings.md
 	@$(BIN)/python -W ignore -m recipes.paper_page > docs/recipes-and-the-paper.md
+	@$(BIN)/python -m recipes.layouts_page
 
 manifests: setup  ## write the renderings in k8s/ anew
 	@$(BIN)/python -m sdpo_megatron.rendering.committed

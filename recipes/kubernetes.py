@@ -21,8 +21,14 @@ def write_manifests(config: TrainConfig, folder: Path, machines: Machines | None
             f"manifests={folder}: this version cannot render manifests; use run.executor=local or "
             "run.executor=slurm"
         )
-    from sdpo_megatron.rendering.cluster import Cluster
-    from sdpo_megatron.rendering.manifests import as_folder, of_run, write_folder
+    from sdpo_megatron.rendering.cluster import (  # type: ignore[import-not-found,unused-ignore]
+        Cluster,
+    )
+    from sdpo_megatron.rendering.manifests import (  # type: ignore[import-not-found,unused-ignore]
+        as_folder,
+        of_run,
+        write_folder,
+    )
 
     cluster = Cluster() if machines is None else Cluster(gpus_per_node=machines.gpu.per_node)
     files = of_run(config, cluster)

@@ -40,6 +40,11 @@ def flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
         (experiments.tool_use, "tool_use", []),
         (experiments.grpo, "grpo", ["task=science"]),
         (lambda **k: experiments.grpo(on_policy=True, **k), "grpo_on_policy", ["task=science"]),
+        (
+            lambda **k: experiments.grpo(task="livecodebench", **k),
+            "livecodebench_grpo",
+            [],
+        ),
         (lambda **k: experiments.discovery(question="q", **k), "test_time", ["task.ids=[q]"]),
     ],
 )
