@@ -68,7 +68,7 @@ def _serve(config: TrainConfig, logs: Path, engines: int, first_port: int) -> in
         end = min(end, time.monotonic() + LINGER_S)
         _say(f"asked to stop: serving the trainer for {LINGER_S:g} s more at most")
 
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, stop)  # before they start: a machine can be slow to get there
     try:
         for process in processes:
             process.launch(_say)

@@ -33,7 +33,9 @@ def written(folder: Path) -> dict[tuple[str, str], Any]:
 
 @pytest.mark.skipif(RENDERS, reason="this version renders manifests")
 def test_a_version_without_manifests_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="this version cannot render manifests; use run.executor"):
+    with pytest.raises(
+        ConfigError, match=r"this version cannot render manifests; use run\.executor"
+    ):
         written(tmp_path / "run")
 
 
