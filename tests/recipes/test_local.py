@@ -36,21 +36,24 @@ def test_a_configuration_passes_through_the_local_executor_unharmed(
     recorder: Path, tmp_path: Path
 ) -> None:
     program = (
-        "import nemo_run as run, sys\n"
+        "import os, nemo_run as run\n"
         "from recipes.launching import launch\n"
         "from tests.recipes.sbatch import composed\n"
         f"config = composed(*{OVERRIDES!r})\n"
-        f"sys.exit(launch(config, run.LocalExecutor(), python={str(recorder)!r}))\n"
+        "for code in ('0', '75'):\n"
+        "    os.environ['RECORDER_EXIT'] = code\n"
+        f"    ended = launch(config, run.LocalExecutor(), python={str(recorder)!r})\n"
+        "    print('ended with', ended, flush=True)\n"
     )
-    for code, expected in (("0", 0), ("75", 1)):
-        environment = {"NEMORUN_HOME": str(tmp_path / "home"), "RECORDER_FOLDER": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", program],
-            env=os.environ | environment | {"RECORDER_EXIT": code},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == expected, done.stdout + done.stderr
+    environment = {"NEMORUN_HOME": str(tmp_path / "home"), "RECORDER_FOLDER": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    ended = [line for line in done.stdout.splitlines() if line.startswith("ended with")]
+    assert ended == ["ended with 0", "ended with 1"], done.stdout + done.stderr
     got = tmp_path / "got-1-0-sdpo_megatron.cli"
     assert load_saved(Path(f"{got}.yaml")) == sbatch.composed(*OVERRIDES)
     words = Path(f"{got}.arguments").read_text().splitlines()
