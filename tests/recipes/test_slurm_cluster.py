@@ -72,6 +72,7 @@ def test_the_two_machine_recipe_trains(
     assert three_machines.wait(job, _LIMIT_S) == ("COMPLETED", "0:0"), said(logs)
     trained(tmp_path / "mine")
     assert "node 1 of 2: waiting for node 0 at 127.0.0.2" in said(logs)
+    assert "\x1b" not in said(logs)  # no live display in a log
     ranks = sorted(log.name for log in (tmp_path / "mine" / "logs").glob("rank-*.log"))
     assert ranks == ["rank-0.log", "rank-1.log"]
 
