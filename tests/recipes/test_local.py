@@ -71,17 +71,21 @@ def test_a_mistake_on_the_command_line_is_a_users_error(tmp_path: Path) -> None:
     ]
 
 
+_LOCAL = ("quickstart", "--yes", "run.executor=local")
+
+
 @pytest.mark.slow
-def test_a_recipe_trains_with_the_local_executor_and_a_failing_one_says_so(
-    tmp_path: Path, tiny_llama: Path
-) -> None:
+def test_a_recipe_trains_with_the_local_executor(tmp_path: Path, tiny_llama: Path) -> None:
     mine = [*tiny_run(tiny_llama, tmp_path / "mine"), "parallel=single", "run.steps=1"]
-    words = ["quickstart", "--yes", "run.executor=local"]
-    done = nemorun(tmp_path, *words, f"overrides={json.dumps([*mine, 'task.ids=[]'])}")
+    done = nemorun(tmp_path, *_LOCAL, f"overrides={json.dumps([*mine, 'task.ids=[]'])}")
     assert done.returncode == 0, done.stdout + done.stderr
     (step,) = (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(step)["policy_version"] == 1
-    absent = [*mine, "task.ids=[]", "model.path=/absent", f"run.folder={tmp_path / 'other'}"]
-    failed = nemorun(tmp_path, *words, f"overrides={json.dumps(absent)}")
+
+
+@pytest.mark.slow
+def test_a_recipe_that_fails_ends_nemorun_with_a_failure(tmp_path: Path) -> None:
+    absent = [*tiny_run(Path("/absent"), tmp_path / "mine"), "task.ids=[]"]
+    failed = nemorun(tmp_path, *_LOCAL, f"overrides={json.dumps(absent)}")
     assert failed.returncode == 1
     assert "model folder /absent does not exist" in failed.stdout + failed.stderr
