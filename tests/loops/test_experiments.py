@@ -43,7 +43,7 @@ def shrunk(name: str, model: str) -> config.TrainConfig:
             *([f"task.path={file}"] if file else []),
             *("precision=fp32", "parallel=single"),
             *(f"batch.questions={questions}", f"batch.questions_per_step={per_step}"),
-            *("batch.micro_batch_tokens=8192", "batch.chunk_tokens=64"),
+            *("batch.micro_batch_tokens=8192", "batch.logits_mib=1"),
             *(
                 "rollout.sampling.max_new_tokens=64",
                 "rollout.teacher_prompt.max_prompt_tokens=4096",
