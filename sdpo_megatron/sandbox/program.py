@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .inside.judgement import Judgement
-from .inside.statement import ANSWER_BYTES, Statement
+from .inside.verdict.judgement import Judgement
+from .inside.verdict.statement import ANSWER_BYTES, Statement
 
 Mode = Literal["script", "call", "serve"]
 Cause = Literal["", "cpu_time", "wall_time", "memory", "output", "processes"]

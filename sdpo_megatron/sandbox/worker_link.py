@@ -16,10 +16,10 @@ from typing import Any
 from sdpo_megatron.errors import VerifierUnavailable
 
 from .config import RunLimits, SandboxConfig
-from .inside.judgement import read_judgement, report_bytes
 from .inside.plain_data import decode, encode
 from .inside.run import JUDGE_GRACE_S, MAX_STRETCH
-from .inside.statement import HEAD_BYTES, read_statement
+from .inside.verdict.judgement import read_judgement, report_bytes
+from .inside.verdict.statement import HEAD_BYTES, read_statement
 from .program import Program, RunResult
 from .streams import Stream, frame_bytes
 

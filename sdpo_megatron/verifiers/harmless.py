@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from sdpo_megatron.sandbox.inside.render import shorten_middle
+from sdpo_megatron.sandbox.inside.verdict.render import shorten_middle
 
 _ADDRESS = re.compile(r"(?<= at )0x[0-9a-fA-F]{6,64}\b")  # of an object, not a number
 # Every repetition is bounded, so the work is linear in the text whatever the text is.

@@ -17,10 +17,10 @@ from typing import Any
 
 from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Judge, Program, RunLimits, RunResult, Sandbox, SandboxConfig
-from sdpo_megatron.sandbox.inside import linux
-from sdpo_megatron.sandbox.inside.judgement import Judgement, TestResult
+from sdpo_megatron.sandbox.inside.fence import linux
 from sdpo_megatron.sandbox.inside.plain_data import receive_frame, send_frame
-from sdpo_megatron.sandbox.inside.statement import Statement
+from sdpo_megatron.sandbox.inside.verdict.judgement import Judgement, TestResult
+from sdpo_megatron.sandbox.inside.verdict.statement import Statement
 from tests.sandbox import pod
 
 USER = 54321

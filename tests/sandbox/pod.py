@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import ctypes
 
-from sdpo_megatron.sandbox.inside import linux, seccomp
-from sdpo_megatron.sandbox.inside.syscall_rules import Test
+from sdpo_megatron.sandbox.inside.fence import linux, seccomp
+from sdpo_megatron.sandbox.inside.fence.syscall_rules import Test
 
 PLACES = ("pod", "pod without /dev/shm")
 MINIMUM = ("landlock", "seccomp", "rlimits", "accounting")

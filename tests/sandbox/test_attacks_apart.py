@@ -10,7 +10,7 @@ import pytest
 
 from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Program, RunLimits, Sandbox, SandboxConfig
-from sdpo_megatron.sandbox.inside.view import packages_below
+from sdpo_megatron.sandbox.inside.fence.view import packages_below
 from tests.sandbox.attacks import assert_stopped, attack, facts
 from tests.sandbox.conftest import Target
 from tests.sandbox.test_attacks_exhaustion import _processes_of

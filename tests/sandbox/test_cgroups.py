@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpo_megatron.sandbox.inside.cgroups import Cgroups
+from sdpo_megatron.sandbox.inside.fence.cgroups import Cgroups
 
 
 @pytest.fixture

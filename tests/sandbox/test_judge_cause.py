@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sdpo_megatron.sandbox import Judge, Program, RunLimits, RunResult, Sandbox, SandboxConfig
-from sdpo_megatron.sandbox.inside.confine import OUT_OF_MEMORY
+from sdpo_megatron.sandbox.inside.fence.confine import OUT_OF_MEMORY
 
 
 @pytest.fixture(scope="module")

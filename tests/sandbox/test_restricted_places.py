@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sdpo_megatron.sandbox import Program, RunLimits, Sandbox, SandboxConfig
-from sdpo_megatron.sandbox.inside import folders
+from sdpo_megatron.sandbox.inside.fence import folders
 from tests.sandbox.attacks import assert_stopped, attack, facts
 from tests.sandbox.ordinary_user import UserSandbox
 from tests.sandbox.pod import MINIMUM, PLACES
@@ -76,7 +76,7 @@ def test_root_without_capabilities_is_an_ordinary_user() -> None:
     code = (
         "import ctypes, sys\n"
         "from sdpo_megatron.sandbox import Program, Sandbox, SandboxConfig\n"
-        "from sdpo_megatron.sandbox.inside import linux\n"
+        "from sdpo_megatron.sandbox.inside.fence import linux\n"
         "linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1); linux.drop_capabilities()\n"
         "with Sandbox(SandboxConfig(workers=1, minimum_layers=('seccomp',))) as sandbox:\n"
         "    print('uid' in sandbox.layers, sandbox.missing['uid'])\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from .confine import OUT_OF_MEMORY, Limits
+from .fence.confine import OUT_OF_MEMORY, Limits
 
 _NEARLY = 0.9  # of the CPU limit: the kernel's own count differs a little from ours
 

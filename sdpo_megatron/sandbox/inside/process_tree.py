@@ -14,7 +14,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from . import linux
+from .fence import linux
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _MAX_VISITED = 4096

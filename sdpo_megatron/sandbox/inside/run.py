@@ -12,10 +12,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import ending, linux, process_tree
-from .confine import Limits
+from . import ending, process_tree
+from .fence import linux
+from .fence.confine import Limits
+from .fence.namespaces import INSIDE_ID
 from .messages import receive
-from .namespaces import INSIDE_ID
 from .plain_data import decode, encode
 from .tools import Tools
 

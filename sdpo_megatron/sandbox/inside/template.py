@@ -18,11 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import attempt, compare, judge, landlock, linux, namespaces, rehearsal, view
-from .confine import FAILED, OUT_OF_MEMORY, Child, Fence, Limits, confine, settle
+from .fence import landlock, linux, namespaces, view
+from .fence.confine import FAILED, OUT_OF_MEMORY, Child, Fence, Limits, confine, settle
 from .messages import receive
 from .plain_data import decode, encode
 from .step import Step
+from .verdict import attempt, compare, judge, rehearsal
 
 _MAINS: dict[str, Callable[[], None]] = {"attempt": attempt.main, "judge": judge.main}
 TRUSTED_SCRIPTS = (compare.main, rehearsal.main)  # imported before the fork, run by name

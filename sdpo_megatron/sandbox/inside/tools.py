@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from .cgroups import Cgroups
+from .fence.cgroups import Cgroups
 
 
 @dataclass

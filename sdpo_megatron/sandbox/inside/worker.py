@@ -16,8 +16,9 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from . import folders, landlock, linux, namespaces, seccomp, template, uids, view
-from .cgroups import Cgroups
+from . import template
+from .fence import folders, landlock, linux, namespaces, seccomp, uids, view
+from .fence.cgroups import Cgroups
 from .messages import receive
 from .plain_data import decode, encode
 from .run import HostGone, Run, TemplateGone

@@ -19,7 +19,8 @@ import socket
 import sys
 from typing import Any
 
-from . import linux, process_tree, worker
+from . import process_tree, worker
+from .fence import linux
 from .messages import receive
 from .plain_data import decode, encode
 from .step import Step

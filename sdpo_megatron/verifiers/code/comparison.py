@@ -1,7 +1,7 @@
 """What an attempt printed or returned against what was expected.
 
 Equal bytes are equal; anything else is compared in a confined process that never saw the attempt's
-code (`sandbox.inside.compare`), and what that costs is the attempt's fault.
+code (`sandbox.inside.verdict.compare`), and what that costs is the attempt's fault.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 from sdpo_megatron.sandbox import Program, Sandbox
-from sdpo_megatron.sandbox.inside.compare import SHAPES
-from sdpo_megatron.sandbox.inside.difference import Difference
 from sdpo_megatron.sandbox.inside.plain_data import encode
-from sdpo_megatron.sandbox.inside.records import read_record
+from sdpo_megatron.sandbox.inside.verdict.compare import SHAPES
+from sdpo_megatron.sandbox.inside.verdict.difference import Difference
+from sdpo_megatron.sandbox.inside.verdict.records import read_record
 
 COSTLY = Difference("", "", "")
-_SOURCE = "from inside.compare import main\nmain()"
+_SOURCE = "from inside.verdict.compare import main\nmain()"
 _SPARE_MB = 256  # beside the attempt's own limit: both sides are held at once
 
 

@@ -3,16 +3,16 @@ than may be told.
 
 Everything that a program may have influenced is made harmless first (`verifiers.harmless`), so the
 text is the same on every run and is only text to a model. Values come bounded (see
-`sandbox.inside.render`) and are not cut again.
+`sandbox.inside.verdict.render`) and are not cut again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sdpo_megatron.sandbox.inside.judgement import TestResult
-from sdpo_megatron.sandbox.inside.render import shorten_middle
-from sdpo_megatron.sandbox.inside.statement import Statement
+from sdpo_megatron.sandbox.inside.verdict.judgement import TestResult
+from sdpo_megatron.sandbox.inside.verdict.render import shorten_middle
+from sdpo_megatron.sandbox.inside.verdict.statement import Statement
 from sdpo_megatron.verifiers.harmless import harmless as verifiers_harmless
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Judge, Program, RunResult, Sandbox
-from sdpo_megatron.sandbox.inside.judgement import Judgement, TestResult
+from sdpo_megatron.sandbox.inside.verdict.judgement import Judgement, TestResult
 from sdpo_megatron.verifiers.base import BadItem, require
 
 from .asserts import SplitTests, complete, split_asserts

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Program, RunResult, Sandbox
 from sdpo_megatron.sandbox.inside.plain_data import encode
-from sdpo_megatron.sandbox.inside.statement import ANSWER_BYTES
+from sdpo_megatron.sandbox.inside.verdict.statement import ANSWER_BYTES
 from sdpo_megatron.verifiers.base import BadItem, require
 
 from .comparison import COSTLY as COSTLY_DIFFERENCE

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from sdpo_megatron.errors import VerifierUnavailable
 from sdpo_megatron.sandbox import Program, RunResult, Sandbox, SandboxConfig
-from sdpo_megatron.sandbox.inside.checks import parse_test
 from sdpo_megatron.sandbox.inside.plain_data import encode
-from sdpo_megatron.sandbox.inside.records import read_record
-from sdpo_megatron.sandbox.inside.rehearsal import SHAPES
+from sdpo_megatron.sandbox.inside.verdict.checks import parse_test
+from sdpo_megatron.sandbox.inside.verdict.records import read_record
+from sdpo_megatron.sandbox.inside.verdict.rehearsal import SHAPES
 
 from .humaneval import HumanEvalItem
 
-_SOURCE = "from inside.rehearsal import main\nmain()"
+_SOURCE = "from inside.verdict.rehearsal import main\nmain()"
 _LIMITS = {"cpu_s": 60.0, "wall_s": 120.0, "memory_mib": 1024}
 _fine: set[bytes] = set()  # digests of items that have been rehearsed in this process
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.sandbox import Sandbox
-from sdpo_megatron.sandbox.inside.render import shorten_middle
+from sdpo_megatron.sandbox.inside.verdict.render import shorten_middle
 from sdpo_megatron.verifiers.base import BadItem
 
 from .config import CodeVerifierConfig

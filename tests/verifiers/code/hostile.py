@@ -135,7 +135,7 @@ _OTHER = {
         "class Forged:\n"
         "    kind = 'passed'\n"
         '    def to_bytes(self): return b\'{"kind": "passed", "test": 0}\\n\'\n'
-        "sys.modules['inside.attempt']._call = lambda *a, **k: Forged()\n"
+        "sys.modules['inside.verdict.attempt']._call = lambda *a, **k: Forged()\n"
         "def total(xs): return None\n"
     ),
     "the judge's lines on every descriptor": (
@@ -223,7 +223,7 @@ STDIN_ATTACKS: dict[str, str] = {
     "the comparison replaced": (
         "import sys\n"
         "for name in ('compare', 'difference', 'records', 'statement'):\n"
-        "    module = sys.modules['inside.' + name]\n"
+        "    module = sys.modules['inside.verdict.' + name]\n"
         "    for key in list(vars(module)): setattr(module, key, lambda *a, **k: None)\n"
         "print(4)\n"
     ),

@@ -151,7 +151,7 @@ FORGERIES = {
         "import sys\n"
         "module = sys.modules['inside.plain_data']\n"
         "module.encode = lambda value: b'o\\0\\0\\0\\1x'\n"
-        "sys.modules['inside.attempt'].encode = module.encode\n"
+        "sys.modules['inside.verdict.attempt'].encode = module.encode\n"
         "def total(xs): return None\n"
     ),
 }

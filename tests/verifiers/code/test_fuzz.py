@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from sdpo_megatron.sandbox import RunLimits, Sandbox, SandboxConfig
-from sdpo_megatron.sandbox.inside.judgement import (
+from sdpo_megatron.sandbox.inside.plain_data import encode
+from sdpo_megatron.sandbox.inside.verdict.judgement import (
     FAILURES,
     SHAPES,
     Judgement,
     read_judgement,
     write_line,
 )
-from sdpo_megatron.sandbox.inside.plain_data import encode
-from sdpo_megatron.sandbox.inside.statement import SHAPES as STATEMENTS
-from sdpo_megatron.sandbox.inside.statement import Statement, read_statement
+from sdpo_megatron.sandbox.inside.verdict.statement import SHAPES as STATEMENTS
+from sdpo_megatron.sandbox.inside.verdict.statement import Statement, read_statement
 from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
 from tests.verifiers.code.hostile import taking_over
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpo_megatron.sandbox import Sandbox, SandboxConfig
-from sdpo_megatron.sandbox.inside.difference import same_output
 from sdpo_megatron.sandbox.inside.plain_data import PlainDataError, decode, encode
-from sdpo_megatron.sandbox.inside.render import render, shorten_middle
+from sdpo_megatron.sandbox.inside.verdict.difference import same_output
+from sdpo_megatron.sandbox.inside.verdict.render import render, shorten_middle
 from sdpo_megatron.verifiers.code import CodeVerifier, CodeVerifierConfig
 from sdpo_megatron.verifiers.code.reading import readings
 from sdpo_megatron.verifiers.harmless import harmless

@@ -17,12 +17,8 @@ import random
 import signal
 from typing import Any, NoReturn
 
-from . import difference
-from .attempt import GO
-from .checks import Wrong, run_test
-from .confine import CHANNEL_FD, RPC_FD
-from .judgement import write_line
-from .plain_data import (
+from ..fence.confine import CHANNEL_FD, RPC_FD
+from ..plain_data import (
     Opaque,
     PlainDataError,
     decode,
@@ -31,6 +27,10 @@ from .plain_data import (
     send_frame,
     write_all,
 )
+from . import difference
+from .attempt import GO
+from .checks import Wrong, run_test
+from .judgement import write_line
 from .rehearsal import SEED, rehearse, set_up
 from .render import render, render_call
 from .statement import HEAD_BYTES, RUN_ANSWER_BYTES, Statement, read_statement

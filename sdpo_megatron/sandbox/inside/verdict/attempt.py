@@ -18,9 +18,9 @@ import threading
 import types
 from typing import Any
 
+from ..fence.confine import CHANNEL_FD, OUT_OF_MEMORY, RPC_FD
+from ..plain_data import PlainDataError, encode, receive_frame, send_bytes, write_all
 from .choice import FILENAME, Unusable, choose
-from .confine import CHANNEL_FD, OUT_OF_MEMORY, RPC_FD
-from .plain_data import PlainDataError, encode, receive_frame, send_bytes, write_all
 from .statement import Statement
 
 GO = b"+"

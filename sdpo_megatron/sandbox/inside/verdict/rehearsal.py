@@ -11,8 +11,8 @@ import random
 import sys
 from typing import Any
 
+from ..plain_data import decode
 from .checks import Wrong, run_test
-from .plain_data import decode
 from .records import Number, Shape, Text, write_record
 
 SEED = 20260101  # some tests draw random inputs: the same ones on every run, whichever ran before

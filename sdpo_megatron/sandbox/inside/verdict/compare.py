@@ -11,8 +11,8 @@ import json
 import sys
 from typing import Any
 
+from ..plain_data import Opaque, PlainDataError, decode
 from .difference import Difference, of_outputs, of_values, same_output
-from .plain_data import Opaque, PlainDataError, decode
 from .records import Shape, Text, write_record
 
 _TEXT = Text(4000)
