@@ -56,7 +56,7 @@ golden: setup-dev  ## write the losses of tests/golden anew, after a change of n
 	@touch $@
 
 test-triton: setup-dev .triton/installed  ## the loss's CUDA kernels in Triton's interpreter; no GPU needed
-	@PYTHONPATH=.triton TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/objectives/kernels
+	@PYTHONPATH=.triton TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/objectives/fused/kernels
 
 cluster-test: setup-dev  ## the whole loop on a real Kubernetes, pods deleted on the way: SDPO_CLUSTER=COMMAND (tests/cluster)
 	@$(BIN)/python -m pytest tests/cluster

@@ -5,7 +5,7 @@
     python benchmarks/loss.py --trl DIR  also TRL's SDPO loss; `pip install --no-deps -t DIR trl`
 
 Contenders, each in a process of its own, on the same tensors (JSD 0.5, student's top K and tail):
-    fused   sdpo_megatron.objectives.head_loss; the head's gradient accumulates in a given buffer
+    fused   objectives.fused.head_loss; the head's gradient accumulates in a given buffer
     dense   logits, log-softmax, top-K, gather, autograd: the loss as one would write it down
     trl     TRL's own loss function on the same dense logits (skipped where it is not there)
     floor   nothing but the four matrix products, in the same chunks
@@ -47,7 +47,7 @@ from sdpo_megatron.objectives import (
     chunk_within,
     single,
 )
-from sdpo_megatron.objectives.head_loss import head_loss
+from sdpo_megatron.objectives.fused.head_loss import head_loss
 
 RESULTS = Path(__file__).parent / "results" / "loss.json"
 MIB = 1 << 20

@@ -37,9 +37,9 @@ from sdpo_megatron.objectives import (
     TokenTargets,
     build_objective,
     chunk_within,
-    head_loss,
     single,
 )
+from sdpo_megatron.objectives.fused import head_loss
 
 RESULTS = Path(__file__).parent / "results" / "loss_model.json"
 MIB = 1 << 20
@@ -57,7 +57,7 @@ def _blocks_of(chosen: Tensor, block: int) -> int:
     return chosen.numel() * block * 4
 
 
-# What each kernel of objectives/kernels/device.py reads and writes, from its arguments.
+# What each kernel of objectives/fused/kernels/device.py reads and writes, from its arguments.
 KERNELS: dict[str, Callable[..., int]] = {
     "scan_kernel": lambda a, m: _bytes(*a[:5]),
     "candidates_kernel": lambda a, m: _bytes(a[1], a[2]) + _blocks_of(a[1], m["BLOCK"]),
@@ -101,7 +101,9 @@ class Launches:
         return Kernel()
 
     def install(self) -> None:
-        for module in [m for m in sys.modules if m.startswith("sdpo_megatron.objectives.kernels")]:
+        for module in [
+            m for m in sys.modules if m.startswith("sdpo_megatron.objectives.fused.kernels")
+        ]:
             del sys.modules[module]  # of an earlier model
         triton, language = types.ModuleType("triton"), types.ModuleType("triton.language")
         triton.jit, triton.language = self.jit, language  # type: ignore[attr-defined]

@@ -356,7 +356,7 @@ class _Loss:
 
     def run(self, chunk: int) -> torch.Tensor:
         from sdpo_megatron.objectives import HeadOptions, TokenTargets, single
-        from sdpo_megatron.objectives.head_loss import head_loss
+        from sdpo_megatron.objectives.fused.head_loss import head_loss
 
         ones = torch.ones(len(self.ids), device=self.machine.device)
         targets = TokenTargets(

@@ -53,7 +53,7 @@ ENGINES = {
     "transformer_engine": ("sdpo_megatron.actor",),
 }
 # Triton's own language: the loss's kernels, which a CUDA device alone loads.
-KERNELS = "sdpo_megatron/objectives/kernels/"
+KERNELS = "sdpo_megatron/objectives/fused/kernels/"
 # Pure mathematics: nothing but torch, the standard library, the nouns and errors.
 PURE = "sdpo_megatron.objectives"
 PURE_MAY_IMPORT = {
@@ -238,10 +238,11 @@ def test_triton_is_imported_in_the_kernels_alone_and_those_on_cuda_alone() -> No
     assert strays == []
     program = (
         "import sys, sdpo_megatron.objectives, torch\n"
-        "from sdpo_megatron.objectives.dispatch import passes_for\n"
-        "from sdpo_megatron.objectives.passes import TorchPasses\n"
+        "from sdpo_megatron.objectives.fused.dispatch import passes_for\n"
+        "from sdpo_megatron.objectives.fused.passes import TorchPasses\n"
         "assert isinstance(passes_for(torch.zeros(2, 2), complete=False), TorchPasses)\n"
-        "print(sorted(m for m in sys.modules if m.startswith('sdpo_megatron.objectives.kernels')))"
+        "kernels = 'sdpo_megatron.objectives.fused.kernels'\n"
+        "print(sorted(name for name in sys.modules if name.startswith(kernels)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True

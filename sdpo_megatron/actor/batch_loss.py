@@ -24,7 +24,7 @@ from sdpo_megatron.objectives import (
     TokenTargets,
     token_weights,
 )
-from sdpo_megatron.objectives.head_loss import head_loss
+from sdpo_megatron.objectives.fused.head_loss import head_loss
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,13 @@
     distillation, policy_gradient, anchor   the terms, each a pure function of a chunk (view)
     divergences, bins, importance           what the terms are made of
     weighting, advantages, aggregate        rewards -> weights of attempts -> weights of tokens
-    head_loss, chunk, score     LM head -> loss and gradients, chunk by chunk
-    options                 how it is computed: layout, temperature, memory
-    logits, topk, shards    matrix products, exact top-K, the vocabulary over ranks
-    dispatch, passes, kernels   what is done over a chunk of logits: in torch, and in Triton on CUDA
     targets                 what the loss is computed against
+    fused/                  how it is computed: from the LM head's input, chunk by chunk
     health                  metrics of learning from the summed statistics
 
 Imports torch, pydantic (through `fields`) and `sdpo_megatron.errors` alone; the actor and the
 rollout side import it. What needs torch is loaded when it is first asked for, so that a
-configuration can be read without it. `head_loss` is imported from its file: the names are one.
-The kernels, which a CUDA device alone loads, import Triton too.
+configuration can be read without it.
 """
 
 import importlib
@@ -37,9 +33,9 @@ from sdpo_megatron.objectives.config import (
 from sdpo_megatron.objectives.weighting import AttemptWeight
 
 if TYPE_CHECKING:
+    from sdpo_megatron.objectives.fused.options import HeadOptions, chunk_within
+    from sdpo_megatron.objectives.fused.score import head_log_probs
     from sdpo_megatron.objectives.objective import Objective, build_objective
-    from sdpo_megatron.objectives.options import HeadOptions, chunk_within
-    from sdpo_megatron.objectives.score import head_log_probs
     from sdpo_megatron.objectives.targets import (
         TeacherHead,
         TeacherTarget,
@@ -51,8 +47,8 @@ if TYPE_CHECKING:
 
 _WITH_TORCH = {
     "objective": ("Objective", "build_objective"),
-    "options": ("HeadOptions", "chunk_within"),
-    "score": ("head_log_probs",),
+    "fused.options": ("HeadOptions", "chunk_within"),
+    "fused.score": ("head_log_probs",),
     "targets": (
         "TeacherHead",
         "TeacherTarget",

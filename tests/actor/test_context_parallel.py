@@ -58,7 +58,7 @@ def loss_of_the_parts(rank: int, world: int, case: int) -> dict[str, Any]:
 
     from sdpo_megatron.actor.batch_loss import StepCounts, token_targets
     from sdpo_megatron.objectives import HeadOptions, build_objective, single
-    from sdpo_megatron.objectives.head_loss import head_loss
+    from sdpo_megatron.objectives.fused.head_loss import head_loss
 
     objective = build_objective(small_objective())
     samples = made_up_samples(case)

@@ -14,7 +14,7 @@ from sdpo_megatron.objectives import (
     TokenTargets,
     build_objective,
 )
-from sdpo_megatron.objectives.head_loss import HeadLoss, head_loss
+from sdpo_megatron.objectives.fused.head_loss import HeadLoss, head_loss
 
 
 @dataclass(frozen=True, kw_only=True)

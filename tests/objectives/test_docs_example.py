@@ -15,7 +15,7 @@ from sdpo_megatron.objectives import (
     build_objective,
     single,
 )
-from sdpo_megatron.objectives.head_loss import head_loss
+from sdpo_megatron.objectives.fused.head_loss import head_loss
 
 LN2 = math.log(2.0)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sdpo_megatron.objectives import DistillationConfig, ObjectiveConfig, build_objective
-from sdpo_megatron.objectives.chunk import ChunkScorer
-from sdpo_megatron.objectives.shards import VocabShard
+from sdpo_megatron.objectives.fused.chunk import ChunkScorer
+from sdpo_megatron.objectives.fused.shards import VocabShard
 from tests.objectives import variants
 from tests.objectives.cases import Case, Outcome, run
 from tests.objectives.ranks import Ranks

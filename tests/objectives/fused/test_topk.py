@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdpo_megatron.objectives.topk import (
+from sdpo_megatron.objectives.fused.topk import (
     BLOCK,
     block_maxima,
     blocked_topk_first,

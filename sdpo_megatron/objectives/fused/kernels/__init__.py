@@ -9,6 +9,6 @@ Imported on a CUDA device alone (and by the tests in Triton's interpreter): noth
 package needs Triton.
 """
 
-from sdpo_megatron.objectives.kernels.passes import TritonPasses
+from sdpo_megatron.objectives.fused.kernels.passes import TritonPasses
 
 __all__ = ["TritonPasses"]

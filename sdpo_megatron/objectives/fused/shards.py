@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sdpo_megatron.objectives.topk import key_ids, order_keys, topk_first
+from sdpo_megatron.objectives.fused.topk import key_ids, order_keys, topk_first
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sdpo_megatron.objectives import (
     build_objective,
     head_log_probs,
 )
-from sdpo_megatron.objectives.head_loss import head_loss
+from sdpo_megatron.objectives.fused.head_loss import head_loss
 from tests.objectives import variants
 from tests.objectives.cases import Case, make, run
 from tests.objectives.compare import check, expected, on_ranks

@@ -18,16 +18,16 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported
 pytest.importorskip("triton", reason="Triton is not installed here: make test-triton")
 
 from sdpo_megatron.errors import NumericsError
-from sdpo_megatron.objectives import chunk, score
-from sdpo_megatron.objectives.dispatch import passes_for
-from sdpo_megatron.objectives.kernels import TritonPasses
-from sdpo_megatron.objectives.passes import FAR_BELOW, Passes, TorchPasses
-from sdpo_megatron.objectives.shards import VocabShard
+from sdpo_megatron.objectives.fused import chunk, score
+from sdpo_megatron.objectives.fused.dispatch import passes_for
+from sdpo_megatron.objectives.fused.kernels import TritonPasses
+from sdpo_megatron.objectives.fused.passes import FAR_BELOW, Passes, TorchPasses
+from sdpo_megatron.objectives.fused.shards import VocabShard
 from tests.objectives import variants
 from tests.objectives.cases import Case, Outcome, make, run
 from tests.objectives.compare import check
+from tests.objectives.fused.test_head_loss import CANCELLING, CONDITIONS, TOP5, call, drawn_cases
 from tests.objectives.ranks import Ranks
-from tests.objectives.test_head_loss import CANCELLING, CONDITIONS, TOP5, call, drawn_cases
 
 
 def on_cuda(weight: torch.Tensor, *, complete: bool) -> Passes:

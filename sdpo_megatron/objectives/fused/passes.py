@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from sdpo_megatron.objectives.shards import Normaliser, VocabShard, combine
-from sdpo_megatron.objectives.topk import block_maxima, blocked_topk_first
+from sdpo_megatron.objectives.fused.shards import Normaliser, VocabShard, combine
+from sdpo_megatron.objectives.fused.topk import block_maxima, blocked_topk_first
 
 # Elements of logits treated at once between reading and writing memory: half of a core's L2 cache;
 # on a GPU, enough to fill it.

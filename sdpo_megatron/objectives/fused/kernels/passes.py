@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdpo_megatron.objectives.kernels.device import (
+from sdpo_megatron.objectives.fused.kernels.device import (
     candidates_kernel,
     gradient_kernel,
     join_kernel,
     scan_kernel,
 )
-from sdpo_megatron.objectives.passes import Keep, Scan
-from sdpo_megatron.objectives.shards import VocabShard
-from sdpo_megatron.objectives.topk import BLOCK, key_ids
+from sdpo_megatron.objectives.fused.passes import Keep, Scan
+from sdpo_megatron.objectives.fused.shards import VocabShard
+from sdpo_megatron.objectives.fused.topk import BLOCK, key_ids
 
 _BLOCKS_A_PROGRAM = 64  # 2048 logits
 _JOINED_AT_ONCE = 1024
@@ -21,7 +21,7 @@ _LOGITS_A_PROGRAM = 4096
 
 
 class TritonPasses:
-    """See `objectives.passes.Passes`; logits are float32."""
+    """See `objectives.fused.passes.Passes`; logits are float32."""
 
     def __init__(self, products: torch.dtype) -> None:
         """`products`: dtype of the head, in which the gradient is multiplied."""

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from sdpo_megatron.errors import NumericsError
-from sdpo_megatron.objectives.chunk import Scored, target_into
-from sdpo_megatron.objectives.dispatch import passes_for
-from sdpo_megatron.objectives.logits import compute_dtype
-from sdpo_megatron.objectives.options import DEFAULT, HeadOptions
-from sdpo_megatron.objectives.passes import normalise
-from sdpo_megatron.objectives.shards import VocabShard
+from sdpo_megatron.objectives.fused.chunk import Scored, target_into
+from sdpo_megatron.objectives.fused.dispatch import passes_for
+from sdpo_megatron.objectives.fused.logits import compute_dtype
+from sdpo_megatron.objectives.fused.options import DEFAULT, HeadOptions
+from sdpo_megatron.objectives.fused.passes import normalise
+from sdpo_megatron.objectives.fused.shards import VocabShard
 from sdpo_megatron.objectives.targets import TeacherHead, TeacherTarget, first_nonfinite
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sdpo_megatron.objectives.dispatch import passes_for
-from sdpo_megatron.objectives.logits import compute_dtype, project
+from sdpo_megatron.objectives.fused.dispatch import passes_for
+from sdpo_megatron.objectives.fused.logits import compute_dtype, project
+from sdpo_megatron.objectives.fused.passes import Keep, Scan, global_topk, normalise
+from sdpo_megatron.objectives.fused.shards import Normaliser, VocabShard
 from sdpo_megatron.objectives.objective import Objective
-from sdpo_megatron.objectives.passes import Keep, Scan, global_topk, normalise
-from sdpo_megatron.objectives.shards import Normaliser, VocabShard
 from sdpo_megatron.objectives.targets import TeacherTarget, TokenTargets
 from sdpo_megatron.objectives.view import Distribution, TermResult, TokenView
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdpo_megatron.objectives.passes import Passes, TorchPasses
+from sdpo_megatron.objectives.fused.passes import Passes, TorchPasses
 
 
 def passes_for(weight: Tensor, *, complete: bool) -> Passes:
@@ -13,7 +13,7 @@ def passes_for(weight: Tensor, *, complete: bool) -> Passes:
     the reference.
     """
     if weight.is_cuda and weight.dtype != torch.float64 and not complete:
-        from sdpo_megatron.objectives.kernels import TritonPasses
+        from sdpo_megatron.objectives.fused.kernels import TritonPasses
 
         return TritonPasses(weight.dtype)
     return TorchPasses()

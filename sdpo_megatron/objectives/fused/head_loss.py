@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 
 from sdpo_megatron.errors import NumericsError
-from sdpo_megatron.objectives.chunk import ChunkScorer, Scored
-from sdpo_megatron.objectives.logits import accumulate_weight_grad, compute_dtype, hidden_grad
+from sdpo_megatron.objectives.fused.chunk import ChunkScorer, Scored
+from sdpo_megatron.objectives.fused.logits import accumulate_weight_grad, compute_dtype, hidden_grad
+from sdpo_megatron.objectives.fused.options import DEFAULT, HeadOptions
+from sdpo_megatron.objectives.fused.score import score_target
+from sdpo_megatron.objectives.fused.shards import VocabShard
 from sdpo_megatron.objectives.objective import Objective
-from sdpo_megatron.objectives.options import DEFAULT, HeadOptions
-from sdpo_megatron.objectives.score import score_target
-from sdpo_megatron.objectives.shards import VocabShard
 from sdpo_megatron.objectives.targets import (
     TeacherHead,
     TeacherTarget,
