@@ -157,7 +157,7 @@ def teacher(repetitions: int) -> dict[str, float]:
 
     Rank 0 tells.
     """
-    from sdpo_megatron.actor.packing import pack, padded_length, partition
+    from sdpo_megatron.actor.batches.packing import pack, padded_length, partition
 
     actor = _actor(pipeline=2)
     # Student and teacher read the same prompts here, so that a pass is a pass.
@@ -249,7 +249,7 @@ def _actor(pipeline: int = 1) -> Any:
     runtime.init_process_group()
     from sdpo_megatron.actor.actor import Actor
     from sdpo_megatron.actor.config import ActorConfig, BatchConfig, OptimizerConfig
-    from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+    from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
     from sdpo_megatron.weights.spec import ModelSpec
 
     config = ActorConfig(

@@ -230,7 +230,7 @@ def _actor(
 ) -> Any:
     from sdpo_megatron.actor import runtime as runtimes
     from sdpo_megatron.actor.config import ActorConfig, BatchConfig, OptimizerConfig
-    from sdpo_megatron.actor.config_model import PrecisionConfig
+    from sdpo_megatron.actor.model.config import PrecisionConfig
     from sdpo_megatron.weights.spec import ModelSpec
 
     runtime = runtimes.start_runtime(machine.device)
@@ -267,7 +267,7 @@ def _transformer_engine(machine: Machine, fp8: str | None) -> Found:
 
 
 def _batches(actor: Any, samples: Any) -> Any:
-    from sdpo_megatron.actor.minibatch import Minibatch
+    from sdpo_megatron.actor.batches.minibatch import Minibatch
 
     return Minibatch(actor.config, actor.runtime, samples).packed({"student", "teacher"})
 

@@ -16,10 +16,11 @@ import torch
 
 from sdpo_megatron.actor import checkpoint
 from sdpo_megatron.actor.agree import first_problem, from_rank_0, sum_over_data_parallel
-from sdpo_megatron.actor.batch_loss import BatchLoss, StepCounts
+from sdpo_megatron.actor.batches.batch_loss import BatchLoss, StepCounts
+from sdpo_megatron.actor.batches.minibatch import Minibatch, optimizer_steps
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.actor.fault import first_bad_layer
-from sdpo_megatron.actor.minibatch import Minibatch, optimizer_steps
+from sdpo_megatron.actor.model.pipeline import Pipeline
 from sdpo_megatron.actor.optimizer import (
     adam_state,
     build_optimizer,
@@ -28,8 +29,7 @@ from sdpo_megatron.actor.optimizer import (
     set_learning_rate,
     wrap_for_data_parallel,
 )
-from sdpo_megatron.actor.packing import Role
-from sdpo_megatron.actor.pipeline import Pipeline
+from sdpo_megatron.actor.batches.packing import Role
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
 from sdpo_megatron.actor.weight_sets import ShardedWeights
@@ -80,7 +80,7 @@ class Actor:
             ConfigError: The layout or the objective does not fit the model.
             ModelFileError: The folder's files are not those of the model.
         """
-        from sdpo_megatron.actor.model import build_model, init_model_parallel
+        from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
         from sdpo_megatron.weights.load import load_hf_weights
 
         self.config, self.spec, self.runtime = config, spec, runtime

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
 from sdpo_megatron.fields import (
     Count,
     Fraction,

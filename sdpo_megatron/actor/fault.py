@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from sdpo_megatron.actor.packing import PackedSequences
-from sdpo_megatron.actor.pipeline import Pipeline
+from sdpo_megatron.actor.batches.packing import PackedSequences
+from sdpo_megatron.actor.model.pipeline import Pipeline
 
 
 def first_bad_layer(pipeline: Pipeline, batches: Sequence[PackedSequences]) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from sdpo_megatron.actor.layers.rotary import apply_packed_rotary
+from sdpo_megatron.actor.model.layers.rotary import apply_packed_rotary
 from sdpo_megatron.errors import ConfigError
 
 _CPU = torch.device("cpu")

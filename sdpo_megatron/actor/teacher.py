@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from sdpo_megatron.actor.batches.packing import PackedSequences, Role
 from sdpo_megatron.actor.config import TeacherConfig
-from sdpo_megatron.actor.packing import PackedSequences, Role
-from sdpo_megatron.actor.pipeline import Pipeline
+from sdpo_megatron.actor.model.pipeline import Pipeline
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
 from sdpo_megatron.objectives import (
     Objective,

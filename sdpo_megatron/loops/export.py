@@ -65,8 +65,8 @@ def export(run: Path, out: Path, *, step: int | None, weights: str, dtype: str |
     import torch
 
     from sdpo_megatron.actor.checkpoint import load_parameters
-    from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
-    from sdpo_megatron.actor.model import build_model, init_model_parallel
+    from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
+    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
     from sdpo_megatron.config import load_saved
     from sdpo_megatron.weights.export import export_hf
     from sdpo_megatron.weights.spec import ModelSpec

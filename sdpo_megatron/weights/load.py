@@ -75,8 +75,9 @@ def load_hf_weights(chunks: Chunks, spec: ModelSpec, folder: str | Path) -> None
     collective: ranks read on their own (file pages are shared on one host).
 
     Args:
-        chunks: Model chunks as `actor.model.build_model` returns them, before or after DDP wraps
-            them. After the optimiser was built, its master weights must be reloaded by the caller.
+        chunks: Model chunks as `actor.model.gpt.build_model` returns them, before or after DDP
+            wraps them. After the optimiser was built, its master weights must be reloaded by the
+            caller.
 
     Raises:
         ModelFileError: The folder is missing, a file is corrupt, or the tensors do not fit; nothing

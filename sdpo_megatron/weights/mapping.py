@@ -145,7 +145,7 @@ def _ffn_shapes(prefix: str, hidden: int, ffn: int) -> Iterator[tuple[str, Shape
 def params(spec: ModelSpec, at: Position) -> list[Param]:
     """Every parameter of the rank at position `at`, in bucket order.
 
-    The layout must divide the model (`actor.config_model` checks that with messages for people).
+    The layout must divide the model (`actor.model.config` checks that with messages for people).
     """
     last_bucket = 1 + spec.num_layers
     embedding = _vocab_pieces(EMBED, spec, at)

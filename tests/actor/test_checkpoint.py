@@ -29,7 +29,7 @@ def _steps(actor: Any, seeds: range) -> list[Metrics]:
 
 
 def _actor(folder: str, layout: dict[str, int]) -> Any:
-    from sdpo_megatron.actor.config_model import ParallelConfig
+    from sdpo_megatron.actor.model.config import ParallelConfig
 
     return make_actor(folder, parallel=ParallelConfig(**layout))
 

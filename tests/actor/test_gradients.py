@@ -45,8 +45,8 @@ def gradients(folder: str, layout: dict[str, Any], attempts: int | None) -> tupl
     """
     from megatron.core import parallel_state
 
-    from sdpo_megatron.actor import minibatch
-    from sdpo_megatron.actor.config_model import ParallelConfig
+    from sdpo_megatron.actor.batches import minibatch
+    from sdpo_megatron.actor.model.config import ParallelConfig
     from sdpo_megatron.weights.gather import iter_hf_tensors
 
     def partition_by_number(

@@ -40,7 +40,7 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
     from megatron.core import parallel_state
 
     from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig
-    from sdpo_megatron.actor.config_model import ParallelConfig
+    from sdpo_megatron.actor.model.config import ParallelConfig
     from sdpo_megatron.objectives import (
         GrpoWeighting,
         ObjectiveConfig,

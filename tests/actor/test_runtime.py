@@ -71,8 +71,8 @@ from sdpo_megatron.actor.runtime import start_runtime
 runtime = start_runtime("cpu", timeout_s=20)
 runtime.init_process_group()
 import torch
-from sdpo_megatron.actor.config_model import ParallelConfig
-from sdpo_megatron.actor.model import init_model_parallel
+from sdpo_megatron.actor.model.config import ParallelConfig
+from sdpo_megatron.actor.model.gpt import init_model_parallel
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 init_model_parallel(ParallelConfig(), seed=7)
 def draws():

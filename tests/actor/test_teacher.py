@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sdpo_megatron.actor.batches.packing import Role
 from sdpo_megatron.actor.config import (
     EmaTeacher,
     FrozenTeacher,
@@ -14,7 +15,6 @@ from sdpo_megatron.actor.config import (
     TeacherConfig,
     TrustRegionTeacher,
 )
-from sdpo_megatron.actor.packing import Role
 from sdpo_megatron.actor.teacher import Pass, teacher_passes
 from sdpo_megatron.errors import ConfigError
 from tests.actor.worlds import made_up_samples, make_actor, tiny_model
@@ -67,7 +67,7 @@ def follow(
     """EMA against a naive float64 one of the gathered weights; a swap and back; the set's size."""
     import torch
 
-    from sdpo_megatron.actor.config_model import ParallelConfig
+    from sdpo_megatron.actor.model.config import ParallelConfig
 
     actor = make_actor(folder, parallel=ParallelConfig(**layout), teacher=EmaTeacher(rate=RATE))
     naive = [p.detach().double().clone() for c in actor.chunks for p in c.parameters()]
@@ -121,7 +121,7 @@ def test_ema_of_twenty_steps_swap_and_size(
 def bf16_swap(rank: int, world: int, folder: str) -> bool:
     import torch
 
-    from sdpo_megatron.actor.config_model import PrecisionConfig
+    from sdpo_megatron.actor.model.config import PrecisionConfig
 
     actor = make_actor(folder, precision=PrecisionConfig(dtype="bf16"))
     actor.step(made_up_samples(0))

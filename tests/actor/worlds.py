@@ -82,7 +82,7 @@ def make_actor(folder: str, **changes: Any) -> Any:
     """An actor in fp32 with small micro-batches; `changes` are fields of ActorConfig."""
     from sdpo_megatron.actor.actor import Actor
     from sdpo_megatron.actor.config import ActorConfig, BatchConfig, OptimizerConfig
-    from sdpo_megatron.actor.config_model import PrecisionConfig
+    from sdpo_megatron.actor.model.config import PrecisionConfig
     from sdpo_megatron.actor.runtime import current_runtime
     from sdpo_megatron.weights.spec import ModelSpec
 

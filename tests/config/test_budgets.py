@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sdpo_megatron import config
-from sdpo_megatron.actor.packing import padded_length, partition
+from sdpo_megatron.actor.batches.packing import padded_length, partition
 from sdpo_megatron.config.budgets import check_model_context
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import TrainSample

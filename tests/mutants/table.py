@@ -29,9 +29,9 @@ class Mutant:
 
 
 ACTOR = "sdpo_megatron/actor/actor.py"
-BATCH_LOSS = "sdpo_megatron/actor/batch_loss.py"
+BATCH_LOSS = "sdpo_megatron/actor/batches/batch_loss.py"
 OPTIMIZER = "sdpo_megatron/actor/optimizer.py"
-PACKING = "sdpo_megatron/actor/packing.py"
+PACKING = "sdpo_megatron/actor/batches/packing.py"
 TEACHER = "sdpo_megatron/actor/teacher.py"
 WEIGHT_SETS = "sdpo_megatron/actor/weight_sets.py"
 
@@ -106,7 +106,7 @@ MUTANTS = (
     ),
     Mutant(
         "gradients of the step before are added",
-        "sdpo_megatron/actor/pipeline.py",
+        "sdpo_megatron/actor/model/pipeline.py",
         "            chunk.zero_grad_buffer()\n",
         "            pass\n",
         ONE_RANK,
@@ -134,7 +134,7 @@ MUTANTS = (
     ),
     Mutant(
         "several steps on a batch see the whole batch each",
-        "sdpo_megatron/actor/minibatch.py",
+        "sdpo_megatron/actor/batches/minibatch.py",
         "[s for s in samples if s.question_id in chosen]",
         "[s for s in samples if chosen]",
         ONE_RANK,
@@ -188,14 +188,14 @@ MUTANTS = (
         PACKING,
         "predictors += range(start + len(prompt) - 1, len(tokens))",
         "predictors += range(start + len(prompt), len(tokens) + 1)",
-        "tests/actor/test_packing.py",
+        "tests/actor/batches/test_packing.py",
     ),
     Mutant(
         "bins dealt in one direction",
         PACKING,
         "row if (start // num_ranks) % 2 == 0 else reversed(row)",
         "row",
-        "tests/actor/test_packing.py::test_ranks_are_dealt_heavy_bins_with_light_ones",
+        "tests/actor/batches/test_packing.py::test_ranks_are_dealt_heavy_bins_with_light_ones",
     ),
     # Numerics that no reference states
     Mutant(

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from sdpo_megatron.actor.context_parallel import shard
-from sdpo_megatron.actor.packing import pack
+from sdpo_megatron.actor.batches.context_parallel import shard
+from sdpo_megatron.actor.batches.packing import pack
 from tests.actor.worlds import made_up_samples, make_actor, tiny_model
 from tests.distributed import run_ranks
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def told(rank: int, world: int) -> tuple[Any, Any, list[int]]:
-    from sdpo_megatron.actor.pipeline import packed_params
+    from sdpo_megatron.actor.model.pipeline import packed_params
 
     whole = pack(made_up_samples(0), "student", 240, CPU, sequence_multiple=4)
     plain, cut = packed_params(whole), packed_params(shard(whole, 1, 2))
@@ -32,7 +32,7 @@ def test_padded_boundaries_are_told_under_context_parallelism() -> None:
 
 def kept(rank: int, world: int, folder: str) -> list[tuple[str, int]]:
     """The order in which micro-batches are computed and taken away."""
-    from sdpo_megatron.actor.minibatch import Minibatch
+    from sdpo_megatron.actor.batches.minibatch import Minibatch
 
     actor = make_actor(folder)
     batches = Minibatch(actor.config, actor.runtime, made_up_samples(0)).packed({"student"})

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sdpo_megatron.actor.context_parallel import select
-from sdpo_megatron.actor.packing import PackedSequences
+from sdpo_megatron.actor.batches.context_parallel import select
+from sdpo_megatron.actor.batches.packing import PackedSequences
 from sdpo_megatron.actor.teacher import Targets
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample

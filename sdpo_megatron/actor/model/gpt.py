@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
 from sdpo_megatron.actor.runtime import current_runtime
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.weights.spec import Llama3Rope, ModelSpec, YarnRope
@@ -23,9 +23,9 @@ from megatron.core import parallel_state, tensor_parallel  # noqa: E402
 from megatron.core.models.gpt import GPTModel  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from sdpo_megatron.actor.layers.norm import AcrossHeadsRMSNorm  # noqa: E402
-from sdpo_megatron.actor.layers.rotary import RotaryByLayer  # noqa: E402
-from sdpo_megatron.actor.layers.spec import block_spec  # noqa: E402
+from sdpo_megatron.actor.model.layers.norm import AcrossHeadsRMSNorm  # noqa: E402
+from sdpo_megatron.actor.model.layers.rotary import RotaryByLayer  # noqa: E402
+from sdpo_megatron.actor.model.layers.spec import block_spec  # noqa: E402
 
 
 class PolicyModel(GPTModel):  # type: ignore[misc]

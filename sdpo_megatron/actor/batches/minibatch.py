@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from sdpo_megatron.actor import context_parallel
-from sdpo_megatron.actor.config import ActorConfig, BatchConfig
-from sdpo_megatron.actor.packing import (
+from sdpo_megatron.actor.batches import context_parallel
+from sdpo_megatron.actor.batches.packing import (
     PackedSequences,
     Role,
     pack,
@@ -15,6 +14,7 @@ from sdpo_megatron.actor.packing import (
     partition,
     sequence_length,
 )
+from sdpo_megatron.actor.config import ActorConfig, BatchConfig
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.nouns import TrainSample
 

@@ -12,11 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdpo_megatron.actor.batches.minibatch import (
+    optimizer_steps,
+    split_by_questions,
+    split_shuffled,
+)
+from sdpo_megatron.actor.batches.packing import sequence_length
 from sdpo_megatron.actor.config import BatchConfig
-from sdpo_megatron.actor.minibatch import optimizer_steps, split_by_questions, split_shuffled
-from sdpo_megatron.actor.packing import sequence_length
 from sdpo_megatron.nouns import TrainSample
-from tests.actor.test_batch_loss import made_up_losses, ours
+from tests.actor.batches.test_batch_loss import made_up_losses, ours
 from tests.actor.worlds import made_up_samples
 
 PAPER = BatchConfig(questions=32, questions_per_step=1, composition="shuffled")

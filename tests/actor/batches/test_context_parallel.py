@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from sdpo_megatron.actor.context_parallel import gather_responses, select, shard
-from sdpo_megatron.actor.packing import pack, padded_length
+from sdpo_megatron.actor.batches.context_parallel import gather_responses, select, shard
+from sdpo_megatron.actor.batches.packing import pack, padded_length
 from tests.actor.worlds import VOCAB, made_up_samples, small_objective
 from tests.distributed import run_ranks
 
@@ -56,7 +56,7 @@ def loss_of_the_parts(rank: int, world: int, case: int) -> dict[str, Any]:
     """Loss and gradients with student and teacher cut apart, against the whole micro-batch's."""
     import torch.distributed as dist
 
-    from sdpo_megatron.actor.batch_loss import StepCounts, token_targets
+    from sdpo_megatron.actor.batches.batch_loss import StepCounts, token_targets
     from sdpo_megatron.objectives import HeadOptions, build_objective, single
     from sdpo_megatron.objectives.fused.head_loss import head_loss
 

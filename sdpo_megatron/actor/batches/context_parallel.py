@@ -20,7 +20,7 @@ from dataclasses import fields, replace
 import torch
 import torch.distributed as dist
 
-from sdpo_megatron.actor.packing import PackedSequences
+from sdpo_megatron.actor.batches.packing import PackedSequences
 from sdpo_megatron.objectives import TokenTargets
 
 

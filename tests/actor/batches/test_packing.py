@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdpo_megatron.actor.packing import cost, pack, padded_length, partition, sequence_length
+from sdpo_megatron.actor.batches.packing import (
+    cost,
+    pack,
+    padded_length,
+    partition,
+    sequence_length,
+)
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import TrainSample
 

@@ -6,5 +6,5 @@ rotary.py     rotary positions of packed sequences
 activation.py SwiGLU
 spec.py       which layers make a model: these on a CPU, Transformer Engine's on a GPU
 
-spec.py imports megatron: start the runtime first. Used by actor.model and the runtime.
+spec.py imports megatron: start the runtime first. Used by actor.model.gpt and the runtime.
 """

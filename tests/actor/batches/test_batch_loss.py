@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdpo_megatron.actor.batch_loss import StepCounts, token_targets
-from sdpo_megatron.actor.packing import partition
+from sdpo_megatron.actor.batches.batch_loss import StepCounts, token_targets
+from sdpo_megatron.actor.batches.packing import partition
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.objectives.config import DistillationConfig, ObjectiveConfig

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdpo_megatron.actor.context_parallel import gather_responses
-from sdpo_megatron.actor.packing import PackedSequences
+from sdpo_megatron.actor.batches.context_parallel import gather_responses
+from sdpo_megatron.actor.batches.packing import PackedSequences
 
 if TYPE_CHECKING:
     from megatron.core.packed_seq_params import PackedSeqParams

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from sdpo_megatron.actor.layers.activation import swiglu
-from sdpo_megatron.actor.layers.attention import PackedAttention
-from sdpo_megatron.actor.layers.norm import AcrossHeadsRMSNorm, RMSNorm
+from sdpo_megatron.actor.model.layers.activation import swiglu
+from sdpo_megatron.actor.model.layers.attention import PackedAttention
+from sdpo_megatron.actor.model.layers.norm import AcrossHeadsRMSNorm, RMSNorm
 from sdpo_megatron.weights.spec import ModelSpec, YarnRope
 
 
@@ -102,7 +102,7 @@ def _post_norm(spec: ModelSpec) -> Any:
             TransformerLayerSubmodules,
         )
 
-        from sdpo_megatron.actor.layers.post_norm import (
+        from sdpo_megatron.actor.model.layers.post_norm import (
             NormedRowParallelLinear,
             SelfAttentionByLayer,
         )

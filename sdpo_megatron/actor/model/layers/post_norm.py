@@ -10,9 +10,9 @@ import torch
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention
 
-from sdpo_megatron.actor.layers.attention import window_of
-from sdpo_megatron.actor.layers.norm import RMSNorm
-from sdpo_megatron.actor.layers.rotary import half_of_layer
+from sdpo_megatron.actor.model.layers.attention import window_of
+from sdpo_megatron.actor.model.layers.norm import RMSNorm
+from sdpo_megatron.actor.model.layers.rotary import half_of_layer
 
 
 class NormedRowParallelLinear(RowParallelLinear):  # type: ignore[misc]

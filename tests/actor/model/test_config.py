@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdpo_megatron.actor.config_model import ParallelConfig, PrecisionConfig
+from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.weights.spec import ModelSpec, MoeSpec
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sdpo_megatron.actor.layers.activation import swiglu
-from sdpo_megatron.actor.layers.attention import PackedAttention
-from sdpo_megatron.actor.layers.norm import RMSNorm
-from sdpo_megatron.actor.layers.rotary import apply_packed_rotary
+from sdpo_megatron.actor.model.layers.activation import swiglu
+from sdpo_megatron.actor.model.layers.attention import PackedAttention
+from sdpo_megatron.actor.model.layers.norm import RMSNorm
+from sdpo_megatron.actor.model.layers.rotary import apply_packed_rotary
 from tests.distributed import run_ranks
 
 HEADS, GROUPS, DIM = 6, 2, 8
