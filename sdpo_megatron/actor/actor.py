@@ -18,6 +18,7 @@ from sdpo_megatron.actor import checkpoint
 from sdpo_megatron.actor.agree import first_problem, from_rank_0, sum_over_data_parallel
 from sdpo_megatron.actor.batches.batch_loss import BatchLoss, StepCounts
 from sdpo_megatron.actor.batches.minibatch import Minibatch, optimizer_steps
+from sdpo_megatron.actor.batches.packing import Role
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.actor.fault import first_bad_layer
 from sdpo_megatron.actor.model.pipeline import Pipeline
@@ -29,7 +30,6 @@ from sdpo_megatron.actor.optimizer import (
     set_learning_rate,
     wrap_for_data_parallel,
 )
-from sdpo_megatron.actor.batches.packing import Role
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
 from sdpo_megatron.actor.weight_sets import ShardedWeights

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sdpo_megatron.actor.packing import Role, prompt_of
+from sdpo_megatron.actor.batches.packing import Role, prompt_of
 from sdpo_megatron.actor.runtime import current_runtime
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.weights.flops import forward_flops

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Self
 
 from sdpo_megatron.errors import SdpoError, VerifierBroken
@@ -60,12 +59,7 @@ class LocalVerifiers:
         self._code = CodeVerifier(sandbox, self._code_config)
         self.layers = sandbox.layers
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
 
     async def verify(self, verifier: str, item: Item, response: str) -> Verdict:

@@ -22,7 +22,6 @@ import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 from sdpo_megatron.errors import ConfigError, VerifierBroken, VerifierUnavailable
@@ -66,12 +65,7 @@ class VerifierPool:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -104,9 +98,8 @@ class VerifierPool:
                 raise VerifierUnavailable(
                     f"{verifier}: no reply after {wall_s:.0f} s; the child was replaced"
                 ) from error
-            except (
-                BaseException
-            ):  # cancelled in the middle of a job: its reply must not reach the next one
+            except BaseException:
+                # Cancelled in the middle of a job: its reply must not reach the next one.
                 await self._end(child)
                 raise
             if reply is None:

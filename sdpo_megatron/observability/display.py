@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdpo_megatron.nouns import StepReport
-from sdpo_megatron.observability.example import Example, harmless
+from sdpo_megatron.observability.example import Example, for_terminal
 from sdpo_megatron.observability.step_row import (
     LEGEND,
     fitting_columns,
@@ -184,7 +184,7 @@ class Display:
 
     def _line(self, text: str, style: str) -> None:
         elapsed = f"{time.monotonic() - self._started:7.1f} s  "
-        first, *more = harmless(text).split("\n") or [""]
+        first, *more = for_terminal(text).split("\n") or [""]
         line = Text.assemble((elapsed, "dim"), (first, style))
         for extra in more:
             line.append("\n" + " " * len(elapsed)).append(extra, style)
@@ -233,15 +233,15 @@ class Display:
 
 
 def _clipped(text: str, num_lines: int) -> list[str]:
-    """The first lines of `text`, harmless, and a note of how many more there are."""
-    lines = [line[:_LINE_CHARS] for line in harmless(text).strip("\n").split("\n")]
+    """The first lines of `text`, for_terminal, and a note of how many more there are."""
+    lines = [line[:_LINE_CHARS] for line in for_terminal(text).strip("\n").split("\n")]
     rest = len(lines) - num_lines
     return lines if rest <= 0 else [*lines[:num_lines], f"({rest} more lines)"]
 
 
 def _title(step: int, example: Example) -> str:
     verdict = "solved" if example.success else "failed"
-    return f"step {step}, {harmless(example.question_id)}, attempt {example.index}: {verdict}"
+    return f"step {step}, {for_terminal(example.question_id)}, attempt {example.index}: {verdict}"
 
 
 def _example_panel(step: int, example: Example, room: int) -> RenderableType:

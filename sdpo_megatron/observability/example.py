@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sdpo_megatron.nouns import Group
 
-__all__ = ["Example", "choose_example", "harmless"]
+__all__ = ["Example", "choose_example", "for_terminal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def choose_example(groups: Sequence[Group], step: int) -> Example | None:
     )
 
 
-def harmless(text: str) -> str:
+def for_terminal(text: str) -> str:
     """`text` without anything that a terminal or a reader could take for more than letters.
 
     Line feeds stay and tabs become four spaces. Control characters (escape sequences begin with

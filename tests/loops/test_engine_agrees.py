@@ -41,9 +41,9 @@ def megatron_log_probs(
     """log pi of each response token, one sequence after the other, on two pipeline stages."""
     import torch
     from megatron.core.packed_seq_params import PackedSeqParams
-    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
 
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
+    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
     from sdpo_megatron.objectives import HeadOptions, head_log_probs
     from sdpo_megatron.weights.load import load_hf_weights
     from sdpo_megatron.weights.spec import ModelSpec

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdpo_megatron.nouns import Attempt, Group, Question, Verdict, VersionSpan
-from sdpo_megatron.observability.example import choose_example, harmless
+from sdpo_megatron.observability.example import choose_example, for_terminal
 
 
 @pytest.mark.parametrize(
@@ -30,13 +30,13 @@ from sdpo_megatron.observability.example import choose_example, harmless
         ("naïve 漢字 🙂", "naïve 漢字 🙂"),
     ],
 )
-def test_harmless(text: str, shown: str) -> None:
-    assert harmless(text) == shown
+def test_for_terminal(text: str, shown: str) -> None:
+    assert for_terminal(text) == shown
 
 
 @given(st.text(alphabet=st.characters(), max_size=200))
 def test_only_letters_marks_and_line_feeds_are_left(text: str) -> None:
-    for char in harmless(text):
+    for char in for_terminal(text):
         category = unicodedata.category(char)
         assert char == "\n" or not (category.startswith("C") or category in ("Zl", "Zp")), ascii(
             char

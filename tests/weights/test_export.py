@@ -104,9 +104,8 @@ def with_head(source: Path, target: Path, *, factor: float) -> Path:
 
 
 def loaded(folder: str, layout: dict[str, Any]) -> tuple[Any, Any]:
-    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
-
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
+    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
     from sdpo_megatron.weights.load import load_hf_weights
     from sdpo_megatron.weights.spec import ModelSpec
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from sdpo_megatron.addresses import DNS_PREFIX, REFRESH_S, addresses_of
 from sdpo_megatron.errors import ConfigError, VerifierUnavailable
 
-DNS_PREFIX = "dns+"
-DNS_REFRESH_S = 15.0
 # how long an endpoint that failed is passed over; doubles while it keeps failing
 FIRST_BENCH_S = 0.25
 MAX_BENCH_S = 15.0
@@ -58,9 +56,9 @@ class Endpoints:
         if not urls:
             raise ConfigError("verifier client: give at least one endpoint URL")
         self._fixed = [u.rstrip("/") for u in urls if not u.startswith(DNS_PREFIX)]
-        self._names = [u.removeprefix(DNS_PREFIX) for u in urls if u.startswith(DNS_PREFIX)]
+        self._names = [u for u in urls if u.startswith(DNS_PREFIX)]
         for url in (*self._fixed, *self._names):
-            parts = urlsplit(url)
+            parts = urlsplit(url.removeprefix(DNS_PREFIX))
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ConfigError(f"verifier endpoint {url!r}: expected http://host:port")
         self._known = {url: Endpoint(url) for url in self._fixed}
@@ -101,26 +99,14 @@ class Endpoints:
 
     async def _resolve(self) -> None:
         """Look the DNS names up again when that is due; a failed look-up keeps what was known."""
-        if not self._names or time.monotonic() - self._resolved_at < DNS_REFRESH_S:
+        if not self._names or time.monotonic() - self._resolved_at < REFRESH_S:
             return
         async with self._lock:
-            if time.monotonic() - self._resolved_at < DNS_REFRESH_S:
+            if time.monotonic() - self._resolved_at < REFRESH_S:
                 return
             urls = list(self._fixed)
             for name in self._names:
-                urls += await _addresses(name)
+                urls += await addresses_of(name)
             if len(urls) > len(self._fixed):
                 self._known = {url: self._known.get(url) or Endpoint(url) for url in urls}
                 self._resolved_at = time.monotonic()
-
-
-async def _addresses(url: str) -> list[str]:
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    hosts = dict.fromkeys(f"[{a[4][0]}]" if a[0] == socket.AF_INET6 else a[4][0] for a in found)
-    return [f"{parts.scheme}://{host}:{port}" for host in hosts]

@@ -82,8 +82,8 @@ def public_split(num_tests: int, fraction: float, seed: int, id: str) -> tuple[i
     """Indices of the public tests, ascending: a random `fraction` (rounded up, at least one) fixed
     by seed and id.
 
-    At least one test stays hidden when there are two or more and `fraction` is below 1 (method.md
-    section 4: a random half). Independent of the machine, of other items and of PYTHONHASHSEED.
+    At least one test stays hidden when there are two or more and `fraction` is below 1. Independent
+    of the machine, of other items and of PYTHONHASHSEED.
     """
     if num_tests < 1:
         raise ValueError(f"{id}: {num_tests} tests; at least one is needed")

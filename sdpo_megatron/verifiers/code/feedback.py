@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from sdpo_megatron.sandbox.inside.verdict.judgement import TestResult
 from sdpo_megatron.sandbox.inside.verdict.render import shorten_middle
 from sdpo_megatron.sandbox.inside.verdict.statement import Statement
-from sdpo_megatron.verifiers.harmless import harmless as verifiers_harmless
+from sdpo_megatron.verifiers.harmless import harmless
 
 
-def harmless(text: str) -> str:
+def harmless_whole(text: str) -> str:
     """All of `text`, harmless: whoever calls has bounded it."""
-    return verifiers_harmless(text, max(len(text), 1))
+    return harmless(text, max(len(text), 1))
 
 
 LIMIT_WORDS = {
@@ -56,7 +56,7 @@ def crash_text(signal: int | None) -> str:
 def no_code_text(entry: str, names: tuple[str, ...] = ()) -> str:
     """A response without code, or with code that defines `names` but not `entry`."""
     if names:
-        others = ", ".join(f"`{harmless(name)}`" for name in names)
+        others = ", ".join(f"`{harmless_whole(name)}`" for name in names)
         return f"`{entry}` is not defined: the code defines {others}."
     if entry:
         return f"No Python code was found that defines `{entry}`."
@@ -68,13 +68,13 @@ def error_text(error: Statement | TestResult, code: str = "") -> str:
 
     `code` is the attempt's source when its line is to be quoted.
     """
-    kind = harmless(error.type) or "Exception"
-    message = harmless(shorten_middle(error.message, 300))
+    kind = harmless_whole(error.type) or "Exception"
+    message = harmless_whole(shorten_middle(error.message, 300))
     where = f" (line {error.line} of your code)" if error.line else ""
     text = f"{kind}: {message}{where}" if message else f"{kind}{where}"
     lines = code.splitlines() if error.line else []
     if lines and error.line <= len(lines):
-        text += f"\n    {harmless(shorten_middle(lines[error.line - 1].strip(), 200))}"
+        text += f"\n    {harmless_whole(shorten_middle(lines[error.line - 1].strip(), 200))}"
     return text
 
 
@@ -84,16 +84,16 @@ def failed_answer_text(failure: Statement | TestResult, code: str = "") -> str:
         return error_text(failure, code)
     if failure.kind == "exit":
         return "The program called exit instead of returning an answer."
-    why = harmless(shorten_middle(failure.message, 200)) or "it is not plain data"
+    why = harmless_whole(shorten_middle(failure.message, 200)) or "it is not plain data"
     return f"The returned value cannot be used: {why}"
 
 
 def wrong_facts(expected: str, got: str, where: str) -> dict[str, str]:
     """Labelled values of a wrong answer; they never read the same."""
-    expected, got = harmless(expected), harmless(got)
+    expected, got = harmless_whole(expected), harmless_whole(got)
     if expected == got:
         got += " (it reads the same, but is not equal)"
-    place = {"First difference": harmless(where)} if where else {}
+    place = {"First difference": harmless_whole(where)} if where else {}
     return {**place, "Expected": expected, "Got": got}
 
 
@@ -104,7 +104,7 @@ def case_text(title: str, facts: Mapping[str, str]) -> str:
     """
     lines = [title]
     for label, value in facts.items():
-        value = harmless(value).rstrip("\n")
+        value = harmless_whole(value).rstrip("\n")
         lines.append(f"{label}:\n{value}" if "\n" in value else f"{label}: {value}")
     return "\n".join(lines)
 

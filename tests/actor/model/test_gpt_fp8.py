@@ -14,12 +14,11 @@ def told(rank: int, world: int, folder: str) -> dict[str, Any]:
     """A runtime that claims a card; returns what is asked for on it."""
     import dataclasses
 
-    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel, transformer_config
-
     import sdpo_megatron.actor.runtime as runtimes
     from sdpo_megatron.actor.batches.minibatch import Minibatch
     from sdpo_megatron.actor.config import ActorConfig
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
+    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel, transformer_config
     from sdpo_megatron.errors import ConfigError
     from sdpo_megatron.weights.spec import ModelSpec
 

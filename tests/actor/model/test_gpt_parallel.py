@@ -169,9 +169,9 @@ def run_cases(rank: int, world_size: int, work: list[tuple[str, str, Layout]]) -
 
 def run_case(folder: str, layout: Layout) -> dict[str, Any]:
     from megatron.core import parallel_state
-    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
 
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
+    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
     from sdpo_megatron.weights.gather import iter_hf_tensors
     from sdpo_megatron.weights.load import load_hf_weights
     from sdpo_megatron.weights.spec import ModelSpec

@@ -49,9 +49,9 @@ def test_logits_equal_transformers(folder: Path, expected: np.ndarray, stages: i
 def logits_of(rank: int, world_size: int, folder: str) -> Any:
     from megatron.core.packed_seq_params import PackedSeqParams
     from megatron.core.pipeline_parallel import get_forward_backward_func
-    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
 
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
+    from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
     from sdpo_megatron.weights.load import load_hf_weights
     from sdpo_megatron.weights.spec import ModelSpec
 
