@@ -123,10 +123,8 @@ async def _swap_one(
         if version.checksum and after != version.checksum:
             raise SwapError(
                 f"{client.url}: policy version {version.number} from {folder} has checksum "
-                f"{after[:16]}…, "
-                f"the trainer's is {version.checksum[:16]}…: the engine's weights are not the "
-                "trainer's "
-                "(same dtype and tp on both sides?)"
+                f"{after[:16]}…, the trainer's is {version.checksum[:16]}…: the engine's weights "
+                "are not the trainer's (same dtype and tp on both sides?)"
             )
         await client.set_version(version.number)
         await client.resume()

@@ -92,15 +92,7 @@ class SandboxConfig:
     none pays nothing for them.
     """
 
-    minimum_layers: Texts = (
-        "pid",
-        "net",
-        "mount",
-        "ipc",
-        "seccomp",
-        "rlimits",
-        "accounting",
-    )
+    minimum_layers: Texts = ("pid", "net", "mount", "ipc", "seccomp", "rlimits", "accounting")
     """Names of isolation layers without which nothing is run (docs/security.md)."""
 
     disable_layers: Texts = ()
