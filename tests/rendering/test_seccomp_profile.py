@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from sdpo_megatron.sandbox.inside.fence.syscall_table import table
 
 from sdpo_megatron.rendering.committed import K8S
-from sdpo_megatron.sandbox.inside import linux
+from sdpo_megatron.sandbox.inside.fence import linux
+from sdpo_megatron.sandbox.inside.fence.syscall_table import table
 
 PROFILE = json.loads((K8S / "components/user-namespaces/sdpo-verifier.json").read_text())
 ALLOWED = {name for group in PROFILE["syscalls"] for name in group["names"]}
