@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from recipes.hardware import Gpu, Machines
 from recipes.memory import memory_sheet
 from recipes.sheet import Sheet
-from sdpo_megatron.actor.config_model import ParallelConfig
+from sdpo_megatron.actor.model.config import ParallelConfig
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.weights.spec import ModelSpec

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from recipes.hardware import MIB, Machines
 from recipes.rank_share import BF16, FP32, layer_activation_bytes, parameters_on
 from recipes.sheet import Line, Sheet
-from sdpo_megatron.actor.config_model import ParallelConfig
+from sdpo_megatron.actor.model.config import ParallelConfig
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.weights.spec import ModelSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sdpo_megatron.actor.config_model import ParallelConfig
+from sdpo_megatron.actor.model.config import ParallelConfig
 from sdpo_megatron.weights.mapping import EMBED, FINAL_NORM, HEAD, hf_shapes
 from sdpo_megatron.weights.spec import ModelSpec
 

@@ -6,7 +6,7 @@ import pytest
 
 from recipes.models import MODELS
 from recipes.rank_share import layer_activation_bytes, num_parameters, parameters_on
-from sdpo_megatron.actor.config_model import ParallelConfig
+from sdpo_megatron.actor.model.config import ParallelConfig
 
 
 @pytest.mark.parametrize(
