@@ -89,7 +89,8 @@ class SandboxConfig:
     installed are left out; another one must be there.
 
     Their folders become readable: never name a package that holds tests. A program that imports
-    none pays nothing for them.
+    none pays nothing for them. Where they lie below /tmp (an environment made there), a run's own
+    /tmp hides them.
     """
 
     minimum_layers: Texts = ("pid", "net", "mount", "ipc", "seccomp", "rlimits", "accounting")

@@ -94,7 +94,8 @@ PAGES = [
 def test_no_page_names_a_setting_that_does_not_exist(page: Path) -> None:
     keys = [setting.key for setting in all_settings(TrainConfig)]
     groups = "|".join(sorted({key.partition(".")[0] for key in keys}))
-    named = re.findall(rf"(?<![\w./(-])(?:{groups})(?:\.[a-z_0-9]+)+(?![\w/(-])", page.read_text())
+    text = page.read_text().replace("run.executor", "")  # nemo-run's own
+    named = re.findall(rf"(?<![\w./(-])(?:{groups})(?:\.[a-z_0-9]+)+(?![\w/(-])", text)
     assert [n for n in named if not any(k == n or k.startswith(f"{n}.") for k in keys)] == []
 
 

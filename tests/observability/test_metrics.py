@@ -103,6 +103,7 @@ def test_every_key_that_the_source_writes_is_declared() -> None:
                 continue
             if (
                 re.fullmatch(rf"({groups})/[a-z0-9_]*[a-z0-9]", node.value)
+                and node.value != "policy/v1"  # an API group of Kubernetes
                 and node.value not in BY_KEY
             ):
                 undeclared.append(f"{file.relative_to(REPOSITORY)}:{node.lineno}: {node.value}")

@@ -122,6 +122,7 @@ time.sleep(1.5)
 print(sandbox._zygote.pid, *sandbox._indices, flush=True)
 time.sleep(250)
 """
+from tests.sandbox import packages
 
 
 @pytest.mark.slow
@@ -178,6 +179,7 @@ def test_set_order_is_the_same_on_every_run() -> None:
     assert len(outputs) == 1
 
 
+@pytest.mark.skipif(packages.HIDDEN, reason=packages.WHY)
 def test_packages_named_in_the_config_can_be_imported() -> None:
     source = "import numpy; print(int(numpy.arange(5).sum()))"
     config = SandboxConfig(workers=1, packages=("numpy",))

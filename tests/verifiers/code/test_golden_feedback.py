@@ -137,6 +137,8 @@ def test_feedback_is_as_written(verifier: CodeVerifier, name: str) -> None:
     item, response = CASES[name]
     if item["kind"] == "humaneval" and response[:2].islower() and "\ndef " not in response:
         response = f"    {response}"
+    if name != "wall-time":  # a busy machine must not come before what the case is about
+        verifier = CodeVerifier(verifier.sandbox, replace(verifier.config, wall_s=60.0))
     verdict = verifier.verify(item, response)
     assert not verdict.success
     path = GOLDEN / f"{name}.txt"

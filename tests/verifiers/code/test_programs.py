@@ -13,6 +13,7 @@ import pytest
 
 from sdpo_megatron.sandbox import Sandbox, SandboxConfig
 from sdpo_megatron.verifiers.code import CodeVerifier
+from tests.sandbox import packages
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_right_and_wrong_programs(verifier: CodeVerifier, name: str) -> None:
+    if name in ("numpy", "sortedcontainers") and packages.HIDDEN:
+        pytest.skip(packages.WHY)
     task, right, wrong, reason = CASES[name]
     verdict = verifier.verify(task, f"```python\n{right}\n```")
     assert verdict.success, verdict.feedback
