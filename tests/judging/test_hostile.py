@@ -53,7 +53,7 @@ def _judged(item: dict[str, Any], texts: list[str]) -> list[Verdict]:
 
     async def run() -> list[Verdict]:
         config = JudgeConfig(code=CODE, retries=0)
-        async with open_judge(config, SandboxConfig(workers=2), task) as judge:
+        async with open_judge(config, SandboxConfig(workers=2), task, pytest.fail) as judge:
             return await asyncio.gather(*(judge(question, text) for text in texts))
 
     return asyncio.run(run())

@@ -14,6 +14,7 @@ import pytest
 
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
 from sdpo_megatron.sandbox import LAYERS, Program, RunLimits, Sandbox, SandboxConfig, detect_layers
+from tests.sandbox import packages
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -122,7 +123,6 @@ time.sleep(1.5)
 print(sandbox._zygote.pid, *sandbox._indices, flush=True)
 time.sleep(250)
 """
-from tests.sandbox import packages
 
 
 @pytest.mark.slow
