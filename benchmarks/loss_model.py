@@ -39,7 +39,7 @@ from sdpo_megatron.objectives import (
     chunk_within,
     single,
 )
-from sdpo_megatron.objectives.fused import head_loss
+from sdpo_megatron.objectives.fused.head_loss import head_loss
 
 RESULTS = Path(__file__).parent / "results" / "loss_model.json"
 MIB = 1 << 20
