@@ -12,7 +12,8 @@ import pytest
 
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierBroken, VerifierUnavailable
 from sdpo_megatron.judging.config import JudgeConfig
-from sdpo_megatron.judging.judge import open_judge
+from sdpo_megatron.judging.items import Item
+from sdpo_megatron.judging.judge import Judge, open_judge
 from sdpo_megatron.nouns import Question, Verdict
 from sdpo_megatron.sandbox import SandboxConfig
 from sdpo_megatron.tasks import Task, TaskConfig, load_task
@@ -33,6 +34,35 @@ def judge_all(task: Task, texts: list[str], **config: Any) -> list[Verdict]:
             return await asyncio.gather(*(judge(question, text) for question, text in pairs))
 
     return asyncio.run(run())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_attempts_are_judged_at_once_than_there_are_workers(workers: int) -> None:
+    """The backend holds each until nothing more arrives; as many as are allowed do arrive."""
+    held: list[asyncio.Event] = []
+    most = 0
+
+    class Holding:
+        async def verify(self, verifier: str, item: Item, response: str) -> Verdict:
+            nonlocal most
+            held.append(done := asyncio.Event())
+            most = max(most, len(held))
+            await done.wait()
+            return Verdict(reward=1.0, success=True, format_ok=True, feedback="")
+
+    async def run() -> list[Verdict]:
+        judge = Judge(OBEYS, Holding(), workers, print)
+        question = own_task().questions[0]
+        jobs = [asyncio.create_task(judge(question, str(n))) for n in range(7)]
+        while not all(job.done() for job in jobs):
+            for _ in range(10):  # turns of the loop: whoever may begin has begun
+                await asyncio.sleep(0)
+            while held:
+                held.pop().set()
+        return await asyncio.gather(*jobs)
+
+    assert len(asyncio.run(run())) == 7
+    assert most == workers
 
 
 def test_the_packaged_science_set_is_judged_on_this_machine() -> None:

@@ -228,4 +228,19 @@ MUTANTS = (
         "len({v.success for v in group.verdicts}) >= 1 for group in groups",
         "tests/rollout/test_summary.py",
     ),
+    # Judging
+    Mutant(
+        "a cancelled job's reply stays in the child's pipe",
+        "sdpo_megatron/judging/pool.py",
+        "must not reach the next one.\n                await self._end(child)\n",
+        "must not reach the next one.\n                self._idle.append(child)\n",
+        "tests/judging/test_pool.py::test_a_cancelled_job_never_answers_for_the_next",
+    ),
+    Mutant(
+        "judge.workers bounds nothing",
+        "sdpo_megatron/judging/judge.py",
+        "self._slots = asyncio.Semaphore(workers)",
+        "self._slots = asyncio.Semaphore(workers + 1_000)",
+        "tests/judging/test_judge.py",
+    ),
 )

@@ -19,13 +19,13 @@ from .feedback import (
     GARBAGE,
     case_text,
     crash_text,
-    error_text,
     failed_answer_text,
     limit_text,
     no_code_text,
     wrong_facts,
 )
 from .outcome import LIMITS, Outcome, public_indices
+from .program import no_program, quoted_code
 from .reading import readings
 
 if TYPE_CHECKING:
@@ -183,12 +183,8 @@ class _Reading:
             return Outcome(kind=run.cause, feedback=feedback, **common)
         if not judgement.is_set_up:
             raise VerifierUnavailable(f"judging {self._question.id}: the judge did not set up")
-        if report.kind == "missing":
-            feedback = no_code_text(self._question.entry, report.names)
-            return Outcome(kind="no_code", format_ok=False, feedback=feedback, **common)
-        if report.kind == "syntax":
-            feedback = error_text(report, self._code(run))
-            return Outcome(kind="syntax", format_ok=False, feedback=feedback, **common)
+        if nothing := no_program(report, self._question.entry, self._code(run)):
+            return Outcome(**nothing, **common)
         if report.kind in ("raised", "exit"):
             text = failed_answer_text(report, self._code(run))
             feedback = f"Runtime error while loading the code.\n{text}"
@@ -226,7 +222,4 @@ class _Reading:
         return case_text(f"Runtime error on {at}.", facts) + "\n" + text
 
     def _code(self, run: RunResult) -> str:
-        """The attempt's source when it is to be quoted, else ""."""
-        chosen = run.report.chosen
-        quoted = self._config.quote_code and chosen < len(self._found)
-        return self._found[chosen] if quoted else ""
+        return quoted_code(self._config, self._found, run.report)

@@ -26,13 +26,13 @@ from .feedback import (
     ITEM_TIME,
     case_text,
     crash_text,
-    error_text,
     failed_answer_text,
     limit_text,
     no_code_text,
     wrong_facts,
 )
 from .outcome import Outcome, public_indices
+from .program import no_program, quoted_code
 from .reading import readings
 
 if TYPE_CHECKING:
@@ -243,12 +243,8 @@ class _Judging:
         if run.cause:
             text = limit_text(run.cause, limits)
             return {"kind": run.cause, "feedback": case_text(text, case)}
-        if report.kind == "missing":
-            text = no_code_text(self._question.entry, report.names)
-            return {"kind": "no_code", "format_ok": False, "feedback": text}
-        if report.kind == "syntax":
-            text = error_text(report, self._code(run))
-            return {"kind": "syntax", "format_ok": False, "feedback": text}
+        if nothing := no_program(report, self._question.entry, self._code(run)):
+            return nothing
         if report.kind == "garbage":
             return {"kind": "garbage", "feedback": case_text(GARBAGE, case)}
         if report.kind in ("raised", "unusable") or (
@@ -284,6 +280,4 @@ class _Judging:
         return {"kind": "wrong", "feedback": case_text("Wrong answer.", {**case, **facts})}
 
     def _code(self, run: RunResult) -> str:
-        chosen = run.report.chosen
-        quoted = self._config.quote_code and chosen < len(self._found)
-        return self._found[chosen] if quoted else ""
+        return quoted_code(self._config, self._found, run.report)
