@@ -6,7 +6,7 @@ from typing import Any
 
 from recipes.paper import FACTS, OPTIONS, RECIPES, RULES, Fact, Rule
 from sdpo_megatron import config
-from sdpo_megatron.fields.reading import to_plain
+from sdpo_megatron.fields.reading import dotted, to_plain
 
 _HEAD = """\
 # The recipes and the paper
@@ -23,7 +23,7 @@ _ABSENT = object()
 def ours(recipe: str) -> dict[str, Any]:
     """The recipe's composed configuration, flat; groups that are null stay as one key."""
     given = [f"experiment={recipe}", "model.path=/models/m", "task.path=/data"]
-    return _flat(to_plain(config.load(given)))
+    return dotted(to_plain(config.load(given)))
 
 
 def differences(fact: Fact, composed: dict[str, dict[str, Any]]) -> list[str]:
@@ -102,16 +102,6 @@ def _text(value: Any) -> str:
         return f"{value:g}"
     text = str(value).replace("\n", "\\n")
     return f"`{text}`" if isinstance(value, str) else text
-
-
-def _flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{path}{key}.")
-        else:
-            found[f"{path}{key}"] = value
-    return found
 
 
 if __name__ == "__main__":

@@ -70,6 +70,17 @@ def to_plain(config: Any) -> dict[str, Any]:
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data by the keys that a person types; a list is one value."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= dotted(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
 def defaults(cls: type) -> dict[str, Any]:
     """Every default as nested plain data. Of a group with variants only the discriminator: another
     variant may be chosen, to which the rest does not belong.

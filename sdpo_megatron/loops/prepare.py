@@ -12,7 +12,7 @@ from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.budgets import check_model_context
 from sdpo_megatron.errors import ConfigError, ModelFileError
-from sdpo_megatron.fields.reading import to_plain
+from sdpo_megatron.fields.reading import dotted, to_plain
 from sdpo_megatron.loops.lease import Lease
 from sdpo_megatron.observability.run_folder import RunFolder
 
@@ -98,7 +98,7 @@ def check_same_run(config: TrainConfig, folder: Path) -> None:
     if not (folder / "config.yaml").is_file():
         return
     saved = configs.load_saved(folder / "config.yaml")
-    new, old = _flat(to_plain(config)), _flat(to_plain(saved))
+    new, old = dotted(to_plain(config)), dotted(to_plain(saved))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(new.keys() | old.keys())
@@ -110,13 +110,3 @@ def check_same_run(config: TrainConfig, folder: Path) -> None:
             "run.folder, or go on with "
             f"its own settings: sdpo train --resume {folder}"
         )
-
-
-def _flat(node: dict[str, object], path: str = "") -> dict[str, object]:
-    out: dict[str, object] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            out |= _flat(value, f"{path}{key}.")
-        else:
-            out[f"{path}{key}"] = value
-    return out

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.fields import Fraction, PositiveInt, Seconds, Texts, Word, refuse, settings
-from sdpo_megatron.fields.reading import all_settings, build, defaults, to_plain
+from sdpo_megatron.fields.reading import all_settings, build, defaults, dotted, to_plain
 
 
 @settings
@@ -107,6 +107,11 @@ def test_plain_data_and_back() -> None:
     made = Outer(ids=("a",), inner=Inner(low=0), colour=Blue(depth=3))
     assert build(Outer, to_plain(made)) == made
     assert to_plain(made)["colour"] == {"kind": "blue", "depth": 3}
+
+
+def test_plain_data_by_the_keys_that_a_person_types() -> None:
+    nested = {"a": {"b": 1, "c": {"d": [2, {"e": 3}]}}, "f": None}
+    assert dotted(nested) == {"a.b": 1, "a.c.d": [2, {"e": 3}], "f": None}
 
 
 def test_defaults_leave_a_variants_own_settings_out() -> None:

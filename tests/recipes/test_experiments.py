@@ -18,18 +18,11 @@ from recipes.models import MODELS
 from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.fields.reading import to_plain
+from sdpo_megatron.fields.reading import dotted, to_plain
 from sdpo_megatron.loops.placement import assign
 
 DATA: dict[str, Any] = {"model_path": "/models/m", "task_path": "/data/items"}
 TWO = Machines.of("h100", nodes=2, engine_nodes=1)
-
-
-def flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in node.items():
-        out |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
-    return out
 
 
 @pytest.mark.parametrize(
@@ -52,8 +45,8 @@ def test_a_recipe_differs_from_its_experiment_in_the_layout_alone(
     make: Any, experiment: str, more: list[str]
 ) -> None:
     base = ["model.path=/models/m", "task.path=/data/items", *more]
-    ours = flat(to_plain(make(**DATA, machines=TWO)))
-    theirs = flat(to_plain(configs.load([f"experiment={experiment}", *base])))
+    ours = dotted(to_plain(make(**DATA, machines=TWO)))
+    theirs = dotted(to_plain(configs.load([f"experiment={experiment}", *base])))
     changed = {key for key in ours if ours[key] != theirs[key]}
     layout = ("parallel.", "run.data_parallel", "rollout.engine.")
     assert {key for key in changed if not key.startswith(layout)} == set()
