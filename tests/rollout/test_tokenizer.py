@@ -81,5 +81,5 @@ def test_a_tokenizer_without_a_chat_template_says_what_is_needed(
 ) -> None:
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
-    with pytest.raises(ModelFileError, match="no chat template.*an instruct checkpoint is needed"):
+    with pytest.raises(ModelFileError, match=r"no chat template.*an instruct checkpoint is needed"):
         load_tokenizer(tmp_path)
