@@ -14,7 +14,7 @@ class TaskConfig:
     name: Word = "humaneval"
     """Layout of the data, by name or as module:function.
 
-    Names: humaneval, livecodebench, sciknoweval, toolalpaca, gsm8k, ifeval.
+    Names: humaneval, livecodebench, sciknoweval, toolalpaca, gsm8k, ifeval, hidden_api.
     """
 
     path: Text | None = None

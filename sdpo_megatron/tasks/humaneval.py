@@ -58,14 +58,19 @@ def question(line: Line, config: TaskConfig) -> Question:
             "prompt": prompt,
             "entry_point": entry_point,
             "test": test,
-            "public": _public(line, test, identifier, config),
+            "public": public_asserts(line, test, identifier, config),
             "opened_fence": bool(prefill),
             **item_options(config),
         },
     )
 
 
-def _public(line: Line, test: str, identifier: str, config: TaskConfig) -> list[int]:
+def public_asserts(line: Line, test: str, identifier: str, config: TaskConfig) -> list[int]:
+    """Indices of the asserts of `test` that feedback may quote.
+
+    Raises:
+        TaskFileError: The line's test is no ``check(candidate)`` of asserts.
+    """
     try:
         tests = split_asserts(test).tests
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -81,8 +86,12 @@ def _complete(line: Line, prompt: str) -> str:
         line.fail(f"key 'prompt' {error}")
 
 
-def _check(picked: Sequence[tuple[Line, Question]]) -> None:
-    """Compiles each question's tests and runs them once against a stub."""
+def check_tests(picked: Sequence[tuple[Line, Question]]) -> None:
+    """Compiles each question's tests and runs them once against a stub.
+
+    Raises:
+        TaskFileError: Some cannot be used; it names the line.
+    """
     mistake = first_mistake([HumanEvalItem.of(question.item) for _, question in picked])
     if mistake is not None:
         number, problem = mistake
@@ -116,5 +125,5 @@ LAYOUT = Layout(
     verifier="code",
     packaged=packaged,
     id_prefix="HumanEval/",
-    check=_check,
+    check=check_tests,
 )

@@ -44,7 +44,15 @@ class Layout:
 
 LAYOUTS: dict[str, str] = {
     name: f"sdpo_megatron.tasks.{name}:LAYOUT"
-    for name in ("humaneval", "livecodebench", "sciknoweval", "toolalpaca", "gsm8k", "ifeval")
+    for name in (
+        "humaneval",
+        "livecodebench",
+        "sciknoweval",
+        "toolalpaca",
+        "gsm8k",
+        "ifeval",
+        "hidden_api",
+    )
 }
 """Name -> ``module:LAYOUT``. Your own layout needs no entry: its import path works as a name."""
 

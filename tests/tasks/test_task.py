@@ -38,6 +38,12 @@ GOOD: dict[str, dict[str, Any]] = {
         "instruction_id_list": ["punctuation:no_comma"],
         "kwargs": [{"num_words": None}],
     },
+    "hidden_api": {
+        "task_id": "own/0",
+        "question": "Write a function that returns 1.",
+        "entry_point": "one",
+        "test": "def check(candidate):\n    assert candidate() == 1\n",
+    },
 }
 # Layout, what is changed in a good line, and what the error must say after file:line.
 MALFORMED: list[tuple[str, dict[str, Any], str]] = [
@@ -72,6 +78,13 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
         "call 1: .*not valid JSON",
     ),
     ("toolalpaca", {"answer": "[5]"}, "key 'answer', call 1"),
+    ("hidden_api", {"question": None}, "missing key 'question'"),
+    (
+        "hidden_api",
+        {"entry_point": "not a name"},
+        "key 'entry_point': 'not a name' is not the name",
+    ),
+    ("hidden_api", {"test": "def check(candidate):\n    pass"}, "asserts nothing"),
     ("gsm8k", {"answer": "7"}, "expected it to end in '#### <number>'"),
     ("gsm8k", {"question": ["q"]}, "key 'question': expected str, got list"),
     ("ifeval", {"kwargs": []}, "1 instructions but 0 kwargs"),

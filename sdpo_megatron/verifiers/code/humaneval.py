@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,7 +39,9 @@ _MAX_REHEARSED = 100_000
 
 @dataclass(frozen=True)
 class HumanEvalItem:
-    """A question, checked. `prompt` is as the model saw it, `prelude` the same as whole Python."""
+    """A question, checked. `prompt` is as the model saw it, `prelude` the same as whole Python;
+    `opening` is code that the prefill holds, so a response begins in the middle of its line.
+    """
 
     id: str
     prompt: str
@@ -47,6 +50,7 @@ class HumanEvalItem:
     tests: SplitTests
     public: tuple[int, ...]
     in_fence: bool
+    opening: str
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> HumanEvalItem:
@@ -69,7 +73,10 @@ class HumanEvalItem:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise BadItem(f"{name}: the test: {error}") from error
         public = public_indices(item, len(tests.tests))
-        return cls(name, prompt, prelude, entry, tests, public, item.get("opened_fence") is True)
+        in_fence, opening = item.get("opened_fence") is True, item.get("opening", "")
+        if not isinstance(opening, str):
+            raise BadItem(f"{name}: key 'opening' is a {type(opening).__name__}, expected a text")
+        return cls(name, prompt, prelude, entry, tests, public, in_fence, opening)
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -81,6 +88,14 @@ class HumanEvalItem:
     def setup(self) -> tuple[str, ...]:
         """What the tests need before them: the question's own helpers, and theirs."""
         return (self.prelude, *self.tests.setup)
+
+    def source(self, test: int) -> str:
+        """A test as the function's callers would write it."""
+        return self.named(self.tests.tests[test])
+
+    def named(self, source: str) -> str:
+        """`source` with the function's own name for `candidate`."""
+        return re.sub(r"\bcandidate\b", lambda _: self.entry, source)
 
     def digest(self) -> bytes:
         """Of all that a rehearsal depends on."""
@@ -104,7 +119,8 @@ class HumanEvalJudge:
             VerifierUnavailable: The sandbox failed.
         """
         question, config = HumanEvalItem.of(item), self._config
-        found = readings(response, entry=question.entry, in_fence=question.in_fence)
+        text = question.opening + response
+        found = readings(text, entry=question.entry, in_fence=question.in_fence)
         if not found:
             counts = _counts(question)
             feedback = no_code_text(question.entry)
@@ -183,7 +199,9 @@ class _Reading:
             return Outcome(kind=run.cause, feedback=feedback, **common)
         if not judgement.is_set_up:
             raise VerifierUnavailable(f"judging {self._question.id}: the judge did not set up")
-        if nothing := no_program(report, self._question.entry, self._code(run)):
+        question = self._question
+        caller = question.source(question.public[0]) if question.public else ""
+        if nothing := no_program(report, question.entry, self._code(run), caller):
             return Outcome(**nothing, **common)
         if report.kind in ("raised", "exit"):
             text = failed_answer_text(report, self._code(run))
@@ -209,7 +227,8 @@ class _Reading:
             if failure.expected:
                 facts |= wrong_facts(failure.expected, failure.got, failure.where)
             elif failure.condition:
-                facts |= {"Expected to hold": failure.condition, "Got": failure.got}
+                held = self._question.named(failure.condition)
+                facts |= {"Expected to hold": held, "Got": failure.got}
             elif failure.got:
                 facts["Got"] = failure.got
             if failure.problem:

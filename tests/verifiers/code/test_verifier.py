@@ -205,7 +205,7 @@ def test_a_failed_condition_is_shown_when_no_value_is_expected(verifier: CodeVer
     }
     assert feedback(verifier, "    return 2.5", item) == (
         "Wrong answer on public test 1 of 1.\nInput: total([1])\n"
-        "Expected to hold: abs(candidate([1]) - 1.0) < 1e-06\nGot: 2.5"
+        "Expected to hold: abs(total([1]) - 1.0) < 1e-06\nGot: 2.5"
     )
     assert feedback(verifier, "    return None", item) == (
         "Wrong answer on public test 1 of 1.\nInput: total([1])\nGot: None\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 
@@ -25,7 +26,29 @@ def parse_test(source: str) -> ast.Module:
 def run_test(source: str, names: dict[str, Any]) -> None:
     """Raises Wrong, or whatever the test's own code raises."""
     code = compile(parse_test(source), "<tests>", "exec")
-    exec(code, {**names, "__check_equal": _check_equal, "__check": _check})
+    exec(
+        code,
+        {
+            "raised_by": raised_by,
+            **names,
+            "__check_equal": _check_equal,
+            "__check": _check,
+        },
+    )
+
+
+def raised_by(call: Callable[[], Any]) -> str:
+    """For tests: the name of the exception type that the attempt raises in `call`; "" when it
+    raises none.
+    """
+    try:
+        call()
+    except Exception as error:
+        statement = getattr(error, "statement", None)
+        if statement is None or statement.kind != "raised":
+            raise
+        return str(statement.type)
+    return ""
 
 
 def _check_equal(left: Any, right: Any, candidate_is_left: bool) -> None:
