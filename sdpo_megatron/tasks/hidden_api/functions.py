@@ -191,5 +191,6 @@ FUNCTIONS: tuple[Function, ...] = (
              ("cake", "guests"), rejects=("a second number of zero", (4, 0), "OverflowError")),
     Function("root_of", 3, ("the square root of a number", "the number whose square is its "
              "argument", "a number to the power of one half"), lambda n: n**0.5,
-             (lambda r: r.randint(1, 15) ** 2,), rejects=("a negative number", (-4,), "ArithmeticError")),
+             (lambda r: r.randint(1, 15) ** 2,),
+             rejects=("a negative number", (-4,), "ArithmeticError")),
 )  # fmt: skip

@@ -36,7 +36,7 @@ class CodeVerifier:
     function. The input of a functional test is one JSON value a line, its output one JSON value.
 
     Both may hold "opened_fence": true when the prompt opened a fence, so that the response begins
-    in code.
+    in code; a HumanEval item also "opening", code after that fence with which the response goes on.
 
     `verify` raises VerifierUnavailable when the sandbox fails and BadItem on a malformed item,
     always before anything of the response has run; never on any response.
