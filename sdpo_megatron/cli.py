@@ -27,6 +27,7 @@ examples:
   sdpo config experiment=quickstart          print the resolved configuration, start nothing
   sdpo render k8s experiment=quickstart      manifests for kubectl apply -f -
   sdpo dashboard runs/quickstart-...         plots of a run, live or finished, in the browser
+  sdpo compare experiment=small              SDPO, GRPO and others on the same questions and seeds
   sdpo export runs/quickstart-... out/       write a Hugging Face checkpoint of the newest weights
   sdpo verify serve --help                   verifiers as a service, or over files (batch)
   sdpo doctor                                what is installed, what is missing, how to get it
@@ -153,6 +154,13 @@ def _export(arguments: Sequence[str]) -> int:
     return export(arguments)
 
 
+def _compare(arguments: Sequence[str]) -> int:
+    """several objectives on the same questions and seeds"""
+    from sdpo_megatron.comparing.cli import main as compare
+
+    return compare(arguments)
+
+
 def _verify(arguments: Sequence[str]) -> int:
     """serve or batch-run verifiers"""
     from sdpo_megatron.loops.verify import main as verify
@@ -181,6 +189,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "render": _render,
     "export": _export,
     "verify": _verify,
+    "compare": _compare,
     "dashboard": _dashboard,
     "doctor": _doctor,
 }

@@ -27,6 +27,7 @@ from sdpo_megatron.objectives.config import (
     ObjectiveConfig,
     PolicyGradientConfig,
     SdpoWeighting,
+    SftWeighting,
     SrpoWeighting,
     WeightingConfig,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "ObjectiveConfig",
     "PolicyGradientConfig",
     "SdpoWeighting",
+    "SftWeighting",
     "SrpoWeighting",
     "TeacherHead",
     "TeacherTarget",

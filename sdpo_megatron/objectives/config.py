@@ -159,8 +159,18 @@ class SrpoWeighting(_Weighting):
     """Correct attempts get the policy gradient, failed ones are distilled."""
 
 
+@settings
+class SftWeighting(_Weighting):
+    """Fine-tuning on the model's own correct attempts (rejection sampling), the baseline that knows
+    no failure."""
+
+    kind: Literal["sft"] = "sft"
+    """Correct attempts are imitated, each with advantage 1; failed ones count nothing."""
+
+
 WeightingConfig = Annotated[
-    SdpoWeighting | GrpoWeighting | HybridWeighting | SrpoWeighting, Field(discriminator="kind")
+    SdpoWeighting | GrpoWeighting | HybridWeighting | SrpoWeighting | SftWeighting,
+    Field(discriminator="kind"),
 ]
 """Which attempts go to which term."""
 
@@ -186,11 +196,12 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         kind, problems = self.weighting.kind, []
-        for term, unused_with in (("distillation", "grpo"), ("policy_gradient", "sdpo")):
+        unused = {"distillation": ("grpo", "sft"), "policy_gradient": ("sdpo",)}
+        for term, unused_with in unused.items():
             given = getattr(self, term) is not None
-            if given and kind == unused_with:
+            if given and kind in unused_with:
                 problems.append((term, "is never used with {weighting.kind}: set it to null"))
-            elif not given and kind != unused_with:
+            elif not given and kind not in unused_with:
                 problems.append((term, "{weighting.kind} sends attempts to it: give its settings"))
         if self.anchor is not None and self.policy_gradient is None:
             problems.append(

@@ -3,7 +3,9 @@
 An attempt has an advantage (policy gradient) and two weights, one for each term of the loss. `sdpo`
 and `grpo` switch one term off; `hybrid` mixes them (Eq. 3 of the paper: A = lambda A_grpo + (1 -
 lambda) A_sdpo; both terms are linear in their advantage, so mixing the losses mixes the
-advantages); `srpo` routes correct attempts to GRPO and failed ones to SDPO (arXiv 2604.02288).
+advantages); `srpo` routes correct attempts to GRPO and failed ones to SDPO (arXiv 2604.02288);
+`sft` imitates correct attempts, whatever the others did: their advantage is 1, and the gradient of
+a ratio that is 1 is that of the log-likelihood.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ def weigh_group(
         ValueError: the three sequences differ in length.
     """
     advantages = group_advantages(rewards)
+    if config.kind == "sft":
+        advantages = [float(success) for success in successes]
     question = question_weight(config, successes)
     weights = []
     for advantage, success, taught in zip(advantages, successes, has_teacher, strict=True):
@@ -67,4 +71,6 @@ def _shares(config: WeightingConfig, success: bool) -> tuple[float, float]:
         return 1.0, 0.0
     if config.kind == "grpo":
         return 0.0, 1.0
+    if config.kind == "sft":
+        return 0.0, float(success)
     return (0.0, 1.0) if success else (1.0, 0.0)

@@ -51,8 +51,16 @@ def test_a_reward_that_is_no_number_is_refused() -> None:
 def weights(**fields: object) -> list[tuple[float, float]]:
     config = build(WeightingConfig, fields)
     found = weigh_group(config, REWARDS, SUCCESSES, TAUGHT)
-    assert [w.advantage for w in found] == group_advantages(REWARDS)
+    expected = [1.0, 0.0, 0.0, 0.0] if config.kind == "sft" else group_advantages(REWARDS)
+    assert [w.advantage for w in found] == expected
     return [(w.distill_weight, w.policy_weight) for w in found]
+
+
+def test_fine_tuning_takes_the_successes_alone_even_where_all_succeed() -> None:
+    assert weights(kind="sft") == [(0, 1), (0, 0), (0, 0), (0, 0)]
+    config = build(WeightingConfig, {"kind": "sft"})
+    found = weigh_group(config, [1.0, 1.0], [True, True], [True, False])
+    assert [(w.advantage, w.distill_weight, w.policy_weight) for w in found] == [(1, 0, 1)] * 2
 
 
 def test_sdpo_and_grpo_use_one_term_and_the_untaught_are_masked() -> None:
