@@ -142,7 +142,7 @@ def test_another_variant_takes_the_place_of_an_experiment_s(choice: str) -> None
 PAPER = sorted(
     name
     for path in (config.CONF / "experiment").glob("*.yaml")
-    if not (name := path.stem).startswith("quickstart")
+    if not (name := path.stem).startswith(("quickstart", "small", "hidden_api"))
 )
 
 
