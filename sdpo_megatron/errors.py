@@ -5,6 +5,7 @@ SdpoError
 ├── ModelFileError          a model folder, config.json or safetensors file is not usable
 ├── TaskFileError           a task file is malformed; the message begins with file:line
 ├── CheckpointError         a checkpoint cannot be written, read or is torn
+├── GroupFileError          a group's file cannot be written or read, is torn or was altered
 ├── RunFolderInUse          another trainer writes that run folder
 ├── LeaseLost               another trainer has taken the run folder over; nothing more is written
 ├── PeerLost                another machine of a run has failed or is gone
@@ -53,6 +54,10 @@ class TaskFileError(SdpoError):
 
 class CheckpointError(SdpoError):
     """A checkpoint cannot be written or read, or is torn."""
+
+
+class GroupFileError(SdpoError):
+    """The file of a group of samples cannot be written or read, is torn or was altered."""
 
 
 class RunFolderInUse(SdpoError):

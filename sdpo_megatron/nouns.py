@@ -1,9 +1,12 @@
 """The nouns of the project: frozen dataclasses, the only things that cross folder borders.
 
     Question ─► Attempt (several: a Group) ─► Verdict ─► TeacherContext ─► TrainSample ─► StepReport
+                                                                            └► GroupReceipt
 
-Token ids are plain Python ints and log-probabilities plain floats here (natural logarithm, at the
-rollout temperature); tensors begin at the actor's door.
+Up to the verdict token ids are plain Python ints and log-probabilities plain floats (natural
+logarithm, at the rollout temperature). A `TrainSample` is flat arrays, as it lies in a group's file
+and travels between ranks; a `GroupReceipt` is what can be known of the file without opening it.
+Tensors begin at the actor's door.
 """
 
 from __future__ import annotations
@@ -11,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 FinishReason = Literal["stop", "length", "abort"]
@@ -154,39 +160,156 @@ class TeacherContext:
     num_cut_tokens: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainSample:
-    """One attempt as the actor trains on it.
+    """One attempt as the actor trains on it: flat arrays and a few numbers.
 
-    Tokens without weight are attended to, never trained on.
+    Tokens without weight are attended to, never trained on. P tokens of the prompt, R of the
+    response. Any sequence of numbers is taken for an array and becomes one of the dtype below.
 
     Attributes:
-        prompt_ids: The student's prompt.
-        teacher_prompt_ids: The teacher's prompt; None when this attempt has no teacher.
-        null_prompt_ids: The teacher template without content; None unless null correction or its
-            diagnostic is on.
-        response_ids, loss_mask, log_probs: As in `Attempt`.
+        question_id: For messages.
+        index: Position in its group.
+        prompt_ids: int32 [P], the student's prompt.
+        response_ids: int32 [R].
+        loss_mask: bool [R]; True exactly on tokens that the student sampled.
+        log_probs: float32 [R], log pi_rollout of each response token.
+        versions: Which policy version sampled which response tokens, as in `Attempt`; () where
+            nobody asked an engine (a test, a benchmark).
+        teacher_prompt_ids: int32, the teacher's prompt; None when this attempt has no teacher.
+        null_prompt_ids: int32, the teacher template without content; None unless null correction
+            or its diagnostic is on.
         advantage: Scalar advantage of the attempt (group-relative); 0.0 where the objective has
             none.
         distill_weight: Weight of the attempt's distillation loss (0.0 masks it).
         policy_weight: Weight of the attempt's policy-gradient loss (0.0 masks it).
+        reward: The verdict's reward (for metrics).
         success: Whether the verdict was a success (for metrics split by outcome).
-        question_id: For messages.
-        index: Position in its group.
+
+    Raises:
+        ValueError: The arrays of response tokens differ in length, or the spans do not cover them.
     """
 
     question_id: str
     index: int
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-    loss_mask: tuple[bool, ...]
-    log_probs: tuple[float, ...]
-    teacher_prompt_ids: tuple[int, ...] | None = None
-    null_prompt_ids: tuple[int, ...] | None = None
+    prompt_ids: NDArray[np.int32]
+    response_ids: NDArray[np.int32]
+    loss_mask: NDArray[np.bool_]
+    log_probs: NDArray[np.float32]
+    versions: tuple[VersionSpan, ...] = ()
+    teacher_prompt_ids: NDArray[np.int32] | None = None
+    null_prompt_ids: NDArray[np.int32] | None = None
     advantage: float = 0.0
     distill_weight: float = 1.0
     policy_weight: float = 0.0
+    reward: float = 0.0
     success: bool = False
+
+    def __post_init__(self) -> None:
+        for name, dtype in _ARRAYS.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, np.asarray(value, dtype))
+        tokens = len(self.response_ids)
+        if not tokens == len(self.loss_mask) == len(self.log_probs):
+            raise ValueError(
+                f"{self.question_id} attempt {self.index}: {tokens} response tokens, but "
+                f"{len(self.loss_mask)} masks and {len(self.log_probs)} log-probabilities"
+            )
+        bounds = [0, *(span.end for span in self.versions)]
+        if self.versions and ([s.start for s in self.versions], bounds[-1]) != (
+            bounds[:-1],
+            tokens,
+        ):
+            raise ValueError(
+                f"{self.question_id} attempt {self.index}: its spans of policy versions are "
+                f"{[(s.start, s.end) for s in self.versions]}, expected spans that follow one "
+                f"another from 0 to {tokens}"
+            )
+
+
+_ARRAYS: Mapping[str, type[np.generic]] = {
+    "prompt_ids": np.int32,
+    "response_ids": np.int32,
+    "loss_mask": np.bool_,
+    "log_probs": np.float32,
+    "teacher_prompt_ids": np.int32,
+    "null_prompt_ids": np.int32,
+}
+
+
+@dataclass(frozen=True, order=True)
+class GroupLease:
+    """The right to make one group: which place in the endless order of questions, and which try.
+
+    Attributes:
+        position: Place in the order of questions over all epochs, from 0: rollout batch
+            ``position // batch.questions``.
+        number: Which try at it, from 0.
+    """
+
+    position: int
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """As a file's name has it; names sort as leases do."""
+        return f"{self.position:09d}-{self.number:03d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleReceipt:
+    """What planning needs of one sample: lengths in tokens, and what the denominators count.
+
+    Attributes:
+        index: Position in its group, as in `TrainSample`.
+        prompt_tokens, response_tokens: Lengths.
+        teacher_tokens, null_tokens: Lengths of these prompts; None where there is none.
+        trained_tokens: Response tokens with loss mask True.
+        distill_weight, policy_weight, reward, success: As in `TrainSample`.
+    """
+
+    index: int
+    prompt_tokens: int
+    teacher_tokens: int | None
+    null_tokens: int | None
+    response_tokens: int
+    trained_tokens: int
+    distill_weight: float
+    policy_weight: float
+    reward: float
+    success: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupReceipt:
+    """A group that lies in a file: everything that is decided about it is decided on this.
+
+    Attributes:
+        lease: What it was made under.
+        question_id: The question asked.
+        attempts: Attempts that were judged, those without a token included.
+        dropped: Attempts that could not be judged.
+        samples: One receipt for each sample in the file, in the file's order: attempts with at
+            least one token.
+        oldest_version: Of all response tokens; None where no sample says.
+        file: Name of the file in the folder of groups.
+        bytes: Length of the file.
+        crc32: Pins the whole content: the checksum of the file's header, which holds those of all
+            samples.
+        notes: Small JSON-able facts of whoever made it (sums for metrics, say), kept as they are.
+    """
+
+    lease: GroupLease
+    question_id: str
+    attempts: int
+    dropped: int
+    samples: tuple[SampleReceipt, ...]
+    oldest_version: int | None
+    file: str
+    bytes: int
+    crc32: int
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

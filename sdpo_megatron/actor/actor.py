@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sdpo_megatron.actor import checkpoint
@@ -296,9 +297,9 @@ class Actor:
         weight = head_weight(self.chunks)
         for hidden, chosen in zip(states, batch.mine, strict=False):
             assert weight is not None
-            ids = torch.tensor(
-                [t for s in chosen for t in s.response_ids], dtype=torch.int64, device=hidden.device
-            )
+            ids = torch.from_numpy(
+                np.concatenate([np.zeros(0, np.int64), *(s.response_ids for s in chosen)])
+            ).to(hidden.device)
             log_probs = head_log_probs(hidden, weight.detach(), ids, self._options)
             parts = log_probs.split([len(s.response_ids) for s in chosen])
             found |= {

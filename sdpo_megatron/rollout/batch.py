@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
+import numpy as np
+
 from sdpo_megatron.nouns import Group, Question, TeacherContext, TrainSample
 from sdpo_megatron.objectives import Objective
 from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
@@ -38,8 +40,8 @@ class BatchMaker:
         for group in groups:
             offset = seen[group.question.id]
             seen[group.question.id] += max((a.index for a in group.attempts), default=-1) + 1
-            made, shown = self._group(group, offset, null_prompts)
-            samples += made
+            made, shown = self.make_group(group, null_prompts=null_prompts)
+            samples += [replace(sample, index=offset + sample.index) for sample in made]
             contexts += shown
         return samples, contexts
 
@@ -67,9 +69,10 @@ class BatchMaker:
         ]
         return in_turn[:limit]
 
-    def _group(
-        self, group: Group, offset: int, null_prompts: bool
+    def make_group(
+        self, group: Group, *, null_prompts: bool = False
     ) -> tuple[list[TrainSample], list[TeacherContext | None]]:
+        """As `make`, of one group; `index` is that of the attempt."""
         needs_teacher = self._objective.needs_teacher
         contexts = (
             self._teacher_prompts.contexts(group)
@@ -83,7 +86,9 @@ class BatchMaker:
         )
         null = None
         if self._objective.needs_null_teacher or (null_prompts and needs_teacher):
-            null = self._teacher_prompts.null_context(group.question).prompt_ids
+            null = np.asarray(
+                self._teacher_prompts.null_context(group.question).prompt_ids, np.int32
+            )
         samples, kept = [], []
         for attempt, verdict, context, weight in zip(
             group.attempts, group.verdicts, contexts, weights, strict=True
@@ -91,19 +96,24 @@ class BatchMaker:
             if not attempt.response_ids:
                 continue
             counted = attempt.finish_reason != "abort"
+            prompt = np.asarray(attempt.prompt_ids, np.int32)
             samples.append(
                 TrainSample(
                     question_id=attempt.question_id,
-                    index=offset + attempt.index,
-                    prompt_ids=attempt.prompt_ids,
-                    response_ids=attempt.response_ids,
-                    loss_mask=attempt.loss_mask,
-                    log_probs=attempt.log_probs,
-                    teacher_prompt_ids=context.prompt_ids if context else None,
+                    index=attempt.index,
+                    prompt_ids=prompt,
+                    response_ids=np.asarray(attempt.response_ids, np.int32),
+                    loss_mask=np.asarray(attempt.loss_mask, np.bool_),
+                    log_probs=np.asarray(attempt.log_probs, np.float32),
+                    versions=attempt.versions,
+                    teacher_prompt_ids=(
+                        np.asarray(context.prompt_ids, np.int32) if context else None
+                    ),
                     null_prompt_ids=null if context else None,
                     advantage=weight.advantage,
                     distill_weight=weight.distill_weight * counted,
                     policy_weight=weight.policy_weight * counted,
+                    reward=verdict.reward,
                     success=verdict.success,
                 )
             )

@@ -154,7 +154,7 @@ class Reference:
 
 
 def _at(log_probs: torch.Tensor, sample: TrainSample) -> torch.Tensor:
-    return log_probs.gather(-1, torch.tensor(sample.response_ids)[:, None])[:, 0]
+    return log_probs.gather(-1, torch.tensor(sample.response_ids, dtype=torch.int64)[:, None])[:, 0]
 
 
 def _with_tail(log_probs: torch.Tensor) -> torch.Tensor:

@@ -162,7 +162,8 @@ def test_operations_are_those_of_the_passes(model: str, found: dict[str, Any]) -
     def one_pass(samples: list[TrainSample], teacher: bool = False) -> float:
         total = 0.0
         for s in samples:
-            prompt = (teacher and s.teacher_prompt_ids) or s.prompt_ids
+            taught = teacher and s.teacher_prompt_ids is not None
+            prompt = s.teacher_prompt_ids if taught else s.prompt_ids
             total += forward_flops(spec, len(prompt) + len(s.response_ids) - 1, len(s.response_ids))
         return total
 

@@ -61,11 +61,7 @@ def replay(rank: int, world: int, folder: str, name: str) -> list[Row]:
 def recorded() -> list[list[TrainSample]]:
     """The batches of attempts.json."""
     return [
-        [
-            TrainSample(**{k: tuple(v) if isinstance(v, list) else v for k, v in sample.items()})
-            for sample in batch
-        ]
-        for batch in json.loads(ATTEMPTS.read_text())
+        [TrainSample(**sample) for sample in batch] for batch in json.loads(ATTEMPTS.read_text())
     ]
 
 

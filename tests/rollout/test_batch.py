@@ -73,7 +73,7 @@ def test_siblings_teach_the_failed_and_each_other(make: Any) -> None:
     # The only success has no sibling to learn from: its own attempt is excluded.
     assert weights(samples) == [(1.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
     assert [c is not None and c.has_solution for c in contexts] == [True, False, True]
-    assert samples[0].teacher_prompt_ids == contexts[0].prompt_ids
+    assert samples[0].teacher_prompt_ids.tolist() == list(contexts[0].prompt_ids)
     assert samples[1].teacher_prompt_ids is None
     assert [s.success for s in samples] == [False, True, False]
 
@@ -138,15 +138,16 @@ def test_teacher_questions_take_turns_over_the_groups(make: Any) -> None:
 def test_a_sample_holds_the_numbers_of_its_attempt(make: Any) -> None:
     asked = group([1.0, 0.0])
     for sample, attempt in zip(make(SDPO).make([asked])[0], asked.attempts, strict=True):
-        assert sample.prompt_ids == attempt.prompt_ids
-        assert sample.response_ids == attempt.response_ids
-        assert sample.loss_mask == attempt.loss_mask
-        assert sample.log_probs == attempt.log_probs
+        assert tuple(sample.prompt_ids.tolist()) == attempt.prompt_ids
+        assert tuple(sample.response_ids.tolist()) == attempt.response_ids
+        assert tuple(sample.loss_mask.tolist()) == attempt.loss_mask
+        assert tuple(sample.log_probs.tolist()) == attempt.log_probs
+        assert sample.versions == attempt.versions
 
 
 def test_an_empty_response_is_left_out_alone(make: Any) -> None:
     asked = group([1.0, 0.0, 1.0])
-    empty = replace(asked.attempts[0], response_ids=(), log_probs=(), loss_mask=())
+    empty = replace(asked.attempts[0], response_ids=(), log_probs=(), loss_mask=(), versions=())
     asked = replace(asked, attempts=(empty, *asked.attempts[1:]))
     samples, contexts = make(SDPO).make([asked])
     assert [sample.index for sample in samples] == [1, 2]

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sdpo_megatron.actor.batches.context_parallel import select
 from sdpo_megatron.actor.batches.packing import PackedSequences
@@ -59,42 +62,33 @@ def token_targets(
         samples, "policy_weight", counts.policy, config.denominator, config.norm_length
     )
 
-    def floats(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)
+    lengths = [len(s.response_ids) for s in samples]
 
-    def spread(values: Sequence[float]) -> torch.Tensor:
-        return floats([v for s, v in zip(samples, values, strict=True) for _ in s.response_ids])
+    def flat(parts: Sequence[NDArray[Any]], dtype: type[np.generic]) -> torch.Tensor:
+        """[tokens], one array a sample put together."""
+        whole = np.concatenate(parts) if parts else np.zeros(0)
+        return torch.from_numpy(whole.astype(dtype)).to(device)
 
-    def masked(values: Sequence[float]) -> torch.Tensor:
-        return floats([v * m for s, v in zip(samples, values, strict=True) for m in s.loss_mask])
+    def spread(values: Sequence[Any], dtype: type[np.generic] = np.float32) -> torch.Tensor:
+        """[tokens], one value a sample repeated."""
+        return torch.from_numpy(np.repeat(np.asarray(values, dtype), lengths)).to(device)
 
+    loss_mask = flat([s.loss_mask for s in samples], np.bool_)
     old = None
     if old_log_probs is not None:
         parts = [old_log_probs[s.question_id, s.index] for s in samples]
-        old = torch.cat(parts).to(device) if parts else floats([])
+        old = torch.cat(parts).to(device) if parts else spread([])
     return TokenTargets(
-        token_ids=torch.tensor(
-            [t for s in samples for t in s.response_ids], dtype=torch.int64, device=device
-        ),
-        distill_weight=masked(distill),
-        policy_weight=masked(policy),
+        token_ids=flat([s.response_ids for s in samples], np.int64),
+        distill_weight=spread(distill) * loss_mask,
+        policy_weight=spread(policy) * loss_mask,
         advantage=spread([s.advantage for s in samples]),
-        rollout_log_probs=floats([p for s in samples for p in s.log_probs]),
-        sequence_ids=torch.tensor(
-            [i for i, s in enumerate(samples) for _ in s.response_ids],
-            dtype=torch.int64,
-            device=device,
-        ),
-        loss_mask=torch.tensor(
-            [m for s in samples for m in s.loss_mask], dtype=torch.bool, device=device
-        ),
+        rollout_log_probs=flat([s.log_probs for s in samples], np.float32),
+        sequence_ids=spread(range(len(samples)), np.int64),
+        loss_mask=loss_mask,
         old_log_probs=old,
-        success=torch.tensor(
-            [s.success for s in samples for _ in s.response_ids], dtype=torch.bool, device=device
-        ),
-        position=floats(
-            [i / len(s.response_ids) for s in samples for i in range(len(s.response_ids))]
-        ),
+        success=spread([s.success for s in samples], np.bool_),
+        position=flat([np.arange(length) / length for length in lengths], np.float32),
     )
 
 
@@ -156,7 +150,7 @@ class BatchLoss:
 
 
 def _counts(samples: Sequence[TrainSample], weight: str) -> GlobalCounts:
-    trained = [sum(s.loss_mask) if getattr(s, weight) else 0 for s in samples]
+    trained = [int(s.loss_mask.sum()) if getattr(s, weight) else 0 for s in samples]
     return GlobalCounts(tokens=sum(trained), samples=len(samples))
 
 
@@ -168,7 +162,7 @@ def _folded(
     norm_length: int | None,
 ) -> list[float]:
     """Weight of one trained token of each sample: the sample's weight over the denominator."""
-    trained = [sum(s.loss_mask) if getattr(s, weight) else 0 for s in samples]
+    trained = [int(s.loss_mask.sum()) if getattr(s, weight) else 0 for s in samples]
     per_token = token_weights(denominator, trained, counts, norm_length=norm_length)
     return [getattr(s, weight) * share for s, share in zip(samples, per_token, strict=True)]
 

@@ -11,12 +11,14 @@ order in both.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import TrainSample
@@ -50,15 +52,13 @@ class PackedSequences:
     response_index: torch.Tensor | None = None
 
 
-def prompt_of(sample: TrainSample, role: Role) -> tuple[int, ...]:
+def prompt_of(sample: TrainSample, role: Role) -> NDArray[np.int32]:
     """The prompt under which `role` reads the attempt; an attempt without a teacher is read under
     its own prompt (weight 0).
     """
-    if role == "teacher":
-        return sample.teacher_prompt_ids or sample.prompt_ids
-    if role == "null":
-        return sample.null_prompt_ids or sample.prompt_ids
-    return sample.prompt_ids
+    prompts = {"teacher": sample.teacher_prompt_ids, "null": sample.null_prompt_ids}
+    prompt = prompts.get(role)
+    return sample.prompt_ids if prompt is None else prompt
 
 
 def sequence_length(sample: TrainSample, role: Role, *, multiple_of: int = 1) -> int:
@@ -149,29 +149,26 @@ def pack(
     Each sequence is itself padded at its end to a multiple of `sequence_multiple` (context
     parallelism cuts every sequence); attention is causal, so no real token sees that padding.
     """
-    tokens: list[int] = []
-    positions: list[int] = []
-    boundaries = [0]
-    predictors: list[int] = []
+    tokens = np.zeros(length, np.int64)
+    boundaries, predictors = [0], []
     for sample in samples:
-        prompt = prompt_of(sample, role)
-        start = len(tokens)
-        tokens += [*prompt, *sample.response_ids][:-1]
-        predictors += range(start + len(prompt) - 1, len(tokens))
-        end = start + sequence_length(sample, role, multiple_of=sequence_multiple)
-        tokens += [0] * (end - len(tokens))
-        positions += range(end - start)
-        boundaries.append(end)
-    if (padding := length - len(tokens)) > 0:
-        tokens += [0] * padding
-        positions += range(padding)
+        prompt, start = prompt_of(sample, role), boundaries[-1]
+        first = start + len(prompt)
+        last = first + len(sample.response_ids) - 1  # the last token is predicted, never fed
+        tokens[start:first] = prompt
+        tokens[first:last] = sample.response_ids[:-1]
+        predictors.append(np.arange(first - 1, last))
+        boundaries.append(start + sequence_length(sample, role, multiple_of=sequence_multiple))
+    if boundaries[-1] < length:
         boundaries.append(length)
-    longest = max(stop - start for start, stop in itertools.pairwise(boundaries))
+    positions = np.concatenate([np.arange(stop - start) for start, stop in pairwise(boundaries)])
+    predictor_index = np.concatenate(predictors) if predictors else np.zeros(0, np.int64)
+    longest = max(stop - start for start, stop in pairwise(boundaries))
     return PackedSequences(
-        tokens=torch.tensor([tokens], dtype=torch.int64, device=device),
-        position_ids=torch.tensor([positions], dtype=torch.int64, device=device),
+        tokens=torch.from_numpy(tokens[None]).to(device),
+        position_ids=torch.from_numpy(positions[None]).to(device),
         cu_seqlens=torch.tensor(boundaries, dtype=torch.int32, device=device),
         max_seqlen=longest,
-        predictor_index=torch.tensor(predictors, dtype=torch.int64, device=device),
-        num_responses=len(predictors),
+        predictor_index=torch.from_numpy(predictor_index).to(device),
+        num_responses=len(predictor_index),
     )
