@@ -227,6 +227,22 @@ class TrainSample:
                 f"another from 0 to {tokens}"
             )
 
+    def receipt(self) -> SampleReceipt:
+        """What planning needs of it."""
+        teacher, null = self.teacher_prompt_ids, self.null_prompt_ids
+        return SampleReceipt(
+            index=self.index,
+            prompt_tokens=len(self.prompt_ids),
+            teacher_tokens=None if teacher is None else len(teacher),
+            null_tokens=None if null is None else len(null),
+            response_tokens=len(self.response_ids),
+            trained_tokens=int(np.count_nonzero(self.loss_mask)),
+            distill_weight=self.distill_weight,
+            policy_weight=self.policy_weight,
+            reward=self.reward,
+            success=self.success,
+        )
+
 
 _ARRAYS: Mapping[str, type[np.generic]] = {
     "prompt_ids": np.int32,

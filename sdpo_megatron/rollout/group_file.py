@@ -2,11 +2,8 @@
 
     8 bytes     magic
     2 x uint32  length and crc32 of the header
-    header      JSON: the receipt but for `bytes` and `crc32`, and a record a sample:
-                [length, crc32, advantage, number of spans]
-    records     a sample's arrays one after the other, little-endian: prompt, teacher prompt, null
-                prompt, response ids (int32), log-probs (float32), spans (int32 [S, 3]: start, end,
-                version), loss mask (uint8), padding to 4 bytes
+    header      JSON: the receipt but for `file`, `bytes` and `crc32`, and a record a sample
+    arrays      of each sample (`records`)
 
 A lease has one file (`GroupLease.name` + ".bin"). It is written under a hidden name and linked to
 its own, so it is there whole or not at all, and of several writers the first wins: the others are
@@ -17,27 +14,18 @@ header, and the header has one for every record.
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NoReturn, Self
 
 from sdpo_megatron.errors import GroupFileError
 from sdpo_megatron.files import sync_folder
-from sdpo_megatron.nouns import (
-    GroupLease,
-    GroupReceipt,
-    SampleReceipt,
-    TrainSample,
-    VersionSpan,
-)
+from sdpo_megatron.nouns import GroupLease, GroupReceipt, TrainSample
+from sdpo_megatron.rollout.records import Record, pack, receipt_of, row_of, unpack
 
 MAGIC = b"SDPOGRP1"
 _FIXED = struct.Struct("<8sII")
@@ -65,23 +53,20 @@ def write_group(
     Raises:
         GroupFileError: It could not be written: a full disk, or a file system without hard links.
     """
-    payload = [_pack(sample) for sample in samples]
+    payload = [pack(sample) for sample in samples]
     spans = [span.version for sample in samples for span in sample.versions]
     header: dict[str, Any] = {
         "lease": [lease.position, lease.number],
         "question_id": question_id,
         "attempts": attempts,
         "dropped": dropped,
-        "samples": [_row(sample) for sample in samples],
+        "samples": [row_of(sample.receipt()) for sample in samples],
         "oldest_version": min(spans, default=None),
         "notes": dict(notes or {}),
     }
-    records = [
-        _Record(len(data), zlib.crc32(data), sample.advantage, len(sample.versions))
-        for sample, data in zip(samples, payload, strict=True)
-    ]
+    records = [Record.of(sample, data) for sample, data in zip(samples, payload, strict=True)]
     head = json.dumps({**header, "records": records}).encode()
-    head += b" " * (-(_FIXED.size + len(head)) % 8)  # records begin at a multiple of 8
+    head += b" " * (-(_FIXED.size + len(head)) % 8)  # arrays begin at a multiple of 8
     data = b"".join((_FIXED.pack(MAGIC, len(head), zlib.crc32(head)), head, *payload))
     path = folder / f"{lease.name}.bin"
     try:
@@ -90,8 +75,9 @@ def write_group(
             return None
     except OSError as error:
         raise GroupFileError(
-            f"{path}: the group of {question_id} could not be written: {error.strerror}. The run "
-            "folder needs free space, on a file system that has hard links."
+            f"{path}: the group of {question_id} could not be written: {error.strerror}. Free "
+            "some space and go on from the last checkpoint; a file system without hard links "
+            "cannot hold a run folder."
         ) from error
     return _receipt(header, path.name, len(data), zlib.crc32(head))
 
@@ -107,19 +93,19 @@ def read_receipt(path: Path) -> GroupReceipt:
 
 
 def read_samples(
-    path: Path, numbers: Iterable[int] | None = None, *, receipt: GroupReceipt | None = None
+    path: Path, numbers: Iterable[int] | None = None, *, crc32: int | None = None
 ) -> list[TrainSample]:
     """Samples of a group's file: all of them, or those at `numbers` (places in `receipt.samples`).
 
     Only what is asked for is read, and all that is read is checked.
 
     Args:
-        receipt: What the file must be; None accepts any whole one.
+        crc32: Of the receipt that the file must have; None accepts any whole file.
 
     Raises:
-        GroupFileError: The file is missing, torn, altered, or another than the receipt's.
+        GroupFileError: The file is missing, torn, altered, or another than the one expected.
     """
-    with _Opened(path, receipt) as file:
+    with _Opened(path, crc32) as file:
         chosen = range(len(file.records)) if numbers is None else numbers
         return [file.sample(number) for number in chosen]
 
@@ -131,7 +117,7 @@ def receipt_to_plain(receipt: GroupReceipt) -> dict[str, Any]:
         "question_id": receipt.question_id,
         "attempts": receipt.attempts,
         "dropped": receipt.dropped,
-        "samples": [[getattr(s, name) for name in _COLUMNS] for s in receipt.samples],
+        "samples": [row_of(sample) for sample in receipt.samples],
         "oldest_version": receipt.oldest_version,
         "notes": dict(receipt.notes),
         "file": receipt.file,
@@ -145,43 +131,13 @@ def receipt_from_plain(plain: Mapping[str, Any]) -> GroupReceipt:
     return _receipt(plain, plain["file"], plain["bytes"], plain["crc32"])
 
 
-_COLUMNS = (
-    "index", "prompt_tokens", "teacher_tokens", "null_tokens", "response_tokens", "trained_tokens",
-    "distill_weight", "policy_weight", "reward", "success",
-)  # fmt: skip
-
-
-def _row(sample: TrainSample) -> list[Any]:
-    receipt = receipt_of(sample)
-    return [getattr(receipt, name) for name in _COLUMNS]
-
-
-def receipt_of(sample: TrainSample) -> SampleReceipt:
-    """What planning needs of a sample."""
-    teacher, null = sample.teacher_prompt_ids, sample.null_prompt_ids
-    return SampleReceipt(
-        index=sample.index,
-        prompt_tokens=len(sample.prompt_ids),
-        teacher_tokens=None if teacher is None else len(teacher),
-        null_tokens=None if null is None else len(null),
-        response_tokens=len(sample.response_ids),
-        trained_tokens=int(np.count_nonzero(sample.loss_mask)),
-        distill_weight=sample.distill_weight,
-        policy_weight=sample.policy_weight,
-        reward=sample.reward,
-        success=sample.success,
-    )
-
-
 def _receipt(plain: Mapping[str, Any], file: str, size: int, crc32: int) -> GroupReceipt:
     return GroupReceipt(
         lease=GroupLease(*plain["lease"]),
         question_id=plain["question_id"],
         attempts=plain["attempts"],
         dropped=plain["dropped"],
-        samples=tuple(
-            SampleReceipt(**dict(zip(_COLUMNS, row, strict=True))) for row in plain["samples"]
-        ),
+        samples=tuple(receipt_of(row) for row in plain["samples"]),
         oldest_version=plain["oldest_version"],
         notes=plain["notes"],
         file=file,
@@ -190,33 +146,12 @@ def _receipt(plain: Mapping[str, Any], file: str, size: int, crc32: int) -> Grou
     )
 
 
-class _Record(NamedTuple):
-    """What the header says of a sample beyond its receipt."""
-
-    bytes: int
-    crc32: int
-    advantage: float
-    num_spans: int
-
-
-def _pack(sample: TrainSample) -> bytes:
-    spans = [(span.start, span.end, span.version) for span in sample.versions]
-    prompts = (sample.prompt_ids, sample.teacher_prompt_ids, sample.null_prompt_ids)
-    parts: list[bytes] = [ids.astype("<i4").tobytes() for ids in prompts if ids is not None]
-    parts.append(sample.response_ids.astype("<i4").tobytes())
-    parts.append(sample.log_probs.astype("<f4").tobytes())
-    parts.append(np.array(spans, "<i4").tobytes())
-    parts.append(sample.loss_mask.astype("u1").tobytes())
-    parts.append(bytes(-len(parts[-1]) % 4))
-    return b"".join(parts)
-
-
 class _Opened:
     """A group's file, its header checked. Not mapped: a mapping of a file that someone cuts short
     would end the process, where a read says so.
     """
 
-    def __init__(self, path: Path, expected: GroupReceipt | None = None) -> None:
+    def __init__(self, path: Path, expected: int | None = None) -> None:
         self.path = path
         try:
             self._file = path.open("rb", buffering=0)
@@ -246,7 +181,7 @@ class _Opened:
             self._refuse(f"cannot be read: {error.strerror}", error)
         return b"".join(parts)
 
-    def _header(self, expected: GroupReceipt | None) -> tuple[GroupReceipt, list[_Record]]:
+    def _header(self, expected: int | None) -> tuple[GroupReceipt, list[Record]]:
         fixed = self._read(0, _FIXED.size)
         if len(fixed) < _FIXED.size or not fixed.startswith(MAGIC):
             self._refuse(f"does not begin with {MAGIC!r}: it is no file of a group")
@@ -255,67 +190,29 @@ class _Opened:
         if zlib.crc32(head) != crc32:
             self._refuse("was altered or is torn: the checksum of its header is wrong")
         plain = json.loads(head)
-        records = [_Record(*record) for record in plain["records"]]
+        records = [Record(*record) for record in plain["records"]]
         self._offset = _FIXED.size + length
-        size = self._offset + sum(record.bytes for record in records)
+        size = self._offset + sum(record.length for record in records)
         if (found := self._file.seek(0, os.SEEK_END)) != size:
             self._refuse(f"is torn: it has {found} bytes, expected {size}")
-        if expected is not None and (expected.bytes, expected.crc32) != (size, crc32):
-            self._refuse(
-                f"is another than was planned with: {size} bytes of checksum {crc32:08x}, expected "
-                f"{expected.bytes} of {expected.crc32:08x}"
-            )
+        if expected not in (None, crc32):
+            self._refuse(f"is another: its checksum is {crc32:08x}, expected {expected:08x}")
         return _receipt(plain, self.path.name, size, crc32), records
 
     def sample(self, number: int) -> TrainSample:
         """The sample at this place; its arrays are its own memory."""
         record, of = self.records[number], self.receipt.samples[number]
-        start = self._offset + sum(before.bytes for before in self.records[:number])
-        data = self._read(start, record.bytes)
+        start = self._offset + sum(before.length for before in self.records[:number])
+        data = self._read(start, record.length)
         if zlib.crc32(data) != record.crc32:
             self._refuse(f"was altered: the checksum of its sample {number} is wrong")
-        cut = _Cut(data)
-        prompts = [
-            None if tokens is None else cut.take("<i4", tokens)
-            for tokens in (of.prompt_tokens, of.teacher_tokens, of.null_tokens)
-        ]
-        assert prompts[0] is not None
-        response, log_probs = (cut.take(kind, of.response_tokens) for kind in ("<i4", "<f4"))
-        spans = cut.take("<i4", record.num_spans, 3).tolist()
-        return TrainSample(
-            question_id=self.receipt.question_id,
-            index=of.index,
-            prompt_ids=prompts[0],
-            teacher_prompt_ids=prompts[1],
-            null_prompt_ids=prompts[2],
-            response_ids=response,
-            log_probs=log_probs,
-            versions=tuple(VersionSpan(*span) for span in spans),
-            loss_mask=cut.take("u1", of.response_tokens).astype(np.bool_),
-            advantage=record.advantage,
-            distill_weight=of.distill_weight,
-            policy_weight=of.policy_weight,
-            reward=of.reward,
-            success=of.success,
-        )
+        return unpack(self.receipt.question_id, of, record, data)
 
     def _refuse(self, why: str, cause: BaseException | None = None) -> NoReturn:
         raise GroupFileError(
             f"{self.path}: the file {why}. Go on from the last checkpoint: the group is made again "
             "from the run's rollouts, or sampled again."
         ) from cause
-
-
-class _Cut:
-    """Arrays off the front of a record."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    def take(self, kind: str, *shape: int) -> NDArray[Any]:
-        array = np.frombuffer(self._data, kind, math.prod(shape), self._at).reshape(shape)
-        self._at += array.nbytes
-        return array
 
 
 def _link_whole(path: Path, data: bytes) -> bool:
