@@ -72,7 +72,7 @@ def trainer(repetitions: int) -> dict[str, float]:
     samples = _samples(0)
     ours, theirs = [], []
     for repetition in range(repetitions + 1):
-        ours.append(_seconds(lambda: actor.step(samples)))
+        ours.append(_seconds(lambda: actor.step(actor.share_of(samples))))
         theirs.append(_seconds(lambda: plain.step(samples)))
         print(
             f"repetition {repetition}: {ours[-1]:.2f} s, transformers {theirs[-1]:.2f} s",

@@ -79,7 +79,7 @@ def local(machine: Machine) -> Found:
     theirs = _transformers_logits(folder)  # first: on a CPU the runtime redirects torch
     actor = _actor(machine, folder, local_layers=True)
     found = _against_transformers(actor, theirs, machine) | _packing(actor) | _teacher(actor)
-    return found | {"loss": actor.step(_attempts(0))["train/loss"]}
+    return found | {"loss": actor.step(actor.share_of(_attempts(0)))["train/loss"]}
 
 
 def te_bf16(machine: Machine) -> Found:
@@ -139,9 +139,9 @@ def step(machine: Machine) -> Found:
     samples = _attempts(0, questions=8)
     for name, objective in objectives.items():
         actor = _actor(machine, folder, objective=objective)
-        actor.step(samples)
+        actor.step(actor.share_of(samples))
         start = time.perf_counter()
-        metrics = actor.step(samples)
+        metrics = actor.step(actor.share_of(samples))
         found[name] = {k: v for k, v in metrics.items() if k.startswith("time/")}
         found[name]["all_s"] = time.perf_counter() - start
         _leave()
@@ -153,9 +153,9 @@ def resume(machine: Machine) -> Found:
     folder = _model("qwen3")
     with tempfile.TemporaryDirectory() as root:
         actor = _actor(machine, folder)
-        actor.step(_attempts(0))
+        actor.step(actor.share_of(_attempts(0)))
         actor.save(Path(root), 1, {}, keep=1)
-        went_on = actor.step(_attempts(1))
+        went_on = actor.step(actor.share_of(_attempts(1)))
         expected = [p.detach().cpu().clone() for c in actor.chunks for p in c.parameters()]
         _leave()
         again = _actor(machine, folder)
@@ -172,7 +172,7 @@ def moe(machine: Machine) -> Found:
     folder, losses = _model("qwen3_moe"), {}
     for name, local_layers in (("local", True), ("grouped", False)):
         actor = _actor(machine, folder, local_layers=local_layers)
-        losses[name] = actor.step(_attempts(0))["train/loss"]
+        losses[name] = actor.step(actor.share_of(_attempts(0)))["train/loss"]
         _leave()
     assert abs(losses["grouped"] - losses["local"]) < 0.02 * abs(losses["local"]), losses
     return losses
@@ -269,7 +269,9 @@ def _transformer_engine(machine: Machine, fp8: str | None) -> Found:
 def _batches(actor: Any, samples: Any) -> Any:
     from sdpo_megatron.actor.batches.minibatch import Minibatch
 
-    return Minibatch(actor.config, actor.runtime, samples).packed({"student", "teacher"})
+    return Minibatch(actor.config, actor.runtime, actor.share_of(samples)[0]).packed(
+        {"student", "teacher"}
+    )
 
 
 def _transformers_logits(folder: str) -> torch.Tensor:

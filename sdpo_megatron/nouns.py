@@ -227,6 +227,12 @@ class TrainSample:
                 f"another from 0 to {tokens}"
             )
 
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        arrays = [getattr(self, name) for name in _ARRAYS]
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def receipt(self) -> SampleReceipt:
         """What planning needs of it."""
         teacher, null = self.teacher_prompt_ids, self.null_prompt_ids

@@ -2,7 +2,7 @@
 
 One `step` is the right half of the picture in docs/a-step.md: teacher forward (no gradient),
 student forward and backward, optimiser step. All ranks construct it and call every method together,
-with the same samples.
+each with its data-parallel rank's share of the samples.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import torch
 
 from sdpo_megatron.actor import checkpoint
 from sdpo_megatron.actor.agree import first_problem, from_rank_0, sum_over_data_parallel
-from sdpo_megatron.actor.batches.batch_loss import BatchLoss, StepCounts
-from sdpo_megatron.actor.batches.minibatch import Minibatch, optimizer_steps
-from sdpo_megatron.actor.batches.packing import Role
+from sdpo_megatron.actor.batches.batch_loss import BatchLoss
+from sdpo_megatron.actor.batches.counts import StepCounts
+from sdpo_megatron.actor.batches.minibatch import Minibatch
+from sdpo_megatron.actor.batches.plan import StepPlanner
+from sdpo_megatron.actor.batches.share import BatchShare, contents, filled
+from sdpo_megatron.actor.batches.table import SampleTable
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.actor.fault import first_bad_layer
 from sdpo_megatron.actor.model.pipeline import Pipeline
@@ -34,15 +37,15 @@ from sdpo_megatron.actor.optimizer import (
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
 from sdpo_megatron.actor.weight_sets import ShardedWeights
-from sdpo_megatron.actor.work import BACKWARD, over_ranks, pass_flops
+from sdpo_megatron.actor.work import over_ranks
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.objectives import HeadOptions, build_objective, chunk_within, head_log_probs
 from sdpo_megatron.objectives.health import summarise
 from sdpo_megatron.weights.spec import ModelSpec
 
-OldLogProbs = dict[tuple[str, int], torch.Tensor]
-"""log pi_old [R] by (question id, attempt index); complete on the last stage, empty before it."""
+OldLogProbs = list[torch.Tensor]
+"""log pi_old [R] of each micro-batch's response tokens; an empty list before the last stage."""
 
 
 class Actor:
@@ -107,7 +110,23 @@ class Actor:
 
     # --- one rollout batch ------------------------------------------------------------------------
 
-    def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
+    def share_of(self, samples: Sequence[TrainSample]) -> BatchShare:
+        """This rank's share of the next rollout batch, for callers that hold all of its samples in
+        memory (tests, benchmarks); a run plans on receipts and reads its own share from files.
+        """
+        from megatron.core import parallel_state
+
+        planner = StepPlanner(
+            self.config,
+            self.spec,
+            num_ranks=parallel_state.get_data_parallel_world_size(),
+            seed=self._seed,
+        )
+        plans = planner.plan(SampleTable.of_samples(samples), self.rollout_batches)
+        mine = plans[parallel_state.get_data_parallel_rank()]
+        return filled(mine, [samples[place] for _, place in contents(mine)])
+
+    def step(self, share: BatchShare) -> dict[str, float]:
         """Train on a rollout batch: one optimiser step, or several (`batch.questions_per_step`), at
         one learning rate.
 
@@ -118,14 +137,15 @@ class Actor:
         Raises:
             NumericsError: NaN or infinity; the optimiser step was not taken.
         """
-        minibatches = optimizer_steps(
-            samples, self.config.batch, seed=self._seed, batch=self.rollout_batches
-        )
+        minibatches = [Minibatch(self.config, self.runtime, part) for part in share]
         self.rollout_batches += 1
         start = time.monotonic()
-        old = self._old_log_probs(samples) if self.objective.needs_old_log_probs else None
+        old = [self._old_log_probs(minibatch) for minibatch in minibatches]
         scoring_s = time.monotonic() - start
-        reports = [self._optimizer_step(minibatch, old) for minibatch in minibatches]
+        reports = [
+            self._optimizer_step(minibatch, scored)
+            for minibatch, scored in zip(minibatches, old, strict=True)
+        ]
         taken = [report for report in reports if report]
         if taken:
             self.teacher.after_rollout_batch()
@@ -140,22 +160,27 @@ class Actor:
         metrics["time/student_s"] += scoring_s
         metrics["train/tokens"] = sum(report["train/tokens"] for report in taken)
         metrics["train/flops"] = sum(report["train/flops"] for report in taken)
-        if old is not None:
-            metrics["train/flops"] += pass_flops(self.spec, samples, "student")
         metrics["train/skipped_steps"] = float(len(reports) - len(taken))
         for minibatch, report in zip(minibatches, reports, strict=True):
             if not report:
-                key = f"skipped/{self._why_skipped(minibatch)}"
+                key = f"skipped/{self._why_skipped(minibatch.share.counts)}"
                 metrics[key] = metrics.get(key, 0.0) + 1.0
         student_s = sum(report["student_s"] for report in taken)
         metrics.pop("student_s", None)
         if taken:
-            metrics |= over_ranks(student_s, float(self.runtime.peak_memory_bytes()))
+            held = sum(sample.nbytes for sample in contents(share))
+            metrics |= over_ranks(
+                {
+                    "student_s": student_s,
+                    "memory_bytes": float(self.runtime.peak_memory_bytes()),
+                    "sample_bytes": float(held),
+                }
+            )
         return metrics | self._distance()
 
-    def _why_skipped(self, samples: Sequence[TrainSample]) -> str:
-        """The reason why nothing in these samples could be learnt from, as a metric names it."""
-        if not samples:
+    def _why_skipped(self, counts: StepCounts) -> str:
+        """The reason why nothing could be learnt from these samples, as a metric names it."""
+        if not counts.distill.samples:
             return "no_attempts"
         distils = self.objective.config.distillation is not None
         reinforces = self.objective.config.policy_gradient is not None
@@ -163,45 +188,40 @@ class Actor:
             return "no_signal"
         return "no_teacher" if distils else "no_advantage"
 
-    def null_teacher_kl(self, samples: Sequence[TrainSample]) -> float:
+    def null_teacher_kl(self, share: BatchShare) -> float:
         """Mean divergence between the student and a teacher that saw the template without content.
 
         In nats per token. What of the distillation signal is the wording of the prompt alone
-        (docs/metrics.md). NaN where no sample has a null prompt or the objective does not
-        distil. No gradients; two forward passes.
+        (docs/metrics.md). NaN where a distilled sample has no null prompt, or none is distilled.
+        No gradients; two forward passes.
         """
-        taught = [sample for sample in samples if sample.null_prompt_ids is not None]
-        counts = StepCounts.of(taught)
-        if not counts.distill.tokens:
+        parts = [part for part in share if part.counts.distill.tokens]
+        if not parts or not all("null" in part.lengths for part in parts):
             return float("nan")
-        batch = Minibatch(self.config, self.runtime, taught)
-        targets = self.teacher.score_null(batch.packed({"null"})["null"])
-        states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
-        loss = self._loss(batch, counts, targets)
-        with torch.no_grad():
-            reports = [loss(number, hidden)[1] for number, hidden in enumerate(states)]
-        self._fail_together(loss.fault, batch)
-        sums = sum_over_data_parallel(_total(reports))
-        return sums["kl"] / sums["distill_tokens"]
+        kl, tokens = 0.0, 0.0
+        for part in parts:
+            batch = Minibatch(self.config, self.runtime, part)
+            targets = self.teacher.score_null(batch.packed({"null"})["null"])
+            states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
+            loss = self._loss(batch, targets)
+            with torch.no_grad():
+                reports = [loss(number, hidden)[1] for number, hidden in enumerate(states)]
+            self._fail_together(loss.fault, batch)
+            sums = sum_over_data_parallel(_total(reports))
+            kl, tokens = kl + sums["kl"], tokens + sums["distill_tokens"]
+        return kl / tokens
 
-    def _optimizer_step(
-        self, samples: Sequence[TrainSample], old: OldLogProbs | None
-    ) -> dict[str, float]:
+    def _optimizer_step(self, batch: Minibatch, old: OldLogProbs | None) -> dict[str, float]:
         """One step on these samples; an empty dict when nothing in them can be learnt from."""
-        counts = StepCounts.of(samples)
+        counts = batch.share.counts
         if counts.trained_tokens == 0:
             return {}
-        # What has no weight in any term would cost two passes and change nothing; only `official`
-        # asks which micro-batch it would be in.
-        official = self.config.objective.denominator == "official"
-        weighted = [s for s in samples if official or s.distill_weight or s.policy_weight]
-        batch = Minibatch(self.config, self.runtime, weighted)
         clock = _Clock(self.runtime)
         self.on_phase("teacher")
         targets = self.teacher.score(batch.packed(self.teacher.roles))
         clock.lap("teacher")
         self.on_phase("student")
-        loss = self._loss(batch, counts, targets, old)
+        loss = self._loss(batch, targets, old)
         student_started = time.monotonic()
         reports = self.pipeline.forward_backward(batch.packed({"student"})["student"], loss)
         self._fail_together(loss.fault, batch)
@@ -218,16 +238,10 @@ class Actor:
             "train/learning_rate": rate,
             "train/tokens": float(counts.trained_tokens),
             "train/num_micro_batches": float(len(batch.mine)),
-            "train/flops": self._flops(weighted),
+            "train/flops": batch.share.flops,
             "student_s": self._reduction_began - student_started,
             **clock.laps,
         }
-
-    def _flops(self, samples: Sequence[TrainSample]) -> float:
-        """Operations of an optimiser step on these samples, of all ranks together."""
-        passes: list[Role] = [role for _, role in self.teacher.passes]
-        passes += ["student"] * (1 + BACKWARD)
-        return sum(pass_flops(self.spec, samples, role) for role in passes)
 
     def _reduce_gradients(self, chunks: list[Any], _num_tokens: Any = None, **named: Any) -> None:
         """Megatron's gradient reduction, not divided by tokens: the loss carries its denominators.
@@ -243,7 +257,6 @@ class Actor:
     def _loss(
         self,
         batch: Minibatch,
-        counts: StepCounts,
         targets: Sequence[Targets],
         old: OldLogProbs | None = None,
     ) -> BatchLoss:
@@ -253,7 +266,7 @@ class Actor:
             self._options,
             batch.mine,
             batch.packed({"student"})["student"],
-            counts,
+            batch.share.counts,
             targets,
             old,
         )
@@ -287,31 +300,23 @@ class Actor:
             "optimizer.lr, or look at the named sample in the run's rollouts"
         )
 
-    def _old_log_probs(self, samples: Sequence[TrainSample]) -> OldLogProbs:
-        """log pi_old of every attempt, before the first optimiser step on the batch."""
-        from megatron.core import parallel_state
-
-        batch = Minibatch(self.config, self.runtime, samples)
+    def _old_log_probs(self, batch: Minibatch) -> OldLogProbs | None:
+        """log pi_old of a minibatch, before the first optimiser step on the rollout batch; None
+        where the objective does not ask. Scored in the micro-batches that it will be trained in, so
+        it stays where it is needed.
+        """
+        if not self.objective.needs_old_log_probs or not batch.share.counts.trained_tokens:
+            return None
+        weight, found = head_weight(self.chunks), []
         states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
-        found: OldLogProbs = {}
-        weight = head_weight(self.chunks)
         for hidden, chosen in zip(states, batch.mine, strict=False):
             assert weight is not None
-            ids = torch.from_numpy(
-                np.concatenate([np.zeros(0, np.int64), *(s.response_ids for s in chosen)])
-            ).to(hidden.device)
-            log_probs = head_log_probs(hidden, weight.detach(), ids, self._options)
-            parts = log_probs.split([len(s.response_ids) for s in chosen])
-            found |= {
-                (s.question_id, s.index): part.cpu() for s, part in zip(chosen, parts, strict=True)
-            }
-        if not parallel_state.is_pipeline_last_stage():
-            return {}
-        # A sample may fall to another data-parallel rank in its own optimiser step.
-        group = parallel_state.get_data_parallel_group()
-        everyone: list[OldLogProbs] = [{} for _ in range(group.size())]
-        torch.distributed.all_gather_object(everyone, found, group=group)
-        return {key: value for part in everyone for key, value in part.items()}
+            ids = np.concatenate([np.zeros(0, np.int64), *(s.response_ids for s in chosen)])
+            log_probs = head_log_probs(
+                hidden, weight.detach(), torch.from_numpy(ids).to(hidden.device), self._options
+            )
+            found.append(log_probs)
+        return found
 
     def _distance(self) -> dict[str, float]:
         """|live - ema| / |live|, over all shards of all ranks."""

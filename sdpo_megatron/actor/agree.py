@@ -21,6 +21,52 @@ def from_rank_0(value: T) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
+def leads_model() -> bool:
+    """Whether this is the first rank of a copy of the model: of its TP x PP x CP ranks."""
+    from megatron.core import parallel_state
+
+    return (
+        parallel_state.get_model_parallel_group().rank() == 0
+        and parallel_state.get_context_parallel_rank() == 0
+    )
+
+
+def data_parallel_rank() -> int:
+    """Which copy of the model this rank belongs to."""
+    from megatron.core import parallel_state
+
+    return int(parallel_state.get_data_parallel_rank())
+
+
+def within_model(data: bytes) -> memoryview:
+    """What the leader of this copy of the model gave, on all of its ranks; what the others give is
+    ignored. Collective over them, as tensors over gloo, in two hops along groups that exist.
+    """
+    from megatron.core import parallel_state
+
+    model = parallel_state.get_model_parallel_group()  # TP x PP of one context-parallel rank
+    held = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else _no_bytes(0)
+    if model.rank() == 0:
+        held = _from_first(held, parallel_state.get_context_parallel_group())
+    return memoryview(_from_first(held, model).numpy())
+
+
+def _from_first(held: torch.Tensor, group: torch.distributed.ProcessGroup) -> torch.Tensor:
+    """The bytes that rank 0 of the group holds, on all of its ranks."""
+    if group.size() == 1:
+        return held
+    length = torch.tensor([len(held)], dtype=torch.int64, device="cpu")
+    torch.distributed.broadcast(length, group=group, group_src=0)
+    if group.rank():
+        held = _no_bytes(int(length))
+    torch.distributed.broadcast(held, group=group, group_src=0)
+    return held
+
+
+def _no_bytes(length: int) -> torch.Tensor:
+    return torch.empty(length, dtype=torch.uint8, device="cpu")
+
+
 def any_rank(flag: bool) -> bool:
     """Whether `flag` is set on any rank."""
     count = torch.tensor([float(flag)], device=current_runtime().device)

@@ -15,7 +15,6 @@ import os
 import random
 import resource
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,17 +63,27 @@ class Runtime:
     def is_cpu(self) -> bool:
         return self.device.type == "cpu"
 
-    def init_process_group(self) -> None:
-        """Join the world of torchrun's environment variables; alone where there are none."""
+    def init_process_group(self) -> torch.distributed.Store:
+        """Join the world of torchrun's environment variables; alone where there are none.
+
+        Returns:
+            The store through which the ranks found each other, for what they say outside
+            collectives.
+        """
         timeout = timedelta(seconds=self.timeout_s)
+        rank, world = 0, 1
+        store: torch.distributed.Store = torch.distributed.HashStore()
         if os.environ.get("RANK"):
-            torch.distributed.init_process_group(self.backend, timeout=timeout)
-            return
-        with tempfile.NamedTemporaryFile(prefix="sdpo-store-", delete=False) as store:
-            name = store.name
+            store, rank, world = next(torch.distributed.rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
         torch.distributed.init_process_group(
-            self.backend, init_method=f"file://{name}", rank=0, world_size=1, timeout=timeout
+            self.backend,
+            store=torch.distributed.PrefixStore("collectives", store),
+            rank=rank,
+            world_size=world,
+            timeout=timeout,
         )
+        return torch.distributed.PrefixStore("sdpo", store)
 
     def synchronize(self) -> None:
         """Wait for the device; nothing to wait for on a CPU."""

@@ -62,6 +62,14 @@ def teacher_passes(config: TeacherConfig, *roles: Role) -> tuple[Pass, ...]:
     return tuple((name, role) for role in roles for name in _SETS_OF_KIND[config.kind])
 
 
+def passes_of(config: TeacherConfig, objective: Objective) -> tuple[Pass, ...]:
+    """All forward-only passes that an optimiser step takes before the student's."""
+    roles: list[Role] = ["teacher"] if objective.needs_teacher else []
+    roles += ["null"] if objective.needs_null_teacher else []
+    reference = (_REFERENCE,) if objective.needs_reference else ()
+    return teacher_passes(config, *roles) + reference
+
+
 def weight_set_names(config: TeacherConfig, objective: Objective) -> tuple[str, ...]:
     """The weight sets that a run keeps beside the live one, in order."""
     wanted = _SETS_OF_KIND[config.kind] if objective.needs_teacher else ()
@@ -90,10 +98,7 @@ class Teacher:
             name: weights.snapshot() for name in weight_set_names(config, objective)
         }
         self._objective = objective
-        roles: list[Role] = ["teacher"] if objective.needs_teacher else []
-        roles += ["null"] if objective.needs_null_teacher else []
-        reference = (_REFERENCE,) if objective.needs_reference else ()
-        self.passes = teacher_passes(config, *roles) + reference
+        self.passes = passes_of(config, objective)
 
     @property
     def roles(self) -> set[Role]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.errors import CheckpointError
+from sdpo_megatron.errors import CheckpointError, GroupFileError
 from sdpo_megatron.loops.instruments import describe_run, show_attempt, show_volume
+from sdpo_megatron.loops.plans import Plans
 from sdpo_megatron.loops.questions import num_steps, questions_of_step
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
@@ -22,9 +23,12 @@ from sdpo_megatron.loops.validation import Validation
 from sdpo_megatron.nouns import (
     Attempt,
     Group,
+    GroupLease,
+    GroupReceipt,
     PolicyVersion,
     Question,
     StepReport,
+    TeacherContext,
     TrainSample,
     Verdict,
 )
@@ -40,6 +44,7 @@ from sdpo_megatron.observability.phases import PhaseClock
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.observability.series import VERIFY_INFRASTRUCTURE_FAILURES
 from sdpo_megatron.rollout.batch import BatchMaker
+from sdpo_megatron.rollout.group_file import write_group
 from sdpo_megatron.rollout.overlong import within_limits
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.store import RolloutStore
@@ -61,6 +66,7 @@ class Coordinator:
         describe_run(self.board, config, runtime)
         show_volume(self.board, folder.path)
         self.store = RolloutStore(folder.rollouts)
+        self.plans = Plans(config, folder)
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
         self._groups: list[Group] = []
@@ -164,15 +170,53 @@ class Coordinator:
         }
         return groups
 
-    def teach(self, state: TrainState, groups: Sequence[Group]) -> list[TrainSample]:
-        """Teacher prompts and weights for every attempt."""
+    def teach(self, state: TrainState, groups: Sequence[Group]) -> list[GroupReceipt]:
+        """Teacher prompts and weights for every attempt, in a file for each group."""
         due = diagnostics_due(self.config, state)
+        receipts: list[GroupReceipt] = []
+        contexts: list[TeacherContext | None] = []
+        first = state.step * self.config.batch.questions
+        self.folder.may_write()
         with self.clock.phase("prompts"):
-            samples, contexts = self.batches.make(groups, null_prompts=due)
+            for position, group in enumerate(groups, start=first):
+                samples, shown = self.batches.make_group(group, null_prompts=due)
+                contexts += shown
+                receipts.append(self._write_group(GroupLease(position), group, samples))
         self._metrics |= teacher_metrics(contexts)
         if due:
             self._metrics |= self._ask_teacher(state, groups)
-        return samples
+        return receipts
+
+    def _write_group(
+        self, lease: GroupLease, group: Group, samples: Sequence[TrainSample]
+    ) -> GroupReceipt:
+        # What a killed run left was made of the same record, but perhaps by other settings.
+        (self.folder.groups / f"{lease.name}.bin").unlink(missing_ok=True)
+        receipt = write_group(
+            self.folder.groups,
+            lease,
+            group.question.id,
+            samples,
+            attempts=len(group.attempts),
+            dropped=group.dropped,
+        )
+        if receipt is None:
+            raise GroupFileError(
+                f"{self.folder.groups}: the group of lease {lease.name} was written by something "
+                "else meanwhile; look who else writes this run folder"
+            )
+        return receipt
+
+    def next_plan(self, state: TrainState) -> str | None:
+        """The plan of the next step, by its name in the folder of rollouts; None when the run was
+        asked to stop meanwhile.
+        """
+        groups = self.sample(state)
+        if groups is None:
+            return None
+        receipts = self.teach(state, groups)
+        self.plans.forget()
+        return self.plans.write(state.step + 1, receipts)
 
     def validate(self, state: TrainState) -> None:
         """Attempts at held-out questions by the weights of `state`, where they are due now; their

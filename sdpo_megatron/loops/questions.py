@@ -4,6 +4,7 @@ how many steps a run has.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 
@@ -35,6 +36,7 @@ def questions_of_step(
     return chosen
 
 
+@functools.lru_cache(maxsize=2)  # a batch spans two epochs at most, as long as it is smaller
 def _order(num: int, epoch: int, seed: int) -> list[int]:
     order = list(range(num))
     random.Random(f"{seed}:{epoch}").shuffle(order)

@@ -35,7 +35,11 @@ class StopRequest:
         if self.asked:
             listener()
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def ask(self) -> None:
+        """As a signal does; on behalf of another rank, say."""
         self.asked = True
         for listener in self._listeners:
             listener()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.ask()

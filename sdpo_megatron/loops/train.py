@@ -1,7 +1,8 @@
 """The training loop: sample, judge, score by the self-teacher, step, publish the weights; again.
 
 It reads like the picture in docs/a-step.md, one call per arrow. Every rank runs it; rank 0 also has
-a `Coordinator`, which owns the engines, the verifiers and what a person sees.
+a `Coordinator`, which owns the engines, the verifiers, the plan of each step and what a person
+sees. The other ranks know nothing of attempts but those of their own share.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 from sdpo_megatron.actor.agree import any_rank, from_rank_0
 from sdpo_megatron.actor.runtime import start_runtime
 from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.loops.plan_board import PlanBoard
 from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.observability.run_folder import RunFolder
 
@@ -25,17 +27,18 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
         SdpoError: Something that a person can act on; the launcher ends the other ranks.
     """
     runtime = start_runtime(config.run.device, timeout_s=config.run.collective_timeout_s)
-    runtime.init_process_group()
+    board = PlanBoard(runtime.init_process_group())
     import torch.distributed as dist
 
     from sdpo_megatron.loops.coordinator import Coordinator
+    from sdpo_megatron.loops.own_share import read_share
     from sdpo_megatron.loops.trainer import Trainer
 
     with ExitStack() as stack:
-        first = dist.get_rank() == 0
-        coordinator = (
-            stack.enter_context(Coordinator(config, folder, runtime, stop)) if first else None
-        )
+        coordinator = None
+        if dist.get_rank() == 0:
+            stack.enter_context(board.relaying(stop))
+            coordinator = stack.enter_context(Coordinator(config, folder, runtime, stop))
         trainer = Trainer(config, folder, runtime, coordinator)
         if coordinator:
             coordinator.open(trainer.state)
@@ -46,13 +49,12 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
             if coordinator and trainer.state.step == 0:
                 coordinator.validate(trainer.state)
         while not stopping and trainer.state.step < steps:
-            groups = coordinator.sample(trainer.state) if coordinator else None
-            samples = from_rank_0(
-                coordinator.teach(trainer.state, groups) if coordinator and groups else None
-            )
-            if samples is None:  # stopped while sampling: the step is abandoned
+            if coordinator:
+                board.announce(trainer.state.step, coordinator.next_plan(trainer.state))
+            plan = board.wait(trainer.state.step, stop)
+            if plan is None:  # stopped while sampling: the step is abandoned
                 break
-            metrics = trainer.step(samples)
+            metrics = trainer.step(read_share(folder.rollouts / plan, folder.groups))
             metrics |= trainer.publish(coordinator)
             if coordinator:
                 coordinator.validate(trainer.state)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpo_megatron.actor.actor import Actor
 from sdpo_megatron.actor.agree import from_rank_0
+from sdpo_megatron.actor.batches.share import BatchShare
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import SdpoError
 from sdpo_megatron.loops.publish import write_version
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
-from sdpo_megatron.nouns import PolicyVersion, TrainSample
+from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.observability.phases import PhaseClock
 from sdpo_megatron.observability.run_folder import RunFolder
@@ -54,10 +54,10 @@ class Trainer:
         self._published = -1
         self._checkpoint_s = 0.0
 
-    def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
-        """Train on a rollout batch; returns its metrics."""
-        diagnosed = self._diagnose(samples)
-        metrics = self.actor.step(samples) | diagnosed
+    def step(self, share: BatchShare) -> dict[str, float]:
+        """Train on a rollout batch, of which this is the rank's share; returns its metrics."""
+        diagnosed = self._diagnose(share)
+        metrics = self.actor.step(share) | diagnosed
         updated = self.actor.optimizer_steps > self.state.optimizer_steps
         self.state = replace(
             self.state,
@@ -69,10 +69,10 @@ class Trainer:
         metrics["time/checkpoint_s"], self._checkpoint_s = self._checkpoint_s, 0.0
         return metrics
 
-    def _diagnose(self, samples: Sequence[TrainSample]) -> dict[str, float]:
+    def _diagnose(self, share: BatchShare) -> dict[str, float]:
         if not diagnostics_due(self.config, self.state):
             return {}
-        return {"teacher/null_kl": self.actor.null_teacher_kl(samples)}
+        return {"teacher/null_kl": self.actor.null_teacher_kl(share)}
 
     def publish(self, coordinator: Coordinator | None) -> dict[str, float]:
         """Bring the live weights to the engines, if they do not have them yet.

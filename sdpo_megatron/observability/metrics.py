@@ -173,6 +173,7 @@ METRICS: tuple[Metric, ...] = (
     # Is one rank slower, or fuller, than the others? Gathered once a step; no series is made per rank.
     *_of_ranks("student_s", "rank_student_seconds", "s", "Seconds of the student's passes before gradients are reduced: what a rank works, not what it waits for its data-parallel peers"),
     _gauge("ranks/slowest", "rank_slowest", "rank", "The rank with the most of them", "stepped"),
+    *_of_ranks("sample_bytes", "rank_sample_bytes", "bytes", "Samples that a rank holds for the step: its data-parallel rank's share alone"),
     *_of_ranks("memory_bytes", "rank_memory_bytes", "bytes", "The most memory that a rank has held: of its device, or of its process on a CPU"),
     # What it costs and what went wrong.
     _gauge("memory/rank0_bytes", "memory_bytes", "bytes", "Memory of the rank 0 process", of="rank0"),

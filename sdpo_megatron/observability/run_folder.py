@@ -3,7 +3,8 @@
 config.yaml     the resolved config
 versions.json   packages, git commit and platform, one record for each start of the run
 metrics.jsonl   one JSON object a step; a value that a step did not measure is null
-rollouts/  checkpoints/  weights/  logs/
+rollouts/       attempts of each step; groups/ of samples and plans until a checkpoint covers them
+checkpoints/  weights/  logs/
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class RunFolder:
     ) -> None:
         self.path, self.may_write = Path(path), may_write
         self.rollouts = self.path / "rollouts"
+        self.groups = self.rollouts / "groups"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
         self.logs = self.path / "logs"

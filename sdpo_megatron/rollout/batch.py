@@ -4,7 +4,6 @@ attempt by attempt.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -17,62 +16,22 @@ from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
 
 
 class BatchMaker:
-    """Makes the samples of a rollout batch."""
+    """Makes the samples of groups."""
 
     def __init__(self, teacher_prompts: TeacherPromptBuilder, objective: Objective) -> None:
         self._teacher_prompts = teacher_prompts
         self._objective = objective
 
-    def make(
-        self, groups: Sequence[Group], *, null_prompts: bool = False
+    def make_group(
+        self, group: Group, *, null_prompts: bool = False
     ) -> tuple[list[TrainSample], list[TeacherContext | None]]:
         """One sample and one teacher context (None: nothing to show the teacher) for each attempt
         with at least one token.
 
-        An aborted attempt has no ending and its verdict says nothing, so it is given no weight. A
-        question that occurs twice in a batch gets attempt numbers that go on, so that (question,
-        index) names a sample. `null_prompts` asks for the template without content even where the
-        objective does not need it (a diagnostic).
+        An aborted attempt has no ending and its verdict says nothing, so it is given no weight.
+        `null_prompts` asks for the template without content even where the objective does not need
+        it (a diagnostic).
         """
-        samples: list[TrainSample] = []
-        contexts: list[TeacherContext | None] = []
-        seen: Counter[str] = Counter()
-        for group in groups:
-            offset = seen[group.question.id]
-            seen[group.question.id] += max((a.index for a in group.attempts), default=-1) + 1
-            made, shown = self.make_group(group, null_prompts=null_prompts)
-            samples += [replace(sample, index=offset + sample.index) for sample in made]
-            contexts += shown
-        return samples, contexts
-
-    def teacher_questions(self, groups: Sequence[Group], *, limit: int) -> list[Question]:
-        """Teacher prompts of up to `limit` failed attempts as questions, spread over the groups."""
-        asked = [
-            [
-                replace(
-                    group.question,
-                    id=f"{group.question.id}#teacher{attempt.index}",
-                    messages=context.messages,
-                )
-                for attempt, verdict, context in zip(
-                    group.attempts,
-                    group.verdicts,
-                    self._teacher_prompts.contexts(group),
-                    strict=True,
-                )
-                if context is not None and not verdict.success
-            ]
-            for group in groups
-        ]
-        in_turn = [
-            question for row in zip_longest(*asked) for question in row if question is not None
-        ]
-        return in_turn[:limit]
-
-    def make_group(
-        self, group: Group, *, null_prompts: bool = False
-    ) -> tuple[list[TrainSample], list[TeacherContext | None]]:
-        """As `make`, of one group; `index` is that of the attempt."""
         needs_teacher = self._objective.needs_teacher
         contexts = (
             self._teacher_prompts.contexts(group)
@@ -119,3 +78,27 @@ class BatchMaker:
             )
             kept.append(context)
         return samples, kept
+
+    def teacher_questions(self, groups: Sequence[Group], *, limit: int) -> list[Question]:
+        """Teacher prompts of up to `limit` failed attempts as questions, spread over the groups."""
+        asked = [
+            [
+                replace(
+                    group.question,
+                    id=f"{group.question.id}#teacher{attempt.index}",
+                    messages=context.messages,
+                )
+                for attempt, verdict, context in zip(
+                    group.attempts,
+                    group.verdicts,
+                    self._teacher_prompts.contexts(group),
+                    strict=True,
+                )
+                if context is not None and not verdict.success
+            ]
+            for group in groups
+        ]
+        in_turn = [
+            question for row in zip_longest(*asked) for question in row if question is not None
+        ]
+        return in_turn[:limit]

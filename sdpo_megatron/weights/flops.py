@@ -13,13 +13,21 @@ in "PaLM" (arXiv 2204.02311, appendix B), which this differs from in the causal 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
 from sdpo_megatron.weights.spec import ModelSpec
 
 __all__ = ["forward_flops"]
 
 
-def forward_flops(spec: ModelSpec, tokens: int, response_tokens: int) -> float:
-    """Operations of one forward pass over a sequence.
+Count = TypeVar("Count", float, NDArray[np.float64])
+
+
+def forward_flops(spec: ModelSpec, tokens: Count, response_tokens: Count) -> Count:
+    """Operations of one forward pass over a sequence, or over each of several.
 
     Args:
         spec: Of the whole model, whatever the parallel layout.

@@ -21,7 +21,7 @@ Metrics = tuple[float, float, float]
 def _steps(actor: Any, seeds: range) -> list[Metrics]:
     found = []
     for seed in seeds:
-        metrics = actor.step(made_up_samples(seed))
+        metrics = actor.step(actor.share_of(made_up_samples(seed)))
         found.append(
             (metrics["train/loss"], metrics["train/grad_norm"], metrics["teacher/ema_distance"])
         )
@@ -55,7 +55,7 @@ def resume(
 
 def fail_to_save(rank: int, world: int, folder: str, root: str) -> str:
     actor = _actor(folder, {})
-    actor.step(made_up_samples(0))
+    actor.step(actor.share_of(made_up_samples(0)))
     actor.save(Path(root), 1, {}, keep=2)
     from sdpo_megatron.actor import checkpoint
 

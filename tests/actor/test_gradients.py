@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from sdpo_megatron.nouns import TrainSample
 from tests.actor.worlds import made_up_samples, make_actor, tiny_model
 from tests.distributed import run_ranks
 
@@ -45,17 +44,17 @@ def gradients(folder: str, layout: dict[str, Any], attempts: int | None) -> tupl
     """
     from megatron.core import parallel_state
 
-    from sdpo_megatron.actor.batches import minibatch
+    from sdpo_megatron.actor.batches import plan
     from sdpo_megatron.actor.model.config import ParallelConfig
     from sdpo_megatron.weights.gather import iter_hf_tensors
 
     def partition_by_number(
-        samples: Sequence[TrainSample], *, num_ranks: int, token_budget: int
+        tokens: np.ndarray, work: np.ndarray, *, num_ranks: int, token_budget: int
     ) -> list[list[list[int]]]:
         assert attempts is not None
         bins = [
-            list(range(start, min(start + attempts, len(samples))))
-            for start in range(0, len(samples), attempts)
+            list(range(start, min(start + attempts, len(tokens))))
+            for start in range(0, len(tokens), attempts)
         ]
         return [bins[rank::num_ranks] for rank in range(num_ranks)]
 
@@ -66,13 +65,13 @@ def gradients(folder: str, layout: dict[str, Any], attempts: int | None) -> tupl
         found.extend(shard.master.grad.detach().float().clone() for shard in actor.weights.shards)
 
     actor.optimizer.step = keep_gradients
-    whole = minibatch.partition
+    whole = plan.partition
     if attempts is not None:
-        minibatch.partition = partition_by_number  # type: ignore[assignment]
+        plan.partition = partition_by_number  # type: ignore[assignment]
     try:
-        metrics = actor.step(made_up_samples(0, questions=2))
+        metrics = actor.step(actor.share_of(made_up_samples(0, questions=2)))
     finally:
-        minibatch.partition = whole
+        plan.partition = whole
     with actor.weights.swapped(found):
         tensors = {
             name: value.clone()

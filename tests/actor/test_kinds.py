@@ -36,7 +36,7 @@ def run_kinds(rank: int, world: int, folder: str) -> dict[str, list[tuple[float,
             objective=small_objective(null_beta=beta),
             optimizer=OptimizerConfig(lr=LR),
         )
-        steps = [actor.step(made_up_samples(0)) for _ in range(STEPS)]
+        steps = [actor.step(actor.share_of(made_up_samples(0))) for _ in range(STEPS)]
         found[name] = [(one["train/loss"], one["train/grad_norm"]) for one in steps]
         parallel_state.destroy_model_parallel()
     return found

@@ -69,7 +69,7 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
     )
     found = []
     for step in range(STEPS):
-        metrics = actor.step(made_up_samples(step, questions=4))
+        metrics = actor.step(actor.share_of(made_up_samples(step, questions=4)))
         found.append(
             (metrics["train/loss"], metrics["train/grad_norm"], metrics["importance/weight_mean"])
         )

@@ -93,7 +93,7 @@ def run_all(rank: int, world: int, folder: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, plan in PLANS.items():
         actor = actor_of(folder, plan)
-        found[name] = [actor.step(samples_of(batch)) for batch in range(BATCHES)]
+        found[name] = [actor.step(actor.share_of(samples_of(batch))) for batch in range(BATCHES)]
         parallel_state.destroy_model_parallel()
     found |= facts(folder)
     parallel_state.destroy_model_parallel()
@@ -111,13 +111,13 @@ def facts(folder: str) -> dict[str, Any]:
     actor = actor_of(folder, replace(PLANS[AVERAGE_BY_BATCH], questions_per_step=0))
     before = weights()
     nothing = [replace(s, distill_weight=0.0, policy_weight=0.0) for s in samples_of(0)]
-    skipped = actor.step(nothing)
+    skipped = actor.step(actor.share_of(nothing))
     after = weights()
     as_student = [replace(s, teacher_prompt_ids=s.prompt_ids) for s in samples_of(0)]
     return {
         "nothing": skipped,
         "untouched": all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
-        "agreeing": actor.step(as_student),
+        "agreeing": actor.step(actor.share_of(as_student)),
     }
 
 
@@ -172,7 +172,7 @@ def test_operations_are_those_of_the_passes(model: str, found: dict[str, Any]) -
         read = [s for s in samples_of(batch) if s.distill_weight or s.policy_weight]
         got = found["GRPO, one step a batch"][batch]["train/flops"]
         assert got == pytest.approx(3 * one_pass(read))
-        scored = one_pass(samples_of(batch))  # log pi_old, before the first of two steps
+        scored = one_pass(read)  # log pi_old, before the first of two steps
         got = found[AVERAGE_BY_BATCH][batch]["train/flops"]
         assert got == pytest.approx(3 * one_pass(read) + one_pass(read, teacher=True) + scored)
 

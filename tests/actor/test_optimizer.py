@@ -66,7 +66,7 @@ def rates_of_two_batches(_rank: int, _world: int, folder: str) -> list[list[floa
     actor.optimizer.step = watched
     for batch in range(3):
         found.append([])
-        actor.step(made_up_samples(batch, questions=4))
+        actor.step(actor.share_of(made_up_samples(batch, questions=4)))
     return found
 
 
@@ -85,7 +85,7 @@ def decayed(_rank: int, _world: int, folder: str) -> dict[str, float]:
         optimizer = OptimizerConfig(lr=rate, weight_decay=weight_decay)
         actor = make_actor(folder, optimizer=optimizer, objective=small_objective())
         before = [shard.master.clone() for shard in actor.weights.shards]
-        actor.step(made_up_samples(0))
+        actor.step(actor.share_of(made_up_samples(0)))
         after.append([shard.master.clone() for shard in actor.weights.shards])
         dims = [shard.param.dim() for shard in actor.weights.shards]
         from megatron.core import parallel_state

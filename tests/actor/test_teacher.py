@@ -72,7 +72,7 @@ def follow(
     actor = make_actor(folder, parallel=ParallelConfig(**layout), teacher=EmaTeacher(rate=RATE))
     naive = [p.detach().double().clone() for c in actor.chunks for p in c.parameters()]
     for step in range(steps):
-        actor.step(made_up_samples(step, questions=1))
+        actor.step(actor.share_of(made_up_samples(step, questions=1)))
         live = [p.detach().double() for c in actor.chunks for p in c.parameters()]
         naive = [(1 - RATE) * old + RATE * new for old, new in zip(naive, live, strict=True)]
     ema = _gathered(actor, actor.teacher.sets["ema"])
@@ -124,7 +124,7 @@ def bf16_swap(rank: int, world: int, folder: str) -> bool:
     from sdpo_megatron.actor.model.config import PrecisionConfig
 
     actor = make_actor(folder, precision=PrecisionConfig(dtype="bf16"))
-    actor.step(made_up_samples(0))
+    actor.step(actor.share_of(made_up_samples(0)))
     before = [p.detach().clone() for c in actor.chunks for p in c.parameters()]
     with actor.weights.swapped(actor.teacher.sets["ema"]):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sdpo_megatron.actor.batches.table import SampleTable
 from sdpo_megatron.actor.work import over_ranks, pass_flops
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.weights.flops import forward_flops
@@ -10,7 +11,9 @@ from tests.distributed import run_ranks
 
 
 def measured(rank: int, world: int) -> dict[str, float]:
-    return over_ranks((2.0, 5.0, 2.0)[rank], (100.0, 50.0, 0.0)[rank])
+    return over_ranks(
+        {"student_s": (2.0, 5.0, 2.0)[rank], "memory_bytes": (100.0, 50.0, 0.0)[rank]}
+    )
 
 
 def test_every_rank_knows_the_least_the_mean_the_most_and_the_slowest() -> None:
@@ -35,5 +38,6 @@ def test_a_pass_reads_the_prompt_of_its_role_and_never_feeds_the_last_token() ->
         question_id="q", index=0, prompt_ids=(1, 2), teacher_prompt_ids=(1, 2, 3, 4),
         response_ids=(1, 2, 3), loss_mask=(True,) * 3, log_probs=(0.0,) * 3,
     )  # fmt: skip
-    assert pass_flops(spec, [sample], "student") == forward_flops(spec, 4, 3)
-    assert pass_flops(spec, [sample, sample], "teacher") == 2 * forward_flops(spec, 6, 3)
+    table = SampleTable.of_samples([sample, sample])
+    assert pass_flops(spec, table, "student").tolist() == [forward_flops(spec, 4, 3)] * 2
+    assert pass_flops(spec, table, "teacher").tolist() == [forward_flops(spec, 6, 3)] * 2

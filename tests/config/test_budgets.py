@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sdpo_megatron import config
-from sdpo_megatron.actor.batches.packing import padded_length, partition
+from sdpo_megatron.actor.batches.plan import StepPlanner
+from sdpo_megatron.actor.batches.share import BatchPlan, contents
+from sdpo_megatron.actor.batches.table import SampleTable
 from sdpo_megatron.config.budgets import check_model_context
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import TrainSample
+from sdpo_megatron.weights.spec import ModelSpec
 
+SPEC = ModelSpec(
+    model_type="llama", num_layers=1, hidden=2, ffn_hidden=3, num_heads=1, num_kv_heads=1,
+    head_dim=2, vocab=5, max_position=16, norm_eps=1e-6, rope_theta=1e4,
+)  # fmt: skip
 EXPERIMENTS = sorted(path.stem for path in (config.CONF / "experiment").glob("*.yaml"))
 
 
@@ -33,26 +42,31 @@ def longest(loaded: config.TrainConfig) -> TrainSample:
     )
 
 
+def planned(loaded: config.TrainConfig, samples: list[TrainSample]) -> list[BatchPlan]:
+    """By data-parallel rank, of two."""
+    planner = StepPlanner(loaded, SPEC, num_ranks=2)
+    return planner.plan(SampleTable.of_samples(samples), 0)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_longest_legal_attempt_of_every_experiment_can_be_packed(name: str) -> None:
     loaded = config.load([f"experiment={name}", "model.path=/m", "task.path=/t"])
     sample, budget = longest(loaded), loaded.batch.micro_batch_tokens
-    bins = partition([sample] * 3, num_ranks=2, token_budget=budget)
-    assert sorted(i for rank in bins for chosen in rank for i in chosen) == [0, 1, 2]
-    for role in ("student", "teacher"):
-        packed = padded_length(
-            [[sample]], role, multiple_of=1, sequence_multiple=loaded.parallel.sequence_multiple
-        )
-        assert packed <= budget + loaded.parallel.sequence_multiple
+    plans = planned(loaded, [sample] * 3)
+    assert sorted(place for plan in plans for _, place in contents(plan)) == [0, 1, 2]
+    multiple = loaded.precision.sequence_multiple(loaded.parallel)
+    for step in (step for plan in plans for step in plan):
+        assert all(length < budget + multiple for length in step.lengths.values())
 
 
 def test_the_bound_is_exact() -> None:
     """The settings refuse one token less than the longest attempt needs, and packing does too."""
     given = ["rollout.sampling.max_new_tokens=100", "rollout.teacher_prompt.max_prompt_tokens=3000"]
     enough = config.load([*given, "batch.micro_batch_tokens=3099"])
-    partition([longest(enough)], num_ranks=1, token_budget=3099)
-    with pytest.raises(ConfigError, match="do not fit"):
-        partition([longest(enough)], num_ranks=1, token_budget=3098)
+    planned(enough, [longest(enough)])
+    longer = replace(longest(enough), teacher_prompt_ids=(1,) * 3001)
+    with pytest.raises(ConfigError, match=r"q attempt 0: 3100 tokens do not fit .*=3099"):
+        planned(enough, [longer])
     with pytest.raises(ConfigError) as caught:
         config.load([*given, "batch.micro_batch_tokens=3098"])
     assert str(caught.value) == (

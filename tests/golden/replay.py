@@ -53,7 +53,7 @@ def replay(rank: int, world: int, folder: str, name: str) -> list[Row]:
         # other, and the last bits of one step would show in the third digit of a later one.
         optimizer=OptimizerConfig(lr=3e-3, eps=1e-3, warmup_steps=2),
     )
-    steps = [actor.step(samples) for samples in recorded()]
+    steps = [actor.step(actor.share_of(samples)) for samples in recorded()]
     parallel_state.destroy_model_parallel()
     return [{key: step[f"train/{key}"] for key in ("loss", "grad_norm")} for step in steps]
 

@@ -112,9 +112,11 @@ def _two_batches(name: str, model: str) -> Any:
         groups = [
             made_up_group(q, prompts.question_ids(q), 4, f"{name} {step} {q.id}") for q in asked
         ]
-        samples, contexts = maker.make(groups)
+        made_groups = [maker.make_group(group) for group in groups]
+        samples = [sample for of_group, _ in made_groups for sample in of_group]
+        contexts = [context for _, of_group in made_groups for context in of_group]
         taught = sum(context is not None for context in contexts) / len(contexts)
-        reports.append(actor.step(samples) | {"taught": taught})
+        reports.append(actor.step(actor.share_of(samples)) | {"taught": taught})
     parallel_state.destroy_model_parallel()
     return reports, actor.optimizer_steps
 

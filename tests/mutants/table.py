@@ -31,6 +31,7 @@ class Mutant:
 ACTOR = "sdpo_megatron/actor/actor.py"
 BATCH_LOSS = "sdpo_megatron/actor/batches/batch_loss.py"
 OPTIMIZER = "sdpo_megatron/actor/optimizer.py"
+PLAN = "sdpo_megatron/actor/batches/plan.py"
 PACKING = "sdpo_megatron/actor/batches/packing.py"
 TEACHER = "sdpo_megatron/actor/teacher.py"
 WEIGHT_SETS = "sdpo_megatron/actor/weight_sets.py"
@@ -86,22 +87,22 @@ MUTANTS = (
     Mutant(
         "off-policy without pi_old",
         ACTOR,
-        "self._old_log_probs(samples) if self.objective.needs_old_log_probs else None",
-        "None",
+        "old = [self._old_log_probs(minibatch) for minibatch in minibatches]",
+        "old = [None for minibatch in minibatches]",
         ONE_RANK,
     ),
     Mutant(
         "pi_old is the rollout engine's",
         BATCH_LOSS,
-        "parts = [old_log_probs[s.question_id, s.index] for s in samples]",
-        "parts = [torch.tensor(s.log_probs) for s in samples]",
+        "old_log_probs=old_log_probs,",
+        "old_log_probs=flat([s.log_probs for s in samples], np.float32),",
         ONE_RANK,
     ),
     Mutant(
         "samples with only a policy weight are dropped",
-        ACTOR,
-        "if official or s.distill_weight or s.policy_weight]",
-        "if official or s.distill_weight]",
+        PLAN,
+        "official | (table.distill_weight != 0) | (table.policy_weight != 0)",
+        "official | (table.distill_weight != 0)",
         ONE_RANK,
     ),
     Mutant(
@@ -113,30 +114,30 @@ MUTANTS = (
     ),
     Mutant(
         "denominators counted over all attempts, with a weight or without",
-        BATCH_LOSS,
-        "trained = [sum(s.loss_mask) if getattr(s, weight) else 0 for s in samples]\n    return G",
-        "trained = [sum(s.loss_mask) for s in samples]\n    return G",
+        "sdpo_megatron/actor/batches/counts.py",
+        "table.trained[chosen][weight[chosen] != 0]",
+        "table.trained[chosen]",
         ONE_RANK,
     ),
     Mutant(
         "untrained tokens trained",
         BATCH_LOSS,
-        "for s, v in zip(samples, values, strict=True) for m in s.loss_mask])",
-        "for s, v in zip(samples, values, strict=True) for m in [1] * len(s.loss_mask)])",
+        "distill_weight=spread(distill) * loss_mask,",
+        "distill_weight=spread(distill),",
         ONE_RANK,
     ),
     Mutant(
         "the distillation loss takes the policy's weights",
         BATCH_LOSS,
-        "distill_weight=masked(distill),",
-        "distill_weight=masked(policy),",
+        "distill_weight=spread(distill) * loss_mask,",
+        "distill_weight=spread(policy) * loss_mask,",
         ONE_RANK,
     ),
     Mutant(
         "several steps on a batch see the whole batch each",
-        "sdpo_megatron/actor/batches/minibatch.py",
-        "[s for s in samples if s.question_id in chosen]",
-        "[s for s in samples if chosen]",
+        "sdpo_megatron/actor/batches/composition.py",
+        "        steps[place[name] // questions].append(row)\n",
+        "        for step in steps:\n            step.append(row)\n",
         ONE_RANK,
     ),
     # The teacher
@@ -178,7 +179,7 @@ MUTANTS = (
     Mutant(
         "the teacher reads the student's prompt",
         PACKING,
-        "return sample.teacher_prompt_ids or sample.prompt_ids",
+        "return sample.prompt_ids if prompt is None else prompt",
         "return sample.prompt_ids",
         ONE_RANK,
     ),
@@ -186,16 +187,16 @@ MUTANTS = (
     Mutant(
         "hidden states one place late",
         PACKING,
-        "predictors += range(start + len(prompt) - 1, len(tokens))",
-        "predictors += range(start + len(prompt), len(tokens) + 1)",
+        "predictors.append(np.arange(first - 1, last))",
+        "predictors.append(np.arange(first, last + 1))",
         "tests/actor/batches/test_packing.py",
     ),
     Mutant(
-        "bins dealt in one direction",
+        "ranks balanced by tokens",
         PACKING,
-        "row if (start // num_ranks) % 2 == 0 else reversed(row)",
-        "row",
-        "tests/actor/batches/test_packing.py::test_ranks_are_dealt_heavy_bins_with_light_ones",
+        "_least_loaded(work.tolist(), np.argsort(-work, kind=\"stable\").tolist(), num_ranks)",
+        "_least_loaded(costs, np.argsort(-tokens, kind=\"stable\").tolist(), num_ranks)",
+        "tests/actor/batches/test_packing.py::test_ranks_are_balanced_by_work_not_by_tokens",
     ),
     # Numerics that no reference states
     Mutant(

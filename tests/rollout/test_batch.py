@@ -69,7 +69,7 @@ def weights(samples: list[TrainSample]) -> list[tuple[float, float]]:
 
 
 def test_siblings_teach_the_failed_and_each_other(make: Any) -> None:
-    samples, contexts = make(SDPO).make([group([0.0, 1.0, 0.0])])
+    samples, contexts = make(SDPO).make_group(group([0.0, 1.0, 0.0]))
     # The only success has no sibling to learn from: its own attempt is excluded.
     assert weights(samples) == [(1.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
     assert [c is not None and c.has_solution for c in contexts] == [True, False, True]
@@ -79,19 +79,19 @@ def test_siblings_teach_the_failed_and_each_other(make: Any) -> None:
 
 
 def test_without_success_or_feedback_nobody_is_taught(make: Any) -> None:
-    samples, contexts = make(SDPO).make([group([0.0, 0.0])])
+    samples, contexts = make(SDPO).make_group(group([0.0, 0.0]))
     assert weights(samples) == [(0.0, 0.0)] * 2
     assert contexts == [None, None]
 
 
 def test_feedback_teaches_where_no_sibling_can(make: Any) -> None:
-    samples, contexts = make(SDPO, "no_solution").make([group([0.0, 0.0])])
+    samples, contexts = make(SDPO, "no_solution").make_group(group([0.0, 0.0]))
     assert weights(samples) == [(1.0, 0.0)] * 2
     assert all(c is not None and c.has_feedback and not c.has_solution for c in contexts)
 
 
 def test_grpo_has_group_advantages_and_no_teacher(make: Any) -> None:
-    samples, contexts = make(GRPO).make([group([1.0, 0.0, 0.0, 1.0])])
+    samples, contexts = make(GRPO).make_group(group([1.0, 0.0, 0.0, 1.0]))
     assert [s.advantage for s in samples] == [0.5, -0.5, -0.5, 0.5]
     assert weights(samples) == [(0.0, 1.0)] * 4
     assert contexts == [None] * 4
@@ -103,24 +103,19 @@ def test_srpo_routes_by_outcome(make: Any) -> None:
         distillation=DistillationConfig(top_k=10),
         policy_gradient=PolicyGradientConfig(),
     )
-    samples, _ = make(srpo).make([group([0.0, 1.0, 1.0])])
+    samples, _ = make(srpo).make_group(group([0.0, 1.0, 1.0]))
     assert weights(samples) == [(1.0, 0.0), (0.0, 1.0), (0.0, 1.0)]
 
 
 def test_an_aborted_attempt_has_no_weight(make: Any) -> None:
-    samples, _ = make(GRPO).make([group([1.0, 0.0], finish="abort")])
+    samples, _ = make(GRPO).make_group(group([1.0, 0.0], finish="abort"))
     assert weights(samples) == [(0.0, 0.0)] * 2
-
-
-def test_a_question_that_comes_twice_keeps_its_attempts_apart(make: Any) -> None:
-    samples, _ = make(GRPO).make([group([1.0, 0.0]), group([0.0, 1.0])])
-    assert [(s.question_id, s.index) for s in samples] == [("q", i) for i in range(4)]
 
 
 def test_null_prompts_are_the_template_without_content(make: Any) -> None:
     maker = make(SDPO)
-    assert all(s.null_prompt_ids is None for s in maker.make([group([0.0, 1.0])])[0])
-    samples, _ = maker.make([group([0.0, 1.0])], null_prompts=True)
+    assert all(s.null_prompt_ids is None for s in maker.make_group(group([0.0, 1.0]))[0])
+    samples, _ = maker.make_group(group([0.0, 1.0]), null_prompts=True)
     assert samples[0].null_prompt_ids is not None
     assert samples[0].teacher_prompt_ids is not None
     assert len(samples[0].null_prompt_ids) < len(samples[0].teacher_prompt_ids)
@@ -137,7 +132,7 @@ def test_teacher_questions_take_turns_over_the_groups(make: Any) -> None:
 
 def test_a_sample_holds_the_numbers_of_its_attempt(make: Any) -> None:
     asked = group([1.0, 0.0])
-    for sample, attempt in zip(make(SDPO).make([asked])[0], asked.attempts, strict=True):
+    for sample, attempt in zip(make(SDPO).make_group(asked)[0], asked.attempts, strict=True):
         assert tuple(sample.prompt_ids.tolist()) == attempt.prompt_ids
         assert tuple(sample.response_ids.tolist()) == attempt.response_ids
         assert tuple(sample.loss_mask.tolist()) == attempt.loss_mask
@@ -149,12 +144,6 @@ def test_an_empty_response_is_left_out_alone(make: Any) -> None:
     asked = group([1.0, 0.0, 1.0])
     empty = replace(asked.attempts[0], response_ids=(), log_probs=(), loss_mask=(), versions=())
     asked = replace(asked, attempts=(empty, *asked.attempts[1:]))
-    samples, contexts = make(SDPO).make([asked])
+    samples, contexts = make(SDPO).make_group(asked)
     assert [sample.index for sample in samples] == [1, 2]
     assert len(contexts) == 2
-
-
-def test_a_question_asked_three_times_has_samples_of_nine_names(make: Any) -> None:
-    samples, contexts = make(SDPO).make([group([1.0, 0.0, 0.0])] * 3)
-    assert [sample.index for sample in samples] == list(range(9))
-    assert len(contexts) == 9

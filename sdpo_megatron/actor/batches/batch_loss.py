@@ -1,13 +1,13 @@
 """The loss of one optimiser step, micro-batch by micro-batch: token targets with masks and
 denominators folded in.
 
-Every rank knows all samples of the step, so the global counts need no collective.
+The global counts come with the plan, so they need no collective.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from sdpo_megatron.actor.batches.context_parallel import select
+from sdpo_megatron.actor.batches.counts import StepCounts
 from sdpo_megatron.actor.batches.packing import PackedSequences
 from sdpo_megatron.actor.teacher import Targets
 from sdpo_megatron.errors import NumericsError
@@ -30,30 +31,16 @@ from sdpo_megatron.objectives import (
 from sdpo_megatron.objectives.fused.head_loss import head_loss
 
 
-@dataclass(frozen=True)
-class StepCounts:
-    """Totals of an optimiser step over all ranks, for each term."""
-
-    distill: GlobalCounts
-    policy: GlobalCounts
-
-    @classmethod
-    def of(cls, samples: Sequence[TrainSample]) -> StepCounts:
-        return cls(_counts(samples, "distill_weight"), _counts(samples, "policy_weight"))
-
-    @property
-    def trained_tokens(self) -> int:
-        return max(self.distill.tokens, self.policy.tokens)
-
-
 def token_targets(
     samples: Sequence[TrainSample],
     counts: StepCounts,
     objective: Objective,
     device: torch.device,
-    old_log_probs: Mapping[tuple[str, int], torch.Tensor] | None,
+    old_log_probs: torch.Tensor | None,
 ) -> TokenTargets:
-    """The response tokens of a micro-batch, flat, in the order of `samples`."""
+    """The response tokens of a micro-batch, flat, in the order of `samples`; `old_log_probs` [R] is
+    log pi_old of them, None where nobody asks for it.
+    """
     config = objective.config
     distill = _folded(
         samples, "distill_weight", counts.distill, config.denominator, config.norm_length
@@ -74,10 +61,6 @@ def token_targets(
         return torch.from_numpy(np.repeat(np.asarray(values, dtype), lengths)).to(device)
 
     loss_mask = flat([s.loss_mask for s in samples], np.bool_)
-    old = None
-    if old_log_probs is not None:
-        parts = [old_log_probs[s.question_id, s.index] for s in samples]
-        old = torch.cat(parts).to(device) if parts else spread([])
     return TokenTargets(
         token_ids=flat([s.response_ids for s in samples], np.int64),
         distill_weight=spread(distill) * loss_mask,
@@ -86,7 +69,7 @@ def token_targets(
         rollout_log_probs=flat([s.log_probs for s in samples], np.float32),
         sequence_ids=spread(range(len(samples)), np.int64),
         loss_mask=loss_mask,
-        old_log_probs=old,
+        old_log_probs=old_log_probs,
         success=spread([s.success for s in samples], np.bool_),
         position=flat([np.arange(length) / length for length in lengths], np.float32),
     )
@@ -109,10 +92,10 @@ class BatchLoss:
         packed: Sequence[PackedSequences],
         counts: StepCounts,
         targets: Sequence[Targets],
-        old_log_probs: Mapping[tuple[str, int], torch.Tensor] | None,
+        old_log_probs: Sequence[torch.Tensor] | None,
     ) -> None:
-        """`samples`, the student's `packed` and `targets` by micro-batch of this rank; `targets` is
-        empty where the objective needs none.
+        """`samples`, the student's `packed`, `targets` and `old_log_probs` by micro-batch of this
+        rank; `targets` is empty, `old_log_probs` None where the objective needs none.
         """
         self._objective, self._weight, self._options = objective, weight, options
         self._samples, self._packed, self._counts = samples, packed, counts
@@ -125,7 +108,8 @@ class BatchLoss:
         assert self._weight is not None
         samples = self._samples[number]
         against = self._targets[number] if self._targets else Targets()
-        tokens = token_targets(samples, self._counts, self._objective, hidden.device, self._old)
+        old = None if self._old is None else self._old[number]
+        tokens = token_targets(samples, self._counts, self._objective, hidden.device, old)
         mine = self._packed[number].response_index
         try:
             result = head_loss(
@@ -147,11 +131,6 @@ class BatchLoss:
             # Zero gradients, and the graph intact, so that the schedule comes to its end.
             return torch.nan_to_num(hidden.float()).sum() * 0.0, {}
         return result.loss, {"loss": result.loss.detach().clone(), **result.sums}
-
-
-def _counts(samples: Sequence[TrainSample], weight: str) -> GlobalCounts:
-    trained = [int(s.loss_mask.sum()) if getattr(s, weight) else 0 for s in samples]
-    return GlobalCounts(tokens=sum(trained), samples=len(samples))
 
 
 def _folded(

@@ -1,4 +1,4 @@
-"""Packed micro-batches of attempts: equal in number on all data-parallel ranks, balanced by tokens.
+"""Packed micro-batches of attempts: equal in number on all data-parallel ranks, balanced by work.
 
 Shape legend: T tokens of a packed micro-batch (padding included), S sequences in it, R response
     tokens in it.
@@ -11,6 +11,7 @@ order in both.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.nouns import TrainSample
 
 Role = Literal["student", "teacher", "null"]
@@ -67,72 +67,97 @@ def sequence_length(sample: TrainSample, role: Role, *, multiple_of: int = 1) ->
     return -(-length // multiple_of) * multiple_of
 
 
-def cost(sample: TrainSample) -> int:
-    """Tokens of the longest role: what the budget counts."""
-    return max(sequence_length(sample, role) for role in ("student", "teacher", "null"))
-
-
 def partition(
-    samples: Sequence[TrainSample], *, num_ranks: int, token_budget: int
+    tokens: NDArray[np.int64], work: NDArray[np.float64], *, num_ranks: int, token_budget: int
 ) -> list[list[list[int]]]:
     """Indices of samples by rank and micro-batch: ``result[rank][micro_batch] -> [index, ...]``.
 
-    Every rank gets the same number of micro-batches; one without an attempt (fewer attempts than
-    micro-batches) is an empty list and becomes pure padding. Longest first into the least loaded
-    bin; deterministic.
+    Samples go to the ranks by `work`, so that no rank waits long for another; on a rank they go to
+    micro-batches by `tokens`, which are then padded little. Heaviest first into the least loaded,
+    both times; deterministic. Every rank gets the same number of micro-batches, the least that hold
+    what it has; one without a sample becomes pure padding.
 
-    Raises:
-        ConfigError: An attempt alone is longer than the budget.
+    Args:
+        tokens: [N], what the budget counts; none is above it.
+        work: [N], of a sample; in any unit.
+        num_ranks: Data-parallel ranks.
+        token_budget: Of a micro-batch.
     """
-    costs = [cost(sample) for sample in samples]
-    for sample, tokens in zip(samples, costs, strict=True):
-        if tokens > token_budget:
-            raise ConfigError(
-                f"{sample.question_id} attempt {sample.index}: {tokens} tokens do not fit "
-                "batch.micro_batch_tokens="
-                f"{token_budget}; raise it or shorten prompts and responses"
-            )
-    per_rank = max(1, -(-sum(costs) // (token_budget * num_ranks)))
+    costs = tokens.tolist()
+    ranks = _least_loaded(work.tolist(), np.argsort(-work, kind="stable").tolist(), num_ranks)
+    orders = [sorted(rank, key=lambda i: (-costs[i], i)) for rank in ranks]
+    number = 1
     while True:
-        bins = _fill(costs, per_rank * num_ranks, token_budget)
-        if bins is not None:
+        fewest = max(_fewest_bins(costs, order, token_budget, number) for order in orders)
+        found = [_fill(costs, order, fewest, token_budget) for order in orders]
+        if all(bins is not None for bins in found):
             break
-        per_rank += 1
-    # Heaviest with lightest: deal the bins to the ranks back and forth, so that ranks carry equal
-    # sums.
-    bins.sort(key=lambda chosen: -sum(costs[i] for i in chosen))
-    ranks: list[list[list[int]]] = [[] for _ in range(num_ranks)]
-    for start in range(0, len(bins), num_ranks):
-        row = bins[start : start + num_ranks]
-        for rank, chosen in enumerate(row if (start // num_ranks) % 2 == 0 else reversed(row)):
-            ranks[rank].append(chosen)
-    return ranks
+        number = fewest + 1  # what fits into so many may, rarely, not fit into some more
+    return [
+        sorted((sorted(part) for part in bins or ()), key=lambda part: -sum(costs[i] for i in part))
+        for bins in found
+    ]
 
 
-def _fill(costs: Sequence[int], num_bins: int, budget: int) -> list[list[int]] | None:
+def _least_loaded(loads: Sequence[float], order: Sequence[int], num_bins: int) -> list[list[int]]:
+    """Items dealt in `order`, each into the bin that carries least."""
     bins: list[list[int]] = [[] for _ in range(num_bins)]
-    load = [0] * num_bins
-    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        target = min(range(num_bins), key=lambda b: (load[b], b))
-        if load[target] + costs[i] > budget:
+    heap: list[tuple[float, int]] = [(0.0, number) for number in range(num_bins)]
+    for i in order:
+        load, target = heap[0]
+        bins[target].append(i)
+        heapq.heapreplace(heap, (load + loads[i], target))
+    return bins
+
+
+def _fill(
+    costs: Sequence[int], order: Sequence[int], num_bins: int, budget: int
+) -> list[list[int]] | None:
+    """As `_least_loaded`; None where a bin would hold more than `budget`."""
+    bins: list[list[int]] = [[] for _ in range(num_bins)]
+    heap = [(0, number) for number in range(num_bins)]
+    for i in order:
+        load, target = heap[0]
+        if load + costs[i] > budget:
             return None
         bins[target].append(i)
-        load[target] += costs[i]
-    return [sorted(chosen) for chosen in bins]
+        heapq.heapreplace(heap, (load + costs[i], target))
+    return bins
+
+
+def _fewest_bins(costs: Sequence[int], order: Sequence[int], budget: int, at_least: int) -> int:
+    """The least number of bins, from `at_least` on, into which the items can be filled: found by
+    doubling the step and halving it, since each try costs a pass over the items.
+    """
+    total = sum(costs[i] for i in order)
+    # No two of more than half a budget share a bin.
+    large = sum(2 * costs[i] > budget for i in order)
+    low = max(at_least, -(-total // budget), large)
+    if _fill(costs, order, low, budget) is not None:
+        return low
+    step = 1
+    while _fill(costs, order, low + step, budget) is None:
+        low += step
+        step *= 2
+    high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _fill(costs, order, middle, budget) is None:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def padded_length(
-    micro_batches: Sequence[Sequence[TrainSample]],
-    role: Role,
-    *,
-    multiple_of: int,
-    sequence_multiple: int = 1,
+    tokens: NDArray[np.int64], micro_batches: Sequence[Sequence[int]], multiple_of: int
 ) -> int:
-    """One length for all micro-batches of a pass: stages exchange tensors of one shape."""
-    longest = max(
-        sum(sequence_length(s, role, multiple_of=sequence_multiple) for s in samples)
-        for samples in micro_batches
-    )
+    """One length for all micro-batches of a pass: stages exchange tensors of one shape.
+
+    Args:
+        tokens: [N], of the samples that `micro_batches` are indices of.
+    """
+    longest = max(1, *(int(tokens[list(chosen)].sum()) for chosen in micro_batches))
     return -(-longest // multiple_of) * multiple_of
 
 

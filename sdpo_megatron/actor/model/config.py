@@ -45,8 +45,12 @@ class ParallelConfig:
     @property
     def sequence_multiple(self) -> int:
         """The length of a packed micro-batch must be a multiple of this."""
-        split = self.tensor if self.sequence_parallel else 1
-        return split * (2 * self.context if self.context > 1 else 1)
+        return self.sequence_cut * (self.tensor if self.sequence_parallel else 1)
+
+    @property
+    def sequence_cut(self) -> int:
+        """The length of each sequence in it must be a multiple of this."""
+        return 2 * self.context if self.context > 1 else 1
 
     def check_world(self, world_size: int) -> None:
         """Whether `world_size` ranks can be laid out so.

@@ -11,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdpo_megatron.actor.batches.batch_loss import StepCounts, token_targets
+from sdpo_megatron.actor.batches.batch_loss import token_targets
+from sdpo_megatron.actor.batches.counts import StepCounts
 from sdpo_megatron.actor.batches.packing import partition
+from sdpo_megatron.actor.batches.table import SampleTable
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.objectives.config import DistillationConfig, ObjectiveConfig
@@ -41,7 +43,7 @@ def ours(denominator: str, micro_batches: MicroBatches, losses: Losses) -> float
         distillation=DistillationConfig(), denominator=denominator, norm_length=length
     )
     samples = [sample for micro in micro_batches for sample in micro]
-    counts, total = StepCounts.of(samples), 0.0
+    counts, total = StepCounts.of(SampleTable.of_samples(samples)), 0.0
     for micro in micro_batches:
         if micro:
             targets = token_targets(micro, counts, build_objective(config), CPU, None)
@@ -68,7 +70,8 @@ def theirs(micro_batches: MicroBatches, losses: Losses) -> float:
 
 
 def packed(samples: Sequence[TrainSample], budget: int) -> list[list[TrainSample]]:
-    plan = partition(samples, num_ranks=2, token_budget=budget)
+    tokens = SampleTable.of_samples(samples).longest()
+    plan = partition(tokens, tokens.astype(float), num_ranks=2, token_budget=budget)
     return [[samples[i] for i in chosen] for rank in plan for chosen in rank]
 
 

@@ -8,11 +8,19 @@ import pytest
 import torch
 
 from sdpo_megatron.actor.batches.context_parallel import gather_responses, select, shard
-from sdpo_megatron.actor.batches.packing import pack, padded_length
+from sdpo_megatron.actor.batches.packing import Role, pack, padded_length
+from sdpo_megatron.actor.batches.table import SampleTable
+from sdpo_megatron.nouns import TrainSample
 from tests.actor.worlds import VOCAB, made_up_samples, small_objective
 from tests.distributed import run_ranks
 
 CPU = torch.device("cpu")
+
+
+def whole_length(samples: list[TrainSample], role: Role) -> int:
+    """Of one micro-batch of all samples, cut for two context-parallel ranks."""
+    tokens = SampleTable.of_samples(samples).tokens(role, multiple_of=4)
+    return padded_length(tokens, [range(len(samples))], 4)
 
 
 def test_the_cut_by_hand() -> None:
@@ -37,7 +45,7 @@ def test_the_cut_by_hand() -> None:
 
 def test_a_predictor_still_points_at_its_token() -> None:
     samples = made_up_samples(1)
-    length = padded_length([samples], "student", multiple_of=4, sequence_multiple=4)
+    length = whole_length(samples, "student")
     whole = pack(samples, "student", length, CPU, sequence_multiple=4)
     for rank in range(2):
         part = shard(whole, rank, 2)
@@ -56,7 +64,8 @@ def loss_of_the_parts(rank: int, world: int, case: int) -> dict[str, Any]:
     """Loss and gradients with student and teacher cut apart, against the whole micro-batch's."""
     import torch.distributed as dist
 
-    from sdpo_megatron.actor.batches.batch_loss import StepCounts, token_targets
+    from sdpo_megatron.actor.batches.batch_loss import token_targets
+    from sdpo_megatron.actor.batches.counts import StepCounts
     from sdpo_megatron.objectives import HeadOptions, build_objective, single
     from sdpo_megatron.objectives.fused.head_loss import head_loss
 
@@ -65,13 +74,15 @@ def loss_of_the_parts(rank: int, world: int, case: int) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(case)
     table = torch.randn(VOCAB, 16, generator=draw)  # stands for the model: a state per token
     weight = torch.randn(VOCAB, 16, generator=draw)
-    targets = token_targets(samples, StepCounts.of(samples), objective, CPU, None)
+    targets = token_targets(
+        samples, StepCounts.of(SampleTable.of_samples(samples)), objective, CPU, None
+    )
 
     def states(role: Any, packed: Any) -> torch.Tensor:
         return table[packed.tokens[0, packed.predictor_index]] + (0.3 if role == "teacher" else 0.0)
 
     def packed(role: Any) -> Any:
-        length = padded_length([samples], role, multiple_of=4, sequence_multiple=4)
+        length = whole_length(samples, role)
         return pack(samples, role, length, CPU, sequence_multiple=4)
 
     def run(student: torch.Tensor, teacher: torch.Tensor, tokens: Any) -> tuple[Any, Any, Any]:

@@ -16,6 +16,9 @@ def told(rank: int, world: int, folder: str) -> dict[str, Any]:
 
     import sdpo_megatron.actor.runtime as runtimes
     from sdpo_megatron.actor.batches.minibatch import Minibatch
+    from sdpo_megatron.actor.batches.plan import StepPlanner
+    from sdpo_megatron.actor.batches.share import contents, filled
+    from sdpo_megatron.actor.batches.table import SampleTable
     from sdpo_megatron.actor.config import ActorConfig
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
     from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel, transformer_config
@@ -29,11 +32,14 @@ def told(rank: int, world: int, folder: str) -> dict[str, Any]:
     config = transformer_config(spec, parallel, precision)
     runtime = runtimes.current_runtime()
     samples = made_up_samples(0)
+    table = SampleTable.of_samples(samples)
     lengths = {
         fp8: {
             role: [p.tokens.shape[1] for p in packed]
+            for config in [ActorConfig(precision=PrecisionConfig(fp8=fp8))]
+            for share in [StepPlanner(config, spec, num_ranks=1).plan(table, 0)[0]]
             for role, packed in Minibatch(
-                ActorConfig(precision=PrecisionConfig(fp8=fp8)), runtime, samples
+                config, runtime, filled(share, [samples[at] for _, at in contents(share)])[0]
             )
             .packed({"student", "teacher"})
             .items()

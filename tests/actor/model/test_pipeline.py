@@ -35,7 +35,9 @@ def kept(rank: int, world: int, folder: str) -> list[tuple[str, int]]:
     from sdpo_megatron.actor.batches.minibatch import Minibatch
 
     actor = make_actor(folder)
-    batches = Minibatch(actor.config, actor.runtime, made_up_samples(0)).packed({"student"})
+    batches = Minibatch(actor.config, actor.runtime, actor.share_of(made_up_samples(0))[0]).packed(
+        {"student"}
+    )
     events: list[tuple[str, int]] = []
     hook = actor.chunks[0].register_forward_hook(
         lambda *_: events.append(("computed", len(events) // 2))
