@@ -47,11 +47,11 @@ def within_model(data: bytes) -> memoryview:
     model = parallel_state.get_model_parallel_group()  # TP x PP of one context-parallel rank
     held = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else _no_bytes(0)
     if model.rank() == 0:
-        held = _from_first(held, parallel_state.get_context_parallel_group())
-    return memoryview(_from_first(held, model).numpy())
+        held = from_first(held, parallel_state.get_context_parallel_group())
+    return memoryview(from_first(held, model).numpy())
 
 
-def _from_first(held: torch.Tensor, group: torch.distributed.ProcessGroup) -> torch.Tensor:
+def from_first(held: torch.Tensor, group: torch.distributed.ProcessGroup) -> torch.Tensor:
     """The bytes that rank 0 of the group holds, on all of its ranks."""
     if group.size() == 1:
         return held

@@ -49,9 +49,10 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
             if coordinator and trainer.state.step == 0:
                 coordinator.validate(trainer.state)
         while not stopping and trainer.state.step < steps:
+            step = trainer.state.step + 1
             if coordinator:
-                board.announce(trainer.state.step, coordinator.next_plan(trainer.state))
-            plan = board.wait(trainer.state.step, stop)
+                board.announce(step, coordinator.next_plan(trainer.state))
+            plan = board.wait(step, stop)
             if plan is None:  # stopped while sampling: the step is abandoned
                 break
             metrics = trainer.step(read_share(folder.rollouts / plan, folder.groups))

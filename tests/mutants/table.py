@@ -194,8 +194,8 @@ MUTANTS = (
     Mutant(
         "ranks balanced by tokens",
         PACKING,
-        "_least_loaded(work.tolist(), np.argsort(-work, kind=\"stable\").tolist(), num_ranks)",
-        "_least_loaded(costs, np.argsort(-tokens, kind=\"stable\").tolist(), num_ranks)",
+        '_least_loaded(work.tolist(), np.argsort(-work, kind="stable").tolist(), num_ranks)',
+        '_least_loaded(costs, np.argsort(-tokens, kind="stable").tolist(), num_ranks)',
         "tests/actor/batches/test_packing.py::test_ranks_are_balanced_by_work_not_by_tokens",
     ),
     # Numerics that no reference states

@@ -41,6 +41,8 @@ _RANKS = Row("Is one rank slower, or fuller?", (
     Panel(title="The slowest rank", help="The same number again and again is a machine to look at.", unit="items", bounds=(0, None), curves=(step("ranks/slowest", "rank"),)),
     Panel(title="Memory of a rank", help="The most that a rank has held: of its device, or of its process on a CPU; and what a device has.", unit="bytes", bounds=(0, None),
           curves=(step("ranks/memory_bytes_min", "least"), step("ranks/memory_bytes_mean", "mean"), step("ranks/memory_bytes_max", "most"), Curve(select(series.DEVICE_MEMORY_BYTES, THIS_RUN), "device"))),
+    Panel(title="Samples of a rank", help="Attempts that a rank holds for the step: its data-parallel rank's share, never the batch.", unit="bytes", bounds=(0, None),
+          curves=(step("ranks/sample_bytes_min", "least"), step("ranks/sample_bytes_mean", "mean"), step("ranks/sample_bytes_max", "most"))),
     MEMORY,
 ))
 _CHECKPOINTS = Row("What do checkpoints cost?", (
