@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from torch.distributed import Store
 
+from sdpo_megatron.errors import PeerLost
 from sdpo_megatron.loops.stop import StopRequest
 
 _STOP = "stop"
@@ -35,8 +36,17 @@ class PlanBoard:
         tells rank 0, which decides for all.
 
         Raises:
-            RuntimeError: The store is gone, and with it the process that keeps it.
+            PeerLost: The store is gone, and with it the process that keeps it.
         """
+        try:
+            return self._wait(step, stop)
+        except RuntimeError as error:
+            raise PeerLost(
+                f"while the plan of step {step} was waited for, the store that ranks meet at went "
+                f"away ({str(error).splitlines()[0]}): rank 0 or its machine is gone; see its log"
+            ) from error
+
+    def _wait(self, step: int, stop: StopRequest) -> str | None:
         began, told = time.monotonic(), False
         while not self._store.check([_key(step)]):
             if stop.asked and not told:

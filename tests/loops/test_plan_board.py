@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from typing import Any
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import HashStore, TCPStore
 
+from sdpo_megatron.errors import PeerLost
 from sdpo_megatron.loops import plan_board
 from sdpo_megatron.loops.plan_board import PlanBoard
 from sdpo_megatron.loops.stop import StopRequest
+from tests.distributed import rank_processes
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,32 @@ def test_a_rank_that_is_asked_tells_rank_0_and_rank_0_decides() -> None:
         board.announce(0, None)
         waiting.join(10)
     assert heard == [None]
+
+
+def keep_store(port: Any, ready: Any, done: Any) -> None:
+    """A process that hosts the store, as rank 0 does, until it is told to end."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port.value = store.port
+    ready.set()
+    done.wait()
+    del store
+    os._exit(0)
+
+
+@pytest.mark.slow
+def test_a_store_that_is_gone_is_a_lost_peer_not_a_wait_for_ever() -> None:
+    context = rank_processes()
+    ready, done, port = context.Event(), context.Event(), context.Value("i", 0)
+    host = context.Process(target=keep_store, args=(port, ready, done))
+    host.start()
+    assert ready.wait(60)
+    board = PlanBoard(TCPStore("127.0.0.1", port.value, is_master=False, wait_for_workers=False))
+    board.announce(1, "x")
+    assert board.wait(1, StopRequest()) == "x"
+    done.set()
+    host.join()
+    with pytest.raises(PeerLost, match="while the plan of step 2 was waited for, the store"):
+        board.wait(2, StopRequest())
 
 
 def test_nobody_asked_nobody_stops() -> None:
