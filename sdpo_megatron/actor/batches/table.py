@@ -51,7 +51,9 @@ class SampleTable:
     def of_groups(cls, groups: Sequence[GroupReceipt]) -> SampleTable:
         """The samples of these groups; the number of a group is its place in `groups`."""
         seen: Counter[str] = Counter()
-        names, places, found = [], [], []
+        names: list[tuple[str, int]] = []
+        places: list[Place] = []
+        found: list[SampleReceipt] = []
         for number, group in enumerate(groups):
             offset = seen[group.question_id]
             for place, sample in enumerate(group.samples):
@@ -103,8 +105,8 @@ class SampleTable:
         """[N], tokens that enter the model in a pass of this role, rounded up; the last response
         token is predicted, but never fed.
         """
-        length = self.prompts[role] + self.responses - 1
-        return -(-length // multiple_of) * multiple_of
+        length: Integers = self.prompts[role] + self.responses - 1
+        return length + -length % multiple_of
 
     def longest(self) -> Integers:
         """[N], tokens of the longest role: what the budget of a micro-batch counts."""
