@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # a command line that reads settings alone does not wait for it
+    import numpy as np
+    from numpy.typing import NDArray
 
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 FinishReason = Literal["stop", "length", "abort"]
@@ -206,6 +207,8 @@ class TrainSample:
     success: bool = False
 
     def __post_init__(self) -> None:
+        import numpy as np
+
         for name, dtype in _ARRAYS.items():
             value = getattr(self, name)
             if value is not None:
@@ -236,13 +239,14 @@ class TrainSample:
     def receipt(self) -> SampleReceipt:
         """What planning needs of it."""
         teacher, null = self.teacher_prompt_ids, self.null_prompt_ids
+        trained = self.loss_mask.sum()
         return SampleReceipt(
             index=self.index,
             prompt_tokens=len(self.prompt_ids),
             teacher_tokens=None if teacher is None else len(teacher),
             null_tokens=None if null is None else len(null),
             response_tokens=len(self.response_ids),
-            trained_tokens=int(np.count_nonzero(self.loss_mask)),
+            trained_tokens=int(trained),
             distill_weight=self.distill_weight,
             policy_weight=self.policy_weight,
             reward=self.reward,
@@ -250,13 +254,13 @@ class TrainSample:
         )
 
 
-_ARRAYS: Mapping[str, type[np.generic]] = {
-    "prompt_ids": np.int32,
-    "response_ids": np.int32,
-    "loss_mask": np.bool_,
-    "log_probs": np.float32,
-    "teacher_prompt_ids": np.int32,
-    "null_prompt_ids": np.int32,
+_ARRAYS: Mapping[str, str] = {
+    "prompt_ids": "int32",
+    "response_ids": "int32",
+    "loss_mask": "bool",
+    "log_probs": "float32",
+    "teacher_prompt_ids": "int32",
+    "null_prompt_ids": "int32",
 }
 
 
