@@ -6,6 +6,8 @@ SdpoError
 ├── TaskFileError           a task file is malformed; the message begins with file:line
 ├── CheckpointError         a checkpoint cannot be written, read or is torn
 ├── GroupFileError          a group's file cannot be written or read, is torn or was altered
+├── LedgerError             the ledger of a run's groups was changed, or does not fit its checkpoint
+├── WorkerDied              a rollout worker ended by itself too often
 ├── RunFolderInUse          another trainer writes that run folder
 ├── LeaseLost               another trainer has taken the run folder over; nothing more is written
 ├── PeerLost                another machine of a run has failed or is gone
@@ -58,6 +60,14 @@ class CheckpointError(SdpoError):
 
 class GroupFileError(SdpoError):
     """The file of a group of samples cannot be written or read, is torn or was altered."""
+
+
+class LedgerError(SdpoError):
+    """The ledger of a run's groups was changed, or does not belong to its checkpoint."""
+
+
+class WorkerDied(SdpoError):
+    """A rollout worker ended by itself more often than it may be restarted."""
 
 
 class RunFolderInUse(SdpoError):
