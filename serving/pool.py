@@ -3,9 +3,9 @@
     ready ──dies or fails a swap──► out ──restarted, current version loaded and verified──► ready
                                      └──more than max_restarts, or it does not come up──► lost
 
-Requests go to the ready engine with the fewest in flight. A request on an engine that dies is sent
-again, to another engine or to the same one once it is back: no caller sees the death unless every
-engine is lost.
+The pool starts engines, watches them and brings them to a version. Requests are sent by a `Router`,
+here or in another process, which is told who is ready (`listen`) and tells what it finds wrong
+(`complain`).
 
 Engines that somebody else runs (URLs) may come up before or after us, go and come back, and be more
 or fewer later: they begin as out, are never lost, and are missed for `start_timeout_s` before a run
@@ -32,6 +32,7 @@ from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
 from serving.hot_swap import DiskTransport, SwapFailure, Transport, swap
 from serving.launch import EngineProcess
+from serving.router import Roster, Router, Served
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ class Engine:
     @property
     def name(self) -> str:
         return self.client.url
+
+    @property
+    def served(self) -> Served:
+        """Its name for routers, which another life does not share."""
+        return Served(self.client.url, self.restarts)
 
     @property
     def label(self) -> str:
@@ -98,6 +104,8 @@ class EnginePool:
         self._swapping = asyncio.Lock()  # one swap, or one rejoin, at a time
         self.num_restarts = 0
         self._looking: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[Roster], None]] = []
+        self._router: Router | None = None
         self.engines: list[Engine] = []
         if not config.urls:
             processes = [
@@ -179,6 +187,8 @@ class EnginePool:
         """End recoveries and close connections; call in the event loop, before `close`."""
         if self._looking is not None:
             self._looking.cancel()
+        if self._router is not None:
+            await self._router.close()
         for engine in self.engines:
             for task in (engine.watch, engine.recovery):
                 if task is not None:
@@ -188,31 +198,44 @@ class EnginePool:
             await engine.client.close()
 
     async def generate(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Completion:
-        """One response from any ready engine; waits while engines recover.
+        """One response from any ready engine, by a router in this process (`Router.generate`)."""
+        if self._router is None:
+            self._router = Router(self.config, self.complain, self.note_load)
+            self.listen(self._router.show)
+        return await self._router.generate(prompt_ids, sampling)
 
-        Raises:
-            EngineDiedError: every engine is lost.
-            EngineError: an engine refuses the request (for instance a prompt longer than its
-                context).
+    def listen(self, listener: Callable[[Roster], None]) -> None:
+        """Tell `listener`, now and after each change, who serves what; in the event loop."""
+        self._listeners.append(listener)
+        listener(self.roster)
+
+    @property
+    def roster(self) -> Roster:
+        """Who serves, and what."""
+        return Roster(
+            engines=tuple(engine.served for engine in self.ready),
+            version=self.version.number,
+            why="" if self.ready else self._nobody(),
+            lost=not self.ready and self._settled(),
+        )
+
+    def complain(self, served: Served, why: str, reason: str) -> None:
+        """A router found something wrong with an engine: it leaves the pool and is brought back.
+
+        Args:
+            reason: died, hung or stale.
         """
-        while True:
-            engine = await self._next_ready()
-            engine.in_flight += 1
-            self._watch(engine)
-            due = self.version.number
-            try:
-                completion = await engine.client.generate(prompt_ids, sampling)
-            except EngineDiedError as error:
-                self._take_out(engine, str(error))
-                continue
-            finally:
-                engine.in_flight -= 1
-            served = min((span.version for span in completion.versions), default=due)
-            if served >= due:
-                return completion
-            # Its pod was restarted while nobody looked: it serves what it started with.
-            why = f"it serves policy version {served} instead of {due}"
-            self._take_out(engine, why, "stale")
+        for engine in self.engines:
+            if engine.served == served:
+                self._take_out(engine, why, reason)
+
+    def note_load(self, served: Served, in_flight: int) -> None:
+        """So many requests are on that engine; while there are any, its health is watched."""
+        for engine in self.engines:
+            if engine.served == served:
+                engine.in_flight = in_flight
+                if in_flight:
+                    self._watch(engine)
 
     async def publish(self, weights_dir: str | Path, version: PolicyVersion) -> None:
         """Bring every engine to `version` (see `hot_swap.swap`).
@@ -233,6 +256,7 @@ class EnginePool:
                 took_it = len(failures) < len(engines)
                 if took_it:
                     self._published = (Path(weights_dir), version)
+                    self._tell()
                 for engine in engines:
                     failure = failures.get(engine.client)
                     if failure and (took_it or not failure.kept_old):
@@ -284,10 +308,6 @@ class EnginePool:
             why = f"it is up but generates nothing ({failures} checks in a row)"
             self._take_out(engine, why, "hung")
 
-    async def _next_ready(self) -> Engine:
-        await self._wait_for_any()
-        return min(self.ready, key=lambda engine: engine.in_flight)
-
     async def _wait_for_any(self) -> None:
         patience = self.config.start_timeout_s if self.config.urls else None
         async with self._changed:
@@ -313,6 +333,7 @@ class EnginePool:
             return  # another request noticed before
         self.board.add("sdpo_engine_exits_total", engine=engine.label, reason=reason)
         engine.state, engine.why = "out", why
+        self._tell()
         self._report(f"engine {engine.name} leaves the pool: {why}")
         engine.recovery = asyncio.create_task(self._recover(engine))
 
@@ -356,14 +377,13 @@ class EnginePool:
                 await engine.client.resume()  # a swap that failed left it paused
                 async with self._swapping:
                     await self._bring_to_current(engine)
+                    engine.restarts += engine.joined
                     await self._set_state(engine, "ready")
                 break
             except EngineError as error:
                 engine.why = str(error)
             await asyncio.sleep(_URL_RETRY_S)
-        if engine.joined:
-            engine.restarts += 1
-            self.num_restarts += 1
+        self.num_restarts += engine.joined
         self._welcome(engine, "is back" if engine.joined else "joins")
         engine.joined = True
 
@@ -404,4 +424,9 @@ class EnginePool:
     async def _set_state(self, engine: Engine, state: Literal["ready", "lost"]) -> None:
         async with self._changed:
             engine.state = state
+            self._tell()
             self._changed.notify_all()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener(self.roster)
