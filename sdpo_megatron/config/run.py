@@ -121,6 +121,14 @@ class TrainConfig(ActorConfig):
                     "needs whole attempts on one rank: set {parallel.context:key}=1",
                 )
             )
+        if self.rollout.max_staleness and self.objective.importance.mismatch_cap is None:
+            problems.append(
+                (
+                    "objective.importance.mismatch_cap",
+                    "leaves tokens of older policies unweighted: with {rollout.max_staleness} "
+                    "there must be one, 2.0 for instance",
+                )
+            )
         several = 0 < batch.questions_per_step < batch.questions
         if several != self.objective.off_policy:
             steps = "several optimiser steps" if several else "one optimiser step"

@@ -1,4 +1,4 @@
-"""Rank 0's duties: questions, engines and verifiers, teacher's prompts, and what a person sees."""
+"""Rank 0's duties: questions, engines and rollout workers, the ledger, and what a person sees."""
 
 from __future__ import annotations
 
@@ -9,42 +9,37 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from sdpo_megatron.actor.checkpoint import whole_checkpoints
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.errors import CheckpointError, GroupFileError
+from sdpo_megatron.errors import CheckpointError
 from sdpo_megatron.loops.instruments import describe_run, show_attempt, show_volume
 from sdpo_megatron.loops.plans import Plans
-from sdpo_megatron.loops.questions import num_steps, questions_of_step
+from sdpo_megatron.loops.questions import num_steps, question_at
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
 from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.loops.validation import Validation
-from sdpo_megatron.nouns import (
-    Attempt,
-    Group,
-    GroupLease,
-    GroupReceipt,
-    PolicyVersion,
-    Question,
-    StepReport,
-    TeacherContext,
-    TrainSample,
-    Verdict,
-)
+from sdpo_megatron.loops.workers.instruments import GroupInstruments
+from sdpo_megatron.nouns import Group, GroupReceipt, PolicyVersion, StepReport
 from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.objectives.health import CollapseRule, collapse_signs, prompt_sign
 from sdpo_megatron.observability import processes
 from sdpo_megatron.observability.board import Board
-from sdpo_megatron.observability.display import Display
-from sdpo_megatron.observability.example import choose_example
+from sdpo_megatron.observability.display import Display, Phase
+from sdpo_megatron.observability.example import Example, choose_example
 from sdpo_megatron.observability.exporter import Exporter, ExporterConfig
 from sdpo_megatron.observability.metrics import reconcile
 from sdpo_megatron.observability.phases import PhaseClock
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.observability.series import VERIFY_INFRASTRUCTURE_FAILURES
 from sdpo_megatron.rollout.batch import BatchMaker
-from sdpo_megatron.rollout.group_file import write_group
+from sdpo_megatron.rollout.desk import Desk
+from sdpo_megatron.rollout.ledger.ledger import Ledger
+from sdpo_megatron.rollout.ledger.lines import Place
+from sdpo_megatron.rollout.making import SUMS
 from sdpo_megatron.rollout.overlong import within_limits
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.store import RolloutStore
@@ -55,7 +50,7 @@ from sdpo_megatron.tasks import load_task
 
 
 class Coordinator:
-    """Use as a context manager: engines, verifiers, display and exporter end with it."""
+    """Use as a context manager: engines, workers, display and exporter end with it."""
 
     def __init__(
         self, config: TrainConfig, folder: RunFolder, runtime: Runtime, stop: StopRequest
@@ -69,11 +64,12 @@ class Coordinator:
         self.plans = Plans(config, folder)
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
-        self._groups: list[Group] = []
+        self._groups: list[GroupReceipt] = []
         self._history: list[Mapping[str, float]] = []
         self._restarts = 0
         self._failed = 0.0
-        self._step_started = time.monotonic()
+        self._sampling: Phase | None = None
+        self._step_started = self._batch_cut = time.monotonic()
 
     def __enter__(self) -> Coordinator:
         """Engines begin to start; `open` waits for them."""
@@ -101,18 +97,17 @@ class Coordinator:
         )
         self._stack.enter_context(closing(Exporter(listen, self.display.warn, self.board)))
         self.validation = Validation(config, self.folder, prompts)
-        self.batches = BatchMaker(teacher_prompts, objective)
+        self._teacher_batches = BatchMaker(teacher_prompts, objective)
         self.rollouts = self._stack.enter_context(
             RolloutSide(
                 config,
-                task,
-                prompts,
+                self.folder.path,
                 Path(config.model.path),
-                self.folder.logs,
                 self.display.message,
                 self.board,
             )
         )
+        self._instruments = GroupInstruments(self.board, self.rollouts.crew)
         self.stop.call_when_asked(self.rollouts.cancel)
         self.display.message(
             f"run folder {self.folder.path}; {len(self.questions)} questions of "
@@ -130,82 +125,75 @@ class Coordinator:
     def __exit__(self, *exc: object) -> None:
         self._stack.__exit__(*exc)  # type: ignore[arg-type]
 
-    def open(self, state: TrainState) -> None:
-        """Wait until engines and verifiers are up, or the run was asked to stop; it is about to go
-        on from `state`.
+    def open(self, state: TrainState, place: Place) -> None:
+        """Wait until engines and a worker are up, or the run was asked to stop; it is about to go
+        on from `state`, whose checkpoint knew the ledger up to `place`.
+
+        Raises:
+            LedgerError: The ledger is not that of the checkpoint.
         """
+        config = self.config
         self.board.set("sdpo_step", state.step)
+        ledger = Ledger(self.folder.rollouts, self.folder.may_write)
+        self._instruments.show(ledger.book)
+        self._desk = Desk(
+            ledger,
+            self.folder.groups,
+            batch=config.batch.questions,
+            eta=config.rollout.max_staleness,
+            steps=self.steps,
+            lease_s=config.rollout.workers.lease_timeout_s,
+            max_replaced=config.rollout.max_replaced,
+        )
+        self._desk.resume(state.step, state.version.number, place)
         with self.display.phase("waiting for the engine"):
             self.rollouts.wait_ready()
         self.folder.resume_at(state.step + 1)
         self.validation.resume_at(state.step)
         self._history = [report.metrics for report in self.folder.reports()]
-        self._step_started = time.monotonic()
+        self._step_started = self._batch_cut = time.monotonic()
         self.clock.enter("other")
         if state.step:
             self.display.message(f"resumed after step {state.step}")
+        self.rollouts.begin(self._desk, self._question_at, self._on_attempt)
 
-    def sample(self, state: TrainState) -> list[Group] | None:
-        """A judged group per question of this step; None when the run was asked to stop meanwhile.
+    def sample(self, state: TrainState) -> list[GroupReceipt] | None:
+        """The groups that the next step trains on; None when the run was asked to stop meanwhile.
 
-        A step that was sampled from the same weights before the run was killed is replayed from its
-        record.
+        Workers make them: now, or while the last steps were trained on (`rollout.max_staleness`).
         """
         started = time.monotonic()
-        groups = self._recorded(state)
+        total = self.config.batch.questions * self.config.rollout.sampling.num_attempts
+        with (
+            self.clock.phase("rollout"),
+            self.display.phase("sampling", total=total) as self._sampling,
+        ):
+            self._on_attempt({})
+            groups = self.rollouts.next_batch(state.step + 1, state.version)
+        self._sampling = None
         if groups is None:
-            with self.clock.phase("rollout"):
-                groups = self._sample_afresh(state)
-            if groups is None:
-                return None
-            self.folder.may_write()
-            self.store.write(state.step + 1, state.version, groups)
+            return None
+        names = [group.lease.name for group in groups]
+        self.folder.may_write()
+        self.store.gather(state.step + 1, state.version, names)
         seconds = time.monotonic() - started
         self._groups = groups
-        judging = sum(verdict.seconds for group in groups for verdict in group.verdicts)
-        self._metrics = rollout_metrics(groups, seconds) | {
-            "time/rollout_s": seconds,
-            "time/verify_s": judging,
-            "rollout/overlong_questions": float(self._num_overlong),
-        }
-        return groups
-
-    def teach(self, state: TrainState, groups: Sequence[Group]) -> list[GroupReceipt]:
-        """Teacher prompts and weights for every attempt, in a file for each group."""
-        due = diagnostics_due(self.config, state)
-        receipts: list[GroupReceipt] = []
-        contexts: list[TeacherContext | None] = []
-        first = state.step * self.config.batch.questions
-        self.folder.may_write()
-        with self.clock.phase("prompts"):
-            for position, group in enumerate(groups, start=first):
-                samples, shown = self.batches.make_group(group, null_prompts=due)
-                contexts += shown
-                receipts.append(self._write_group(GroupLease(position), group, samples))
-        self._metrics |= teacher_metrics(contexts)
-        if due:
-            self._metrics |= self._ask_teacher(state, groups)
-        return receipts
-
-    def _write_group(
-        self, lease: GroupLease, group: Group, samples: Sequence[TrainSample]
-    ) -> GroupReceipt:
-        # What a killed run left was made of the same record, but perhaps by other settings.
-        (self.folder.groups / f"{lease.name}.bin").unlink(missing_ok=True)
-        receipt = write_group(
-            self.folder.groups,
-            lease,
-            group.question.id,
-            samples,
-            attempts=len(group.attempts),
-            dropped=group.dropped,
+        sums = [group.notes[SUMS] for group in groups]
+        cut, self._batch_cut = self._batch_cut, time.monotonic()
+        ahead = self.config.rollout.max_staleness > 0  # it is sampled all the time
+        self._metrics = (
+            rollout_metrics(sums, self._batch_cut - cut if ahead else seconds)
+            | teacher_metrics(sums)
+            | self._instruments.of_batch(groups, state.version.number)
+            | {
+                "time/rollout_s": seconds,
+                "time/verify_s": sum(one["judge_s"] for one in sums),
+                "rollout/overlong_questions": float(self._num_overlong),
+            }
         )
-        if receipt is None:
-            raise GroupFileError(
-                f"{self.folder.groups}: the group of lease {lease.name} was written by something "
-                "else meanwhile; look who else writes this run folder"
-            )
-        return receipt
+        if diagnostics_due(self.config, state):
+            self._metrics |= self._ask_teacher(state, groups)
+        return groups
 
     def next_plan(self, state: TrainState) -> str | None:
         """The plan of the next step, by its name in the folder of rollouts; None when the run was
@@ -214,9 +202,32 @@ class Coordinator:
         groups = self.sample(state)
         if groups is None:
             return None
-        receipts = self.teach(state, groups)
         self.plans.forget()
-        return self.plans.write(state.step + 1, receipts)
+        return self.plans.write(state.step + 1, groups)
+
+    @property
+    def place(self) -> Place:
+        """How far the ledger has been written: what a checkpoint must know of it."""
+        return self.rollouts.at_desk(lambda: self._desk.ledger.place)
+
+    def saved(self) -> None:
+        """Groups that no checkpoint can ask for any more are let go of."""
+        found = [step for step, _ in whole_checkpoints(self.folder.checkpoints)]
+        if found and found[-1] > self._desk.ledger.book.saved:
+            self.folder.may_write()
+            self.rollouts.at_desk(lambda: self._desk.saved(found[-1], found[0]))
+
+    def _question_at(self, position: int) -> str:
+        return question_at(self.questions, position, seed=self.config.run.seed).id
+
+    def _on_attempt(self, facts: Mapping[str, Any]) -> None:
+        """One was judged (or none yet); called from the rollout side's thread."""
+        if facts:
+            show_attempt(self.board, **facts)
+        crew, phase = self.rollouts.crew, self._sampling
+        self.board.set("sdpo_attempts_in_flight", crew.attempts_in_flight)
+        if phase is not None and phase.total is not None:
+            phase.done = min(phase.total, crew.attempts_done)
 
     def validate(self, state: TrainState) -> None:
         """Attempts at held-out questions by the weights of `state`, where they are due now; their
@@ -229,7 +240,7 @@ class Coordinator:
             self.clock.phase("validation"),
             self.display.phase("validating", total=self.validation.num_attempts) as phase,
         ):
-            found = self.validation.run(self.rollouts, state, lambda *_: phase.advance())
+            found = self.validation.run(self.rollouts, state, phase.advance)
         if found is not None:
             self._metrics |= found
             self.display.message(
@@ -238,13 +249,15 @@ class Coordinator:
                 f"{found['validation/best_of_n']:.3f} of the questions are solved by one of theirs"
             )
 
-    def swap(self, folder: Path, version: PolicyVersion) -> None:
-        """Engines take the weights in `folder` and prove it by their checksum, else SwapError; the
-        swap goes on record in swaps.jsonl, and the weights of older versions are deleted.
+    def swap(self, folder: Path, version: PolicyVersion, step: int) -> None:
+        """Engines take the weights in `folder`, those after `step`, and prove it by their checksum,
+        else SwapError; the swap goes on record in swaps.jsonl, and the weights of older versions
+        are deleted.
         """
         started = time.monotonic()
         with self.display.phase(f"swapping to version {version.number}"):
             self.rollouts.swap(folder, version)
+            self.rollouts.published(step)
         seconds = round(time.monotonic() - started, 3)
         line = {"version": version.number, "checksum": version.checksum, "seconds": seconds}
         self.folder.may_write()
@@ -290,7 +303,19 @@ class Coordinator:
         self._step_started = time.monotonic()
         self.folder.append(report)
         self.board.publish(report)
-        self.display.step(report, choose_example(self._groups, state.step))
+        self.display.step(report, self._example(state.step))
+
+    def _example(self, step: int) -> Example | None:
+        """An attempt of the step to show; None where it had none, or none that can be read."""
+
+        def read(place: int) -> Group:
+            return self.store.read_group(self._groups[place].lease.name)
+
+        try:
+            return choose_example([group.attempts for group in self._groups], step, read)
+        except CheckpointError as error:
+            self.display.warn(str(error))
+            return None
 
     def _newly_failed(self) -> float:
         """Verifications that infrastructure failed since the last step."""
@@ -307,12 +332,13 @@ class Coordinator:
             f"in {self.folder.path}"
         )
 
-    def _ask_teacher(self, state: TrainState, groups: Sequence[Group]) -> dict[str, float]:
+    def _ask_teacher(self, state: TrainState, groups: Sequence[GroupReceipt]) -> dict[str, float]:
         """Success rate of answers sampled from teacher prompts: does what the teacher is shown help
         it at all?
         """
-        questions = self.batches.teacher_questions(
-            groups, limit=self.config.run.diagnostics_samples
+        questions = self._teacher_batches.teacher_questions(
+            [self.store.read_group(group.lease.name) for group in groups],
+            limit=self.config.run.diagnostics_samples,
         )
         with (
             self.clock.phase("diagnostics"),
@@ -322,57 +348,17 @@ class Coordinator:
                 state.step,
                 questions,
                 state.version,
-                lambda *_: phase.advance(),
+                phase.advance,
                 replace(self.config.rollout.sampling, num_attempts=1),
             )
-        verdicts = [verdict for group in answers or () for verdict in group.verdicts]
-        if not verdicts:
+        judged = sum(sums["attempts"] for sums in answers or ())
+        if not judged:
             return {}
-        rate = sum(verdict.success for verdict in verdicts) / len(verdicts)
+        rate = sum(sums["success"] for sums in answers or ()) / judged
         student = self._metrics["rollout/success_rate"]
         found = {"teacher/prompt_success": rate}
         history = [*self._history, {"rollout/success_rate": student, **found}]
-        if sign := prompt_sign(history, len(verdicts)):
+        if sign := prompt_sign(history, int(judged)):
             self.display.warn(sign.text)
             found[f"collapse/{sign.name}"] = 1.0
         return found
-
-    def _recorded(self, state: TrainState) -> list[Group] | None:
-        """Attempts that an earlier life of this run sampled for this step from the same weights."""
-        if state.step + 1 not in self.store.steps():
-            return None
-        try:
-            record = self.store.read(state.step + 1)
-        except CheckpointError as error:
-            self.display.warn(f"{error}; sampling the step again")
-            return None
-        mine, theirs = state.version, record.version
-        if (mine.number, mine.checksum) != (theirs.number, theirs.checksum):
-            return None
-        self.display.message(
-            f"step {state.step + 1}: replaying the attempts recorded before the run was interrupted"
-        )
-        return list(record.groups)
-
-    def _sample_afresh(self, state: TrainState) -> list[Group] | None:
-        chosen = questions_of_step(
-            self.questions,
-            state.step,
-            per_step=self.config.batch.questions,
-            seed=self.config.run.seed,
-        )
-        total = len(chosen) * self.config.rollout.sampling.num_attempts
-        with self.display.phase("sampling", total=total) as phase:
-            left = total
-            self.board.set("sdpo_attempts_in_flight", left)
-
-            def on_attempt(_question: Question, attempt: Attempt, verdict: Verdict) -> None:
-                nonlocal left
-                left -= 1
-                phase.advance()
-                self.board.set("sdpo_attempts_in_flight", left)
-                show_attempt(self.board, attempt, verdict)
-
-            return self.rollouts.collect(
-                state.step, chosen, state.version, on_attempt, self.config.rollout.sampling
-            )

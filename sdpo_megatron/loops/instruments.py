@@ -10,7 +10,6 @@ from pathlib import Path
 
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.nouns import Attempt, Verdict
 from sdpo_megatron.observability import processes
 from sdpo_megatron.observability.board import Board
 
@@ -48,14 +47,12 @@ def show_volume(board: Board, folder: Path) -> None:
     board.before_collect(look)
 
 
-def show_attempt(board: Board, attempt: Attempt, verdict: Verdict) -> None:
+def show_attempt(board: Board, finish: str, tokens: int, reward: float, success: bool) -> None:
     """An attempt that has just been judged."""
-    tokens = len(attempt.response_ids)
     board.add("sdpo_rollout_tokens_total", tokens)
     board.observe("sdpo_attempt_response_tokens", tokens)
-    board.observe("sdpo_attempt_reward", verdict.reward)
-    solved = str(verdict.success).lower()
-    board.add("sdpo_attempts_total", finish=attempt.finish_reason, solved=solved)
+    board.observe("sdpo_attempt_reward", reward)
+    board.add("sdpo_attempts_total", finish=finish, solved=str(success).lower())
 
 
 def _version(package: str) -> str:

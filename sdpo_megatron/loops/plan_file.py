@@ -1,6 +1,6 @@
 """The plan of a rollout batch as a file: a header, then a line for each data-parallel rank.
 
-    {"step": 12, "groups": [names], "ranks": [[offset behind this line, length, crc32], ...]}
+    {"step": 12, "ranks": [[offset behind this line, length, crc32], ...]}
     {"files": [[name, crc32], ...], "steps": [{"counts", "flops", "lengths", "micro_batches"}, ...]}
 
 A rank reads the header and its own line, and learns the files and places of its own samples, and
@@ -55,7 +55,7 @@ def write_plan(
     for line in lines:
         ranks.append([offset, len(line), zlib.crc32(line)])
         offset += len(line)
-    header = {"step": step, "groups": [group.file for group in groups], "ranks": ranks}
+    header = {"step": step, "ranks": ranks}
     try:
         write_whole(path, b"".join((json.dumps(header).encode(), b"\n", *lines)))
     except OSError as error:
@@ -97,20 +97,6 @@ def plan_to_bytes(plan: BatchPlan) -> bytes:
 def plan_from_bytes(data: bytes | memoryview) -> BatchPlan:
     """The inverse of `plan_to_bytes`."""
     return _steps_from_plain(json.loads(bytes(data)))
-
-
-def planned_groups(path: Path) -> list[str]:
-    """The files of all groups of a plan's batch.
-
-    Raises:
-        GroupFileError: The plan is missing or altered.
-    """
-    try:
-        with path.open("rb") as file:
-            names: list[str] = json.loads(file.readline())["groups"]
-    except (OSError, ValueError, LookupError) as error:
-        raise GroupFileError(f"{path}: the plan cannot be read: {error}") from error
-    return names
 
 
 def _rank_to_plain(plan: BatchPlan, groups: Sequence[GroupReceipt]) -> dict[str, Any]:

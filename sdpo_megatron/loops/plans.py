@@ -1,5 +1,5 @@
-"""The plans of a run: made on receipts, written for all ranks, and gone with their groups when a
-checkpoint holds what was learnt from them.
+"""The plans of a run: made on receipts, written for all ranks, and gone when a checkpoint holds
+what was learnt from them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from sdpo_megatron.actor.batches.plan import StepPlanner
 from sdpo_megatron.actor.batches.table import SampleTable
 from sdpo_megatron.actor.checkpoint import whole_checkpoints
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.errors import GroupFileError
-from sdpo_megatron.loops.plan_file import planned_groups, write_plan
+from sdpo_megatron.loops.plan_file import write_plan
 from sdpo_megatron.nouns import GroupReceipt
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.weights.spec import ModelSpec
@@ -44,22 +43,15 @@ class Plans:
         return path.name
 
     def forget(self) -> None:
-        """Delete the plans of steps that the newest checkpoint holds, and their groups."""
+        """Delete the plans of steps that the newest checkpoint holds. (Their groups are the
+        ledger's: an older checkpoint may ask for them.)
+        """
         saved = whole_checkpoints(self._folder.checkpoints)
         newest = saved[-1][0] if saved else 0
         for path in self._folder.rollouts.glob("step-*.plan"):
             if path <= self._path(newest):
-                self._delete(path)
-
-    def _delete(self, path: Path) -> None:
-        try:
-            names = planned_groups(path)
-        except GroupFileError:  # torn by a power cut: its groups stay, and harm nobody
-            names = []
-        self._folder.may_write()
-        for name in names:
-            (self._folder.groups / name).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+                self._folder.may_write()
+                path.unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:
         return self._folder.rollouts / f"step-{step:06d}.plan"

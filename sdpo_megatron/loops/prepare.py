@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "run.",
     "parallel.",
     "rollout.engine.",
+    "rollout.workers.",
     "judge.",
     "batch.micro_batch_tokens",
     "batch.logits_mib",

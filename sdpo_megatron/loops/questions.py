@@ -29,11 +29,14 @@ def questions_of_step(
     """The questions of rollout batch `step` (from 0): epochs in a seeded order each, cut into
     batches that may span two epochs.
     """
-    chosen = []
-    for position in range(step * per_step, (step + 1) * per_step):
-        epoch, place = divmod(position, len(questions))
-        chosen.append(questions[_order(len(questions), epoch, seed)[place]])
-    return chosen
+    positions = range(step * per_step, (step + 1) * per_step)
+    return [question_at(questions, position, seed=seed) for position in positions]
+
+
+def question_at(questions: Sequence[Question], position: int, *, seed: int) -> Question:
+    """The question at a position (from 0) in the order of the whole run."""
+    epoch, place = divmod(position, len(questions))
+    return questions[_order(len(questions), epoch, seed)[place]]
 
 
 @functools.lru_cache(maxsize=2)  # a batch spans two epochs at most, as long as it is smaller

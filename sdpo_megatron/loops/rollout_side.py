@@ -1,4 +1,4 @@
-"""Rank 0's other half: engines, sampling and judging on an asyncio loop in a thread of its own.
+"""Rank 0's other half: engines and rollout workers, on an asyncio loop in a thread of its own.
 
 The training loop calls blocking methods; only rank 0 has one.
 """
@@ -14,34 +14,30 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.judging.judge import Judge, open_judge
 from sdpo_megatron.loops.placement import placement_here
-from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
+from sdpo_megatron.loops.workers.crew import Crew, OnAttempt, QuestionAt
+from sdpo_megatron.nouns import GroupReceipt, PolicyVersion, Question
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.rollout.config import SamplingConfig
-from sdpo_megatron.rollout.prompts import PromptBuilder
-from sdpo_megatron.rollout.sampler import Sampler
-from sdpo_megatron.tasks import Task
+from sdpo_megatron.rollout.desk import Desk
+from sdpo_megatron.rollout.summary import Sums
 from serving.pool import EnginePool
 
 T = TypeVar("T")
 
 
 class RolloutSide:
-    """Engines and verifiers of a run. A context manager; nothing of it outlives the block."""
+    """Engines and rollout workers of a run. A context manager; nothing of it outlives the block."""
 
     def __init__(
         self,
         config: TrainConfig,
-        task: Task,
-        prompts: PromptBuilder,
+        run: Path,
         model_folder: Path,
-        log_folder: Path,
         progress: Callable[[str], None],
         board: Board,
     ) -> None:
-        self._config, self._task, self._progress = config, task, progress
-        self._board = board
+        """`run` is the run folder; `model_folder` what engines start from."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout", daemon=True)
         self._stack = AsyncExitStack()
@@ -49,13 +45,12 @@ class RolloutSide:
         self._pool = EnginePool(
             engine,
             model_folder,
-            log_folder,
+            run / "logs",
             seed=config.run.seed,
             progress=progress,
             board=board,
         )
-        self._judge: Judge | None = None
-        self._prompts = prompts
+        self._crew = Crew(config, run, self._pool, progress, board)
         self._starting: Future[None] | None = None
         self._waiting_for: Future[Any] | None = None
         self._cancelled = False
@@ -76,29 +71,49 @@ class RolloutSide:
             self._thread.join(timeout=10)
 
     def wait_ready(self) -> None:
-        """Block until engines and verifiers are up, or `cancel` was called.
+        """Block until engines and a worker are up, or `cancel` was called.
 
         Raises what went wrong there.
         """
         assert self._starting is not None
         self._unless_cancelled(self._starting)
 
+    def begin(self, desk: Desk, question_at: QuestionAt, on_attempt: OnAttempt) -> None:
+        """Workers may make groups from now on; see `Crew.begin`. From here on `desk` belongs to
+        this thread.
+        """
+
+        async def begin() -> None:
+            self._crew.begin(desk, question_at, on_attempt)
+
+        self._wait(begin())
+
+    def next_batch(self, step: int, version: PolicyVersion) -> list[GroupReceipt] | None:
+        """The groups of rollout batch `step` (from 1), to be trained on by `version` next; None
+        after `cancel`.
+        """
+        return self._unless_cancelled(self._submit(self._crew.next_batch(step, version.number)))
+
     def collect(
         self,
         step: int,
         questions: Sequence[Question],
         version: PolicyVersion,
-        on_attempt: Callable[[Question, Attempt, Verdict], None],
+        on_attempt: Callable[[], None],
         sampling: SamplingConfig,
-    ) -> list[Group] | None:
-        """Sample and judge a group per question; None after `cancel`."""
-        sampler = Sampler(self._pool, self._prompts, sampling)
-        assert self._judge is not None
+    ) -> list[Sums] | None:
+        """Sample and judge a group per question, for their sums alone; None after `cancel`."""
         return self._unless_cancelled(
-            self._submit(
-                sampler.sample_groups(questions, self._judge, version, step, on_attempt=on_attempt)
-            )
+            self._submit(self._crew.collect(questions, version, step, sampling, on_attempt))
         )
+
+    def at_desk(self, action: Callable[[], T]) -> T:
+        """What `action` returns, called where the desk is not being used by anybody else."""
+
+        async def act() -> T:
+            return action()
+
+        return self._wait(act())
 
     def cancel(self) -> None:
         """Abandon what is waited for now, and what will be; safe from a signal handler."""
@@ -129,6 +144,19 @@ class RolloutSide:
         """
         self._wait(self._pool.publish(folder, version))
 
+    def published(self, trained_batches: int) -> None:
+        """Engines have the weights after so many rollout batches; see `Crew.published`."""
+
+        async def tell() -> None:
+            self._crew.published(trained_batches)
+
+        self._wait(tell())
+
+    @property
+    def crew(self) -> Crew:
+        """For what moves too often to be told: its counts."""
+        return self._crew
+
     @property
     def engine_restarts(self) -> int:
         return self._pool.num_restarts
@@ -140,16 +168,14 @@ class RolloutSide:
         return self._submit(work).result()
 
     async def _open(self) -> None:
-        config = self._config
-        self._judge = await self._stack.enter_async_context(
-            open_judge(
-                config.judge, config.sandbox, self._task, warn=self._progress, board=self._board
-            )
-        )
         self._stack.callback(self._pool.close)
         self._stack.push_async_callback(self._pool.disconnect)
+        self._stack.push_async_callback(self._crew.close)
+        await self._crew.open()
         await asyncio.to_thread(self._pool.start)
         await self._pool.find()
+        self._crew.engines_are_up()
+        await self._crew.wait_ready()
 
     async def _close(self) -> None:
         await self._stack.aclose()

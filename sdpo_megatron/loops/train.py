@@ -41,7 +41,7 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
             coordinator = stack.enter_context(Coordinator(config, folder, runtime, stop))
         trainer = Trainer(config, folder, runtime, coordinator)
         if coordinator:
-            coordinator.open(trainer.state)
+            coordinator.open(trainer.state, trainer.ledger_place)
         steps = from_rank_0(coordinator.steps if coordinator else None)
         stopping = any_rank(stop.asked)
         if not stopping:
@@ -61,6 +61,8 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
                 coordinator.validate(trainer.state)
                 coordinator.report(trainer.state, metrics)
             trainer.checkpoint_if_due()
+            if coordinator:
+                coordinator.saved()
             stopping = any_rank(stop.asked)
         trainer.checkpoint_if_due(now=True)
         if coordinator:

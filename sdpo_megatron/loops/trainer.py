@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.observability.phases import PhaseClock
 from sdpo_megatron.observability.run_folder import RunFolder
+from sdpo_megatron.rollout.ledger.lines import Place
 from sdpo_megatron.weights.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Trainer:
         """Build the actor; go on from the run folder's newest whole checkpoint if there is one."""
         self._board = coordinator.board if coordinator else Board()  # rank 0's is the one exported
         self._clock = coordinator.clock if coordinator else PhaseClock(self._board)
-        self.config, self.folder = config, folder
+        self.config, self.folder, self._coordinator = config, folder, coordinator
         self.actor = Actor(
             config,
             ModelSpec.from_folder(config.model.path),
@@ -50,6 +51,7 @@ class Trainer:
         self.actor.on_phase = self._clock.enter
         saved = self.actor.load_newest(folder.checkpoints)
         self.state = TrainState.from_plain(saved["state"]) if saved else TrainState()
+        self.ledger_place = Place(**saved["ledger"]) if saved else Place()
         self._saved_step = self.state.step
         self._published = -1
         self._checkpoint_s = 0.0
@@ -94,7 +96,7 @@ class Trainer:
         )
         self.state = replace(self.state, version=PolicyVersion(number, from_rank_0(checksum)))
         if coordinator:
-            coordinator.swap(target, self.state.version)
+            coordinator.swap(target, self.state.version, self.state.step)
         self._published = number
 
     def checkpoint_if_due(self, *, now: bool = False) -> None:
@@ -112,11 +114,12 @@ class Trainer:
             self._checkpoint_s = time.monotonic() - start
 
     def _save(self) -> None:
+        place = from_rank_0(self._coordinator.place if self._coordinator else None)
         try:
             saved = self.actor.save(
                 self.folder.checkpoints,
                 self.state.step,
-                {"state": self.state.to_plain()},
+                {"state": self.state.to_plain(), "ledger": asdict(place or Place())},
                 keep=self.config.run.keep_checkpoints,
                 may_commit=self.folder.may_write,
             )

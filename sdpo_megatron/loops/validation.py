@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.state import TrainState
-from sdpo_megatron.nouns import Attempt, Question, Verdict
+from sdpo_megatron.nouns import Question
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.rollout.overlong import within_limits
 from sdpo_megatron.rollout.prompts import PromptBuilder
@@ -61,7 +61,7 @@ class Validation:
         self,
         rollouts: RolloutSide,
         state: TrainState,
-        on_attempt: Callable[[Question, Attempt, Verdict], None],
+        on_attempt: Callable[[], None],
     ) -> dict[str, float] | None:
         """Sample and judge; the metrics, which also become a line of validation.jsonl. None when
         the run was asked to stop meanwhile.

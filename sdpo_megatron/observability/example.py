@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sdpo_megatron.nouns import Group
@@ -29,16 +29,24 @@ class Example:
     feedback: str = ""
 
 
-def choose_example(groups: Sequence[Group], step: int) -> Example | None:
+def choose_example(
+    num_attempts: Sequence[int], step: int, read: Callable[[int], Group]
+) -> Example | None:
     """The attempt to show for a step: questions take turns, and so do successes and failures.
 
-    Deterministic, so that a resumed run shows what an uninterrupted one does. None without any
-    attempt.
+    Deterministic, so that a resumed run shows what an uninterrupted one does.
+
+    Args:
+        num_attempts: Of each group.
+        read: The group at that place; called for the chosen one only.
+
+    Returns:
+        None without any attempt.
     """
-    answered = [group for group in groups if group.attempts]
+    answered = [place for place, num in enumerate(num_attempts) if num]
     if not answered:
         return None
-    group = answered[step % len(answered)]
+    group = read(answered[step % len(answered)])
     want_success = (step // len(answered)) % 2 == 1
     pairs = list(zip(group.attempts, group.verdicts, strict=True))
     wanted = [pair for pair in pairs if pair[1].success == want_success] or pairs

@@ -70,6 +70,10 @@ ATTEMPT_RESPONSE_TOKENS = Series("sdpo_attempt_response_tokens", "histogram", "t
 ATTEMPT_REWARD = Series("sdpo_attempt_reward", "histogram", "reward", "Reward of an attempt", buckets=_REWARDS)
 ATTEMPT_STALENESS_VERSIONS = Series("sdpo_attempt_staleness_versions", "histogram", "versions", "Policy versions between an attempt's oldest token and its training", buckets=(0.0, 1.0, 2.0, 4.0, 8.0))
 ATTEMPTS = Series("sdpo_attempts_total", "counter", "attempts", "Attempts judged, by how they ended and whether they solved their question", {"finish": ("stop", "length", "abort"), "solved": ("true", "false")})
+# Which worker?
+WORKER_UP = Series("sdpo_worker_up", "gauge", "1", "1 while the rollout worker takes groups", {"worker": ()})
+WORKER_EXITS = Series("sdpo_worker_exits_total", "counter", "exits", "Times that the rollout worker ended by itself", {"worker": ()})
+GROUPS_LIVE = Series("sdpo_groups_live", "gauge", "groups", "Groups by where they are now, those trained on up to the last checkpoint left out", {"state": ("waiting", "leased", "committed", "batched")})
 # Which engine?
 ENGINE_UP = Series("sdpo_engine_up", "gauge", "1", "1 while the engine takes requests, 0 while it is out of the pool", {"engine": ()})
 ENGINE_REQUESTS_IN_FLIGHT = Series("sdpo_engine_requests_in_flight", "gauge", "requests", "Requests that the engine works on", {"engine": ()})

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdpo_megatron.fields import Count, NonNegative, PositiveInt, Text, Word, refuse, settings
+from sdpo_megatron.fields import (
+    Count,
+    NonNegative,
+    PositiveInt,
+    Seconds,
+    Text,
+    Word,
+    refuse,
+    settings,
+)
 from serving.config import EngineConfig
 
 TEMPLATE = "{prompt}{solution}{feedback}\n\nCorrectly solve the original question."
@@ -35,7 +44,7 @@ class SamplingConfig:
     """Longest response, tokens; a response cut there has finish_reason "length"."""
 
     concurrency: PositiveInt = 64
-    """Requests in flight over all engines."""
+    """Requests in flight over all engines, of each rollout worker."""
 
     retries: Count = 2
     """Further tries of one attempt after an engine error.
@@ -135,9 +144,43 @@ class ValidationConfig:
 
 
 @settings
+class WorkerConfig:
+    """The processes that sample, judge and write groups."""
+
+    count: PositiveInt = 1
+    """Rollout workers that rank 0 starts. Each has verifiers of its own (`judge.workers`)."""
+
+    lease_timeout_s: Seconds = 7200.0
+    """Seconds after which a group that its worker has not finished is given out again. It must
+    exceed the longest attempt, its judging and its wait for an engine."""
+
+    silence_timeout_s: Seconds = 120.0
+    """A worker without a sign of life for so long (stopped, or stuck) is restarted."""
+
+    max_restarts: Count = 3
+    """Restarts of one worker within a run before its death is an error."""
+
+    start_timeout_s: Seconds = 300.0
+    """Longest start-up, verifiers included."""
+
+    stop_timeout_s: Seconds = 5.0
+    """Seconds between SIGTERM and SIGKILL when a worker is stopped."""
+
+
+@settings
 class RolloutConfig:
     """How attempts are sampled, from which engines, and how the teacher is prompted about them."""
 
+    max_staleness: Count = 0
+    """Policy versions that an attempt's oldest token may be behind the weights that train on it.
+    Generation runs ahead of training by as many rollout batches; what has become older is dropped
+    and counted. 0: every attempt comes from the very weights that it trains."""
+
+    max_replaced: Count = 0
+    """Groups that teach nothing (no teacher's prompt, no advantage) which are replaced by other
+    questions, at most so many in a rollout batch. 0: they take their place in it."""
+
+    workers: WorkerConfig = field(default_factory=WorkerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     teacher_prompt: TeacherPromptConfig = field(default_factory=TeacherPromptConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

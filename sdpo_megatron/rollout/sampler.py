@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sdpo_megatron.errors import EngineError, NoVerdict
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
@@ -13,57 +13,83 @@ from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.tokenizer import decode_response
 from serving.completion import Completion, SamplingParams
-from serving.pool import EnginePool
+from serving.config import EngineConfig
 
 JudgeAttempt = Callable[[Question, str], Awaitable[Verdict]]
 T = TypeVar("T")
 OnAttempt = Callable[[Question, Attempt, Verdict], None]
 
 
+class Engines(Protocol):
+    """Where requests go: `serving.router.Router`, or a pool with one of its own."""
+
+    config: EngineConfig
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Completion:
+        """See `Router.generate`."""
+        ...
+
+
 class Sampler:
-    """Samples and judges groups through a pool of engines.
+    """Samples and judges groups through engines; at most `concurrency` requests at a time.
 
     Attributes:
         num_retries: Attempts sampled again after an engine error, so far.
         num_dropped: Attempts lost because no verifier could judge them, so far.
     """
 
-    def __init__(self, pool: EnginePool, prompts: PromptBuilder, config: SamplingConfig):
-        self.pool = pool
+    def __init__(self, engines: Engines, prompts: PromptBuilder, config: SamplingConfig):
+        self.engines = engines
         self.prompts = prompts
         self.config = config
         self.num_retries = 0
         self.num_dropped = 0
+        self._slots = asyncio.Semaphore(config.concurrency)
 
     async def sample_groups(
         self,
         questions: Sequence[Question],
         judge: JudgeAttempt,
-        version: PolicyVersion,
+        version: PolicyVersion | None,
         step_seed: int,
         on_attempt: OnAttempt | None = None,
     ) -> list[Group]:
-        """`num_attempts` attempts at each question, judged; groups in the order of `questions`.
+        """A group (see `sample_group`) for each question, in order; when one fails, all do."""
+        return await _all_or_cancel(
+            self.sample_group(question, judge, version, step_seed, on_attempt)
+            for question in questions
+        )
+
+    async def sample_group(
+        self,
+        question: Question,
+        judge: JudgeAttempt,
+        version: PolicyVersion | None,
+        step_seed: int,
+        on_attempt: OnAttempt | None = None,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> Group:
+        """`num_attempts` attempts at a question, judged.
 
         Args:
             judge: Raises NoVerdict when it could not judge; the attempt is then dropped and
                 counted.
             version: What every token must come from; an attempt that says otherwise is sampled
-                again.
+                again. None: any versions will do, and the attempt says which.
             step_seed: Makes seeds differ between steps; usually the step's number.
             on_attempt: Called, in this event loop, as each verdict arrives.
+            on_start: Called before each request of the group is sent.
 
         Raises:
             EngineDiedError: every engine is lost.
-            EngineError: a request was refused `retries` + 1 times; the other requests are
+            EngineError: a request was refused `retries` + 1 times; the group's other requests are
                 cancelled.
         """
-        slots = asyncio.Semaphore(self.config.concurrency)
+        prompt_ids = self.prompts.question_ids(question)
 
-        async def attempt_and_judge(
-            question: Question, prompt_ids: tuple[int, ...], index: int
-        ) -> tuple[Attempt, Verdict] | None:
-            async with slots:
+        async def attempt_and_judge(index: int) -> tuple[Attempt, Verdict] | None:
+            async with self._slots:
+                on_start()
                 attempt = await self._attempt(question, prompt_ids, index, version, step_seed)
             try:
                 verdict = await judge(question, attempt.text)
@@ -74,32 +100,27 @@ class Sampler:
                 on_attempt(question, attempt, verdict)
             return attempt, verdict
 
-        async def sample_group(question: Question) -> Group:
-            prompt_ids = self.prompts.question_ids(question)
-            judged = await _all_or_cancel(
-                attempt_and_judge(question, prompt_ids, index)
-                for index in range(self.config.num_attempts)
-            )
-            kept = [pair for pair in judged if pair is not None]
-            return Group(
-                question=question,
-                attempts=tuple(attempt for attempt, _ in kept),
-                verdicts=tuple(verdict for _, verdict in kept),
-                dropped=len(judged) - len(kept),
-            )
-
-        return await _all_or_cancel(sample_group(question) for question in questions)
+        judged = await _all_or_cancel(
+            attempt_and_judge(index) for index in range(self.config.num_attempts)
+        )
+        kept = [pair for pair in judged if pair is not None]
+        return Group(
+            question=question,
+            attempts=tuple(attempt for attempt, _ in kept),
+            verdicts=tuple(verdict for _, verdict in kept),
+            dropped=len(judged) - len(kept),
+        )
 
     async def _attempt(
         self,
         question: Question,
         prompt_ids: tuple[int, ...],
         index: int,
-        version: PolicyVersion,
+        version: PolicyVersion | None,
         step_seed: int,
     ) -> Attempt:
         seed = None
-        if self.pool.config.deterministic:
+        if self.engines.config.deterministic:
             seed = attempt_seed(self.config.seed, step_seed, question.id, index)
         sampling = SamplingParams(
             temperature=self.config.temperature,
@@ -111,7 +132,7 @@ class Sampler:
         for retry in range(self.config.retries + 1):
             self.num_retries += retry > 0
             try:
-                completion = await self.pool.generate(prompt_ids, sampling)
+                completion = await self.engines.generate(prompt_ids, sampling)
                 _check(completion, version)
                 return self._to_attempt(question, prompt_ids, index, seed, completion)
             except EngineError as error:
@@ -148,9 +169,11 @@ def attempt_seed(run_seed: int, step_seed: int, question_id: str, index: int) ->
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 2
 
 
-def _check(completion: Completion, version: PolicyVersion) -> None:
+def _check(completion: Completion, version: PolicyVersion | None) -> None:
     if completion.finish_reason == "abort":
         raise EngineError("the engine aborted the request")
+    if version is None:
+        return
     others = {span.version for span in completion.versions} - {version.number}
     if others:
         raise EngineError(

@@ -1,14 +1,15 @@
-"""The rollouts of a run: one file of judged groups for each step, so that they can be read later
-and a step can be replayed.
+"""The rollouts of a run for people: judged groups with all their texts.
 
-``step-000012.jsonl.zst`` holds a header line and one line for each group. A file appears complete
-or not at all. Floats are written so that reading gives the same bits (Python's shortest repr): a
-step replayed from its file trains to the same losses.
+``groups/000000017-000.jsonl.zst``  one group, written by its worker beside what is trained on
+``step-000012.jsonl.zst``           a header line, and the groups of a rollout batch one by one
+
+A step's file is the header and the groups' files one after the other, as they are (Zstandard frames
+may follow each other), so that whoever gathers a step reads no text. A file appears complete or not
+at all. Floats are written so that reading gives the same bits (Python's shortest repr).
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -46,31 +47,59 @@ class RolloutStore:
         """Where the rollouts of `step` are."""
         return self.folder / f"step-{step:06d}.jsonl.zst"
 
+    def group_path(self, name: str) -> Path:
+        """Where the group of this name is."""
+        return self.folder / "groups" / f"{name}.jsonl.zst"
+
     def steps(self) -> list[int]:
         """Steps that are recorded, in order."""
         names = (_NAME.fullmatch(path.name) for path in self.folder.glob("step-*.jsonl.zst"))
         return sorted(int(match[1]) for match in names if match)
 
-    def write(self, step: int, version: PolicyVersion, groups: Sequence[Group]) -> Path:
-        """Record a step, replacing what was there; on the disk when this returns.
+    def write_group(self, name: str, group: Group) -> None:
+        """Record one group under the name of its lease; on the disk when this returns.
 
         Raises:
-            CheckpointError: it could not be written (a full disk, say); what was there is
-                untouched.
+            CheckpointError: it could not be written (a full disk, say).
         """
-        header = {"format": FORMAT, "step": step, "version": vars(version), "groups": len(groups)}
-        lines = [header, *(group_to_json(group) for group in groups)]
-        text = "".join(json.dumps(line) + "\n" for line in lines)  # pure ASCII, so one line each
-        data = zstandard.compress(text.encode(), _LEVEL)
+        line = json.dumps(group_to_json(group)) + "\n"  # pure ASCII, so one line
+        self._write(self.group_path(name), [zstandard.compress(line.encode(), _LEVEL)])
+
+    def read_group(self, name: str) -> Group:
+        """The inverse of `write_group`.
+
+        Raises:
+            CheckpointError: it is missing or torn.
+        """
+        (row,) = _lines(self.group_path(name))
+        return group_from_json(row)
+
+    def gather(self, step: int, version: PolicyVersion, names: Sequence[str]) -> Path:
+        """Make the file of a step that `version` is trained on of recorded groups, replacing what
+        was there; on the disk when this returns.
+
+        Raises:
+            CheckpointError: a group is not there, or the file could not be written; what was there
+                is untouched.
+        """
+        header = {"format": FORMAT, "step": step, "version": vars(version), "groups": len(names)}
+        line = json.dumps(header) + "\n"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path(step), data)
+            parts = [self.group_path(name).read_bytes() for name in names]
+        except OSError as error:
+            raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
+        self._write(self.path(step), [zstandard.compress(line.encode(), _LEVEL), *parts])
+        return self.path(step)
+
+    def _write(self, path: Path, parts: Sequence[bytes]) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, b"".join(parts))
         except OSError as error:
             raise CheckpointError(
-                f"{self.path(step)}: the rollouts of step {step} could not be written: "
-                f"{error.strerror}. Free some space and go on from the last checkpoint."
+                f"{path}: rollouts could not be written: {error.strerror}. Free some space and go "
+                "on from the last checkpoint."
             ) from error
-        return self.path(step)
 
     def read(self, step: int) -> RecordedStep:
         """Read a step back, equal to what was written.
@@ -79,14 +108,7 @@ class RolloutStore:
             CheckpointError: it is missing, torn, or of another format.
         """
         path = self.path(step)
-        try:
-            stream = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes()))
-            lines = stream.read().decode().splitlines()
-            header, *rows = [json.loads(line) for line in lines]
-        except (OSError, ValueError, zstandard.ZstdError) as error:
-            raise CheckpointError(
-                f"{path}: cannot read the rollouts of step {step}: {error}"
-            ) from error
+        header, *rows = _lines(path)
         if header.get("format") != FORMAT or header.get("groups") != len(rows):
             raise CheckpointError(
                 f"{path}: expected format {FORMAT} with {header.get('groups')} groups, "
@@ -96,10 +118,35 @@ class RolloutStore:
         return RecordedStep(header["step"], version, tuple(group_from_json(row) for row in rows))
 
 
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        text, rest = b"", path.read_bytes()
+        while rest or not text:
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            text += frame.decompress(rest)
+            if not frame.eof:
+                raise ValueError("it is torn")
+            rest = frame.unused_data
+        return [json.loads(line) for line in text.decode().split("\n")[:-1]]
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        raise CheckpointError(f"{path}: cannot read the rollouts: {error}") from error
+
+
+def question_to_json(question: Question) -> dict[str, Any]:
+    """A question as JSON-able data."""
+    return dict(_plain(vars(question)))
+
+
+def question_from_json(data: Mapping[str, Any]) -> Question:
+    """The inverse of `question_to_json`."""
+    lists = {"messages": tuple(data["messages"]), "stop": tuple(data["stop"])}
+    return Question(**{**data, **lists})
+
+
 def group_to_json(group: Group) -> dict[str, Any]:
     """A group as JSON-able data."""
     return {
-        "question": _plain(vars(group.question)),
+        "question": question_to_json(group.question),
         "attempts": [_attempt_to_json(attempt) for attempt in group.attempts],
         "verdicts": [_plain(vars(verdict)) for verdict in group.verdicts],
         "dropped": group.dropped,
@@ -108,15 +155,8 @@ def group_to_json(group: Group) -> dict[str, Any]:
 
 def group_from_json(data: Mapping[str, Any]) -> Group:
     """The inverse of `group_to_json`."""
-    question = data["question"]
     return Group(
-        question=Question(
-            **{
-                **question,
-                "messages": tuple(question["messages"]),
-                "stop": tuple(question["stop"]),
-            }
-        ),
+        question=question_from_json(data["question"]),
         attempts=tuple(_attempt_from_json(attempt) for attempt in data["attempts"]),
         verdicts=tuple(
             Verdict(**{**verdict, "layers": tuple(verdict["layers"])})

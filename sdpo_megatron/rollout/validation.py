@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sdpo_megatron.nouns import Group
 from sdpo_megatron.rollout.config import SamplingConfig, ValidationConfig
-from sdpo_megatron.rollout.summary import rollout_metrics
+from sdpo_megatron.rollout.summary import Sums, rollout_metrics
 from sdpo_megatron.tasks.config import TaskConfig
 
 SEED_OFFSET = 1  # seeds of its own: they must not be those of a training step
@@ -43,11 +42,10 @@ def validation_sampling(config: ValidationConfig, sampling: SamplingConfig) -> S
     )
 
 
-def validation_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]:
-    """avg@n, best@n and what the attempts looked like."""
+def validation_metrics(groups: Sequence[Sums], seconds: float) -> dict[str, float]:
+    """avg@n, best@n and what the attempts looked like, from the sums of each group."""
     found = rollout_metrics(groups, seconds)
-    judged = [group for group in groups if group.verdicts]
-    solved = [any(verdict.success for verdict in group.verdicts) for group in judged]
+    solved = [group["success"] > 0 for group in groups if group["attempts"]]
     return {
         "validation/success_rate": found["rollout/success_rate"],
         "validation/best_of_n": sum(solved) / len(solved) if solved else 0.0,

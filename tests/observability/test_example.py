@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdpo_megatron.nouns import Attempt, Group, Question, Verdict, VersionSpan
-from sdpo_megatron.observability.example import choose_example, for_terminal
+from sdpo_megatron.observability.example import Example, choose_example, for_terminal
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,13 @@ def _group(question_id: str, successes: list[bool]) -> Group:
     return Group(question=question, attempts=attempts, verdicts=verdicts)
 
 
+def choose(groups: list[Group], step: int) -> Example | None:
+    return choose_example([len(group.attempts) for group in groups], step, groups.__getitem__)
+
+
 def test_questions_take_turns_and_so_do_failures_and_successes() -> None:
     groups = [_group("a", [True, False]), _group("b", [False, True])]
-    shown = [choose_example(groups, step) for step in range(4)]
+    shown = [choose(groups, step) for step in range(4)]
     assert [(e.question_id, e.index, e.success) for e in shown if e] == [
         ("a", 1, False),
         ("b", 0, False),
@@ -74,14 +78,14 @@ def test_questions_take_turns_and_so_do_failures_and_successes() -> None:
 
 
 def test_without_the_wanted_outcome_the_first_attempt_is_shown() -> None:
-    example = choose_example([_group("a", [True, True])], 0)
+    example = choose([_group("a", [True, True])], 0)
     assert example is not None
     assert (example.index, example.success) == (0, True)
 
 
 def test_groups_that_lost_all_attempts_are_passed_over() -> None:
-    assert choose_example([], 3) is None
-    assert choose_example([_group("a", [])], 3) is None
-    example = choose_example([_group("a", []), _group("b", [False])], 1)
+    assert choose([], 3) is None
+    assert choose([_group("a", [])], 3) is None
+    example = choose([_group("a", []), _group("b", [False])], 1)
     assert example is not None
     assert example.question_id == "b"

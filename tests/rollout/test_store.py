@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -53,15 +54,24 @@ def make_group(text: str = "return a", log_probs: tuple[float, ...] = (-0.1, -1 
     return Group(question=question, attempts=(attempt,), verdicts=(verdict,), dropped=2)
 
 
+def write(store: RolloutStore, step: int, groups: Sequence[Group]) -> Path:
+    """As a worker and the coordinator do together."""
+    names = [f"{step}-{number}" for number in range(len(groups))]
+    for name, group in zip(names, groups, strict=True):
+        store.write_group(name, group)
+    return store.gather(step, VERSION, names)
+
+
 def test_a_step_is_read_as_it_was_written(tmp_path: Path) -> None:
     store = RolloutStore(tmp_path / "rollouts")
     groups = (make_group(), make_group("line\u2028separator \x00 \ud800 </s>"))
-    store.write(12, VERSION, groups)
-    store.write(2, VERSION, ())
+    write(store, 12, groups)
+    write(store, 2, ())
     recorded = store.read(12)
     assert (recorded.step, recorded.groups) == (12, groups)
     assert recorded.version.checksum == "abc"
     assert store.steps() == [2, 12]
+    assert [store.read_group(f"12-{number}") for number in range(2)] == list(groups)
 
 
 @settings(max_examples=100, deadline=None)
@@ -75,18 +85,18 @@ def test_floats_and_text_keep_every_bit(values: list[float], text: str) -> None:
 
 def test_writing_again_replaces(tmp_path: Path) -> None:
     store = RolloutStore(tmp_path)
-    store.write(0, VERSION, (make_group("old"),))
-    store.write(0, VERSION, (make_group("new"),))
+    write(store, 0, (make_group("old"),))
+    write(store, 0, (make_group("new"),))
     assert store.read(0).groups == (make_group("new"),)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000.jsonl.zst"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["groups", "step-000000.jsonl.zst"]
 
 
 @pytest.mark.parametrize("kept", [0, 10, -1])
 def test_a_torn_file_is_an_error_that_names_it(tmp_path: Path, kept: int) -> None:
     store = RolloutStore(tmp_path)
-    path = store.write(4, VERSION, (make_group(),))
+    path = write(store, 4, (make_group(),))
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=f"{path}: cannot read the rollouts of step 4"):
+    with pytest.raises(CheckpointError, match=f"{path}: cannot read the rollouts: "):
         store.read(4)
 
 
@@ -97,27 +107,39 @@ def test_missing_step_is_an_error(tmp_path: Path) -> None:
 
 def test_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RolloutStore(tmp_path)
-    store.write(4, VERSION, (make_group("old"),))
+    write(store, 4, (make_group("old"),))
 
     def no_space(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(
-        CheckpointError, match="step 4 could not be written: No space left on device"
+    for attempt in (
+        lambda: store.gather(4, VERSION, ["4-0", "4-0"]),
+        lambda: store.write_group("4-0", make_group("new")),
     ):
-        store.write(4, VERSION, (make_group("new"),))
+        with pytest.raises(CheckpointError, match="could not be written: No space left on device"):
+            attempt()
     assert store.read(4).groups == (make_group("old"),)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000004.jsonl.zst"]
+    assert store.read_group("4-0") == make_group("old")
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert left == ["4-0.jsonl.zst", "groups", "step-000004.jsonl.zst"]
+
+
+def test_a_group_that_is_not_there_makes_no_step(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    with pytest.raises(CheckpointError, match=r"7-0\.jsonl\.zst: cannot be read"):
+        store.gather(7, VERSION, ["7-0"])
+    assert store.steps() == []
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"groups": 2}])
 def test_another_format_and_a_lost_group_are_errors(change: dict[str, int], tmp_path: Path) -> None:
     store = RolloutStore(tmp_path / "above" / "rollouts")
-    path = store.write(4, VERSION, (make_group(),))
+    path = write(store, 4, (make_group(),))
     assert store.read(4).version == VERSION
-    header, *rows = zstandard.decompress(path.read_bytes(), 10**6).decode().splitlines()
-    lines = [json.dumps(json.loads(header) | change), *rows]
-    path.write_bytes(zstandard.compress("\n".join(lines).encode()))
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    header = json.loads(frame.decompress(path.read_bytes()))
+    changed = zstandard.compress((json.dumps(header | change) + "\n").encode())
+    path.write_bytes(changed + frame.unused_data)
     with pytest.raises(CheckpointError, match=r"expected format 1 with \d groups, got format"):
         store.read(4)

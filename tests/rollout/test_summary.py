@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from sdpo_megatron.nouns import Attempt, Group, Question, TeacherContext, Verdict
-from sdpo_megatron.rollout.summary import rollout_metrics, teacher_metrics
+from sdpo_megatron.rollout.summary import (
+    group_sums,
+    rollout_metrics,
+    teacher_metrics,
+    teacher_sums,
+)
 
 
 def attempt(tokens: int, finish: str = "stop") -> Attempt:
@@ -50,7 +55,9 @@ def context(*, solution: bool = False, feedback: bool = False, cut: int = 0) -> 
 
 def test_only_groups_with_both_outcomes_are_mixed() -> None:
     groups = [group("ss"), group("ff"), group("sf"), group("fm"), group("s"), group("")]
-    assert rollout_metrics(groups, 1.0)["groups/mixed_fraction"] == pytest.approx(1 / 6)
+    assert rollout_metrics([group_sums(one) for one in groups], 1.0)[
+        "groups/mixed_fraction"
+    ] == pytest.approx(1 / 6)
 
 
 def test_attempts_are_counted_not_groups() -> None:
@@ -58,7 +65,7 @@ def test_attempts_are_counted_not_groups() -> None:
         group("sfm", attempts=[attempt(1), attempt(2), attempt(6, "length")], dropped=2),
         group("f", attempts=[attempt(3)], dropped=1),
     ]
-    metrics = rollout_metrics(groups, 4.0)
+    metrics = rollout_metrics([group_sums(one) for one in groups], 4.0)
     assert metrics["rollout/success_rate"] == 1 / 4
     assert metrics["rollout/reward_mean"] == 1 / 4
     assert metrics["rollout/format_ok_fraction"] == 3 / 4
@@ -82,7 +89,7 @@ def test_what_the_teacher_was_shown() -> None:
         None,
         None,
     ]
-    assert teacher_metrics(shown) == {
+    assert teacher_metrics([teacher_sums(shown[:2]), teacher_sums(shown[2:])]) == {
         "groups/with_solution_fraction": 2 / 5,
         "groups/with_feedback_fraction": 2 / 5,
         "groups/with_neither_fraction": 2 / 5,

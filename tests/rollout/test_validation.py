@@ -11,6 +11,7 @@ from sdpo_megatron.nouns import Attempt, Group, Question, Verdict
 from sdpo_megatron.observability.metrics import BY_KEY
 from sdpo_megatron.rollout.config import SamplingConfig, ValidationConfig
 from sdpo_megatron.rollout.sampler import attempt_seed
+from sdpo_megatron.rollout.summary import group_sums
 from sdpo_megatron.rollout.validation import (
     is_due,
     validation_metrics,
@@ -99,9 +100,8 @@ def group(*successes: bool) -> Group:
 
 
 def test_metrics_by_hand() -> None:
-    found = validation_metrics(
-        [group(True, False, False, False), group(False, False), group()], 2.0
-    )
+    groups = [group(True, False, False, False), group(False, False), group()]
+    found = validation_metrics([group_sums(one) for one in groups], 2.0)
     assert found["validation/success_rate"] == pytest.approx(1 / 6)
     assert found["validation/best_of_n"] == 0.5  # a group whose attempts were all lost says nothing
     assert found["validation/response_tokens_mean"] == pytest.approx((10 + 3) / 6)

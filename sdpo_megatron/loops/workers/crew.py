@@ -1,0 +1,344 @@
+"""The controller's side of the rollout workers: leases out, receipts in, rollout batches cut.
+
+Everything here runs in the event loop of rank 0's rollout side. What goes wrong in a worker, or
+with the ledger, is raised where a batch or sums are waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdpo_megatron import errors
+from sdpo_megatron.config import TrainConfig
+from sdpo_megatron.loops.workers.channel import Channel, Message
+from sdpo_megatron.loops.workers.collects import Collects
+from sdpo_megatron.loops.workers.members import Member
+from sdpo_megatron.nouns import GroupReceipt, PolicyVersion, Question
+from sdpo_megatron.observability.board import Board
+from sdpo_megatron.rollout.config import SamplingConfig
+from sdpo_megatron.rollout.desk import Desk
+from sdpo_megatron.rollout.group_file import receipt_from_plain
+from sdpo_megatron.rollout.summary import Sums
+from serving.pool import EnginePool
+from serving.router import Roster, Served, engines_of
+
+_EXPIRY_POLL_S = 1.0
+_SPARE_GROUPS = 2  # beyond those that fill its requests: a worker never waits for a lease
+
+OnAttempt = Callable[[Message], None]
+QuestionAt = Callable[[int], str]
+
+
+class Crew:
+    """The rollout workers of a run. `open` and `close` it; other calls in between."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Path,
+        pool: EnginePool,
+        progress: Callable[[str], None],
+        board: Board,
+    ) -> None:
+        """Prepare; `begin` says what the workers are to make."""
+        self._config, self._run, self._pool = config, run, pool
+        self._progress, self._board = progress, board
+        self._eta = config.rollout.max_staleness
+        per_group = config.rollout.sampling.num_attempts
+        self._capacity = math.ceil(config.rollout.sampling.concurrency / per_group) + _SPARE_GROUPS
+        self._desk: Desk | None = None
+        self._question_at: QuestionAt = str
+        self._tell_attempt: OnAttempt = lambda _: None
+        self._version = 0
+        self._members: list[Member] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._kept: dict[Member, asyncio.Task[None]] = {}
+        self._up = False  # the engines
+        self._server: asyncio.Server | None = None
+        self._sockets: tempfile.TemporaryDirectory[str] | None = None
+        self._news = asyncio.Event()
+        self._failure: Exception | None = None
+        self._collects = Collects()
+        self._judged: Counter[int] = Counter()  # attempts, of groups that no batch has taken yet
+        self._loads: dict[Served, Counter[Member]] = defaultdict(Counter)
+
+    async def open(self) -> None:
+        """Start the workers; they come up while engines do."""
+        config = self._config.rollout.workers
+        self._sockets = tempfile.TemporaryDirectory(prefix="sdpo-workers-")  # for this user only
+        socket = f"{self._sockets.name}/socket"
+        self._server = await asyncio.start_unix_server(self._hear, socket)
+        self._members = [
+            Member(f"worker-{index}", config, self._run, socket) for index in range(config.count)
+        ]
+        for member in self._members:
+            self._kept[member] = self._task(member.keep(self._on_death))
+        self._task(self._watch_deadlines())
+
+    def engines_are_up(self) -> None:
+        """From now on workers are told who serves."""
+        self._up = True
+        self._pool.listen(self._tell_roster)
+
+    async def wait_ready(self) -> None:
+        """Return when a worker takes leases.
+
+        Raises:
+            SdpoError: What keeps it from it: no sandbox, say.
+        """
+        while not any(member.ready for member in self._members):
+            await self._next_news()
+
+    async def close(self) -> None:
+        """End the workers and wait for them."""
+        await asyncio.gather(*(member.close(kept) for member, kept in self._kept.items()))
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._sockets is not None:
+            self._sockets.cleanup()
+
+    def begin(self, desk: Desk, question_at: QuestionAt, on_attempt: OnAttempt) -> None:
+        """From now on workers make the groups of `desk`.
+
+        Args:
+            question_at: Id of the question at a position in the order of the run.
+            on_attempt: Hears of each attempt that was judged.
+        """
+        self._desk, self._question_at, self._tell_attempt = desk, question_at, on_attempt
+        self._give_leases()
+
+    def published(self, trained_batches: int) -> None:
+        """Engines have the weights after so many rollout batches: generation may go on ahead."""
+        assert self._desk is not None
+        if self._eta:
+            self._desk.admit(trained_batches)
+            self._give_leases()
+
+    async def next_batch(self, step: int, version: int) -> list[GroupReceipt]:
+        """The groups of rollout batch `step` (from 1), to be trained on by `version` next.
+
+        Raises:
+            SdpoError: A worker could not make one, or died too often.
+        """
+        assert self._desk is not None
+        self._version = version
+        self._desk.admit(step - 1)
+        while True:
+            self._give_leases()
+            receipts = self._desk.cut(step, version)
+            if receipts is not None:
+                for receipt in receipts:
+                    self._judged.pop(receipt.lease.position, None)
+                return receipts
+            await self._next_news()
+
+    async def collect(
+        self,
+        questions: Sequence[Question],
+        version: PolicyVersion,
+        seed: int,
+        sampling: SamplingConfig,
+        on_attempt: Callable[[], None],
+    ) -> list[Sums]:
+        """Sample and judge a group for each question; their sums, in order. Nothing is kept.
+
+        Raises:
+            SdpoError: As `next_batch`.
+        """
+        asked = self._collects.add(questions, version, seed, sampling, on_attempt)
+        try:
+            self._collects.ask(self._ready, asked)
+            while not all(collect.found.done() for collect in asked.values()):
+                await self._next_news()
+            return [collect.found.result() for collect in asked.values()]
+        finally:
+            self._collects.forget(asked)
+            self._to_all("abandon", numbers=list(asked))
+
+    @property
+    def attempts_done(self) -> int:
+        """Judged attempts of groups that no batch has taken yet."""
+        return sum(self._judged.values())
+
+    @property
+    def attempts_in_flight(self) -> int:
+        """Attempts of leased groups that are not judged."""
+        if self._desk is None:
+            return 0
+        held = self._desk.ledger.book.positions("leased")
+        per_group = self._config.rollout.sampling.num_attempts
+        return sum(max(0, per_group - self._judged[position]) for position in held)
+
+    @property
+    def members(self) -> list[tuple[str, bool]]:
+        """Each worker's name, and whether it takes leases."""
+        return [(member.name, member.ready) for member in self._members]
+
+    @property
+    def restarts(self) -> int:
+        """Of all workers, so far."""
+        return sum(member.restarts for member in self._members)
+
+    def _give_leases(self) -> None:
+        desk = self._desk
+        for member in self._members:
+            if desk is None or not member.ready or member.channel is None:
+                continue
+            leases = desk.lease(member.name, self._capacity - desk.held_by(member.name))
+            if leases:
+                per_step = self._config.batch.questions
+                rows = [
+                    {
+                        "position": lease.position,
+                        "number": lease.number,
+                        "question": self._question_at(lease.position),
+                        "version": None if self._eta else self._version,
+                        "seed": lease.position // per_step,
+                    }
+                    for lease in leases
+                ]
+                member.channel.send("lease", groups=rows)
+
+    @property
+    def _ready(self) -> list[Channel]:
+        return [m.channel for m in self._members if m.ready and m.channel is not None]
+
+    def _to_all(self, kind: str, **fields: Any) -> None:
+        for member in self._members:
+            if member.channel is not None:
+                member.channel.send(kind, **fields)
+
+    def _tell_roster(self, roster: Roster) -> None:
+        self._to_all("roster", **_roster(roster))
+
+    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from hello to its end."""
+        self._task(self._talk(Channel(reader, writer)))
+
+    async def _talk(self, channel: Channel) -> None:
+        member: Member | None = None
+        try:
+            async for message in channel.messages():
+                kind = message.pop("kind")
+                if member is None:
+                    member = next(m for m in self._members if m.name == message["name"])
+                    member.channel = channel
+                    if self._up:
+                        channel.send("roster", **_roster(self._pool.roster))
+                else:
+                    member.heard = time.monotonic()
+                    getattr(self, f"_hear_{kind}")(member, **message)
+        finally:
+            await channel.close()
+
+    def _hear_ready(self, member: Member) -> None:
+        member.ready = True
+        self._collects.ask(self._ready)
+        self._give_leases()
+        self._news.set()
+
+    def _hear_alive(self, member: Member) -> None:
+        """A sign of life, as every message is."""
+
+    def _hear_attempt(
+        self, _member: Member, position: int = -1, number: int = -1, **facts: Any
+    ) -> None:
+        if position >= 0:
+            self._judged[position] += 1
+            self._tell_attempt(facts)
+        else:
+            self._collects.judged(number)
+
+    def _hear_receipt(self, _member: Member, receipt: Message) -> None:
+        assert self._desk is not None
+        self._desk.commit(receipt_from_plain(receipt))
+        self._give_leases()
+        self._news.set()
+
+    def _hear_gave_up(self, _member: Member, position: int, reason: str) -> None:
+        assert self._desk is not None
+        self._desk.drop(position, reason)
+        self._judged.pop(position, None)
+        self._give_leases()
+
+    def _hear_collected(self, _member: Member, number: int, sums: Sums) -> None:
+        self._collects.answer(number, sums)
+        self._news.set()
+
+    def _hear_complain(self, _member: Member, engine: list[Any], why: str, reason: str) -> None:
+        self._pool.complain(*engines_of([engine]), why, reason)
+
+    def _hear_load(self, member: Member, engine: list[Any], in_flight: int) -> None:
+        (served,) = engines_of([engine])
+        self._loads[served][member] = in_flight
+        self._pool.note_load(served, self._loads[served].total())
+
+    def _hear_board(
+        self, _member: Member, how: str, name: str, value: float, labels: dict[str, str]
+    ) -> None:
+        getattr(self._board, how)(name, value, **labels)
+
+    def _hear_warn(self, _member: Member, text: str) -> None:
+        self._progress(text)
+
+    def _hear_failed(self, _member: Member, error: str, text: str) -> None:
+        self._fail(getattr(errors, error, RuntimeError)(text))
+
+    def _on_death(self, member: Member, why: str) -> None:
+        self._board.add("sdpo_worker_exits_total", worker=member.name)
+        for loads in self._loads.values():
+            loads.pop(member, None)
+        if self._desk is not None:
+            for position in self._desk.worker_gone(member.name):
+                self._judged.pop(position, None)
+            self._give_leases()
+        self._progress(f"rollout worker {member.name}: {why}; its groups are given out again")
+
+    async def _watch_deadlines(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_POLL_S)
+            for member in self._members:
+                member.end_if_silent()
+            if self._desk is not None and (late := self._desk.expire()):
+                self._progress(f"groups {late} were not made in time: they are given out again")
+                self._to_all("give_up", positions=late)
+                for position in late:
+                    self._judged.pop(position, None)
+                self._give_leases()
+
+    async def _next_news(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        self._news.set()
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        async def told() -> None:
+            """What ends it is raised where somebody waits for a batch."""
+            try:
+                await work
+            except Exception as error:
+                self._fail(error)
+
+        task = asyncio.ensure_future(told())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _roster(roster: Roster) -> Message:
+    return {**vars(roster), "engines": [[engine.url, engine.life] for engine in roster.engines]}
