@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants golden check format bench docs manifests cluster-test monitoring monitoring-test slurm-test clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants test-chaos golden check format bench docs manifests cluster-test monitoring monitoring-test slurm-test clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
@@ -42,6 +42,12 @@ test-exhaustive: setup-dev  ## property tests with 10,000 draws each, where make
 
 test-mutants: setup-dev  ## wrong versions of the source, one by one: the tests must notice each (5 minutes)
 	@PYTHONPATH=. $(BIN)/python -m tests.mutants.run $(ARGS)
+
+# Kills of the engine, the worker, the trainer and whole runs; some ten seconds each.
+KILLS ?= 200
+SEED ?= 0
+test-chaos: setup-dev  ## a run under random kills, then its books are audited: KILLS=200 SEED=0 (an hour)
+	@KILLS=$(KILLS) SEED=$(SEED) $(BIN)/python -m pytest -m slow -s --timeout 36000 tests/loops/test_asynchrony.py -k random_kills
 
 slurm-test: setup-dev  ## recipes on Slurm's own daemons, on loopback (needs root and Debian's slurmctld, slurmd, munge)
 	@$(BIN)/python -m pytest -m slow -rs tests/recipes/test_slurm_cluster.py

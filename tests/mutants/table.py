@@ -28,6 +28,9 @@ class Mutant:
     killed_by: str
 
 
+BOOK = "sdpo_megatron/rollout/ledger/book.py"
+DESK = "sdpo_megatron/rollout/desk.py"
+DESK_TESTS = "tests/rollout/test_desk.py"
 ACTOR = "sdpo_megatron/actor/actor.py"
 BATCH_LOSS = "sdpo_megatron/actor/batches/batch_loss.py"
 OPTIMIZER = "sdpo_megatron/actor/optimizer.py"
@@ -225,8 +228,8 @@ MUTANTS = (
     Mutant(
         "every group counts as mixed",
         "sdpo_megatron/rollout/summary.py",
-        "len({v.success for v in group.verdicts}) == 2 for group in groups",
-        "len({v.success for v in group.verdicts}) >= 1 for group in groups",
+        "len({verdict.success for verdict in verdicts}) == 2",
+        "len({verdict.success for verdict in verdicts}) >= 1",
         "tests/rollout/test_summary.py",
     ),
     # Judging
@@ -243,5 +246,48 @@ MUTANTS = (
         "self._slots = asyncio.Semaphore(workers)",
         "self._slots = asyncio.Semaphore(workers + 1_000)",
         "tests/judging/test_judge.py",
+    ),
+    # Leases, receipts and batches
+    Mutant(
+        "what a checkpoint does not hold counts as trained on",
+        BOOK,
+        "trained = entry.step <= step\n",
+        "trained = True\n",
+        DESK_TESTS,
+    ),
+    Mutant(
+        "what a kill has torn stays at the end of the ledger",
+        "sdpo_megatron/rollout/ledger/ledger.py",
+        "os.truncate(self.path, self.place.offset)",
+        "pass",
+        "tests/rollout/ledger/test_ledger.py",
+    ),
+    Mutant(
+        "groups of lost weights are kept",
+        DESK,
+        'if (receipt["notes"].get(NEWEST) or 0) > version:',
+        "if False:",
+        DESK_TESTS,
+    ),
+    Mutant(
+        "a group may be one version older",
+        "sdpo_megatron/rollout/admission.py",
+        "oldest < version - eta",
+        "oldest < version - eta - 1",
+        DESK_TESTS,
+    ),
+    Mutant(
+        "one batch more is begun than may be trained on",
+        "sdpo_megatron/rollout/admission.py",
+        "min(eta + trained_batches + 1, last)",
+        "min(eta + trained_batches + 2, last)",
+        DESK_TESTS,
+    ),
+    Mutant(
+        "a second receipt deletes the file of the first",
+        DESK,
+        'if position not in book or book[position].receipt.get("file") != receipt.file:',
+        "if True:",
+        DESK_TESTS,
     ),
 )

@@ -20,7 +20,17 @@ _SAMPLING = Row("How fast does it sample?", (
           curves=(Curve(select(series.ATTEMPTS_IN_FLIGHT, THIS_RUN), "attempts"), Curve(select(series.ENGINE_REQUESTS_IN_FLIGHT, THIS_RUN), "{{engine}}"))),
     Panel(title="Staleness", help="Policy versions between an attempt's oldest token and its training; 0 on-policy.", unit="version", kind="heatmap",
           curves=(Curve(f"sum by (le) (increase({bucket(series.ATTEMPT_STALENESS_VERSIONS, THIS_RUN)}[{RATE}]))", "{{le}}"),)),
-    Panel(title="Worst staleness", help="Of the step.", unit="version", bounds=(0, None), curves=(step("rollout/staleness_max", "worst token"),)),
+    Panel(title="Worst staleness", help="Of the step.", unit="version", bounds=(0, None), curves=(step("rollout/staleness_max", "worst token"), step("rollout/staleness_mean", "mean of oldest tokens"))),
+    Panel(title="Interrupted by a swap", help="Attempts of the step that went on with newer weights.", unit="ratio", bounds=(0, 1), curves=(step("rollout/retracted_fraction", "of attempts"),)),
+))
+_GROUPS = Row("Where are the groups?", (
+    Panel(title="Now", help="Waiting for a worker, being made, waiting for a batch, in a batch since the last checkpoint.", unit="items", stacked=True, bounds=(0, None),
+          curves=(Curve(select(series.GROUPS_LIVE, THIS_RUN), "{{state}}"),)),
+    Panel(title="Dropped", help="Of the step: too old for rollout.max_staleness, or replaced because nothing could be learnt.", unit="items", bounds=(0, None),
+          curves=(step("ledger/dropped_stale", "too old"), step("ledger/dropped_no_signal", "no signal"))),
+    Panel(title="Begun anew", help="Of the step, by what cost the first try.", unit="items", bounds=(0, None),
+          curves=tuple(step(f"ledger/returned_{name}", name.replace("_", " ")) for name in ("expired", "worker_died", "abandoned", "file_lost", "restart"))),
+    Panel(title="Workers", help="1 while a rollout worker takes groups.", unit="1", kind="state-timeline", curves=(Curve(select(series.WORKER_UP, THIS_RUN), "{{worker}}"),)),
 ))
 _ENGINES = Row("Are the engines well?", (
     Panel(title="In the pool", help="1 while an engine takes requests.", unit="1", kind="state-timeline", curves=(Curve(select(series.ENGINE_UP, THIS_RUN), "{{engine}}"),), width=12),
@@ -52,5 +62,5 @@ ROLLOUTS = Dashboard(
     uid="sdpo-rollouts",
     title="SDPO / Rollouts and hot swap",
     help="How fast does it sample, are the engines well, do swaps work?",
-    rows=(_SAMPLING, _ENGINES, _SWAPS, _SGLANG),
+    rows=(_SAMPLING, _GROUPS, _ENGINES, _SWAPS, _SGLANG),
 )
