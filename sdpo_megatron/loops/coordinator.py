@@ -48,6 +48,8 @@ from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
 from sdpo_megatron.rollout.tokenizer import load_tokenizer
 from sdpo_megatron.tasks import load_task
 
+_SHOW_EVERY_S = 0.05  # counting a large batch's attempts at each of them would take longer
+
 
 class Coordinator:
     """Use as a context manager: engines, workers, display and exporter end with it."""
@@ -69,6 +71,7 @@ class Coordinator:
         self._restarts = 0
         self._failed = 0.0
         self._sampling: Phase | None = None
+        self._shown_at = 0.0
         self._step_started = self._batch_cut = time.monotonic()
 
     def __enter__(self) -> Coordinator:
@@ -168,9 +171,11 @@ class Coordinator:
             self.clock.phase("rollout"),
             self.display.phase("sampling", total=total) as self._sampling,
         ):
-            self._on_attempt({})
+            self._show_progress()
             groups = self.rollouts.next_batch(state.step + 1, state.version)
-        self._sampling = None
+            if groups is not None:
+                self._sampling.done = total
+            self._sampling = None
         if groups is None:
             return None
         names = [group.lease.name for group in groups]
@@ -221,13 +226,15 @@ class Coordinator:
         return question_at(self.questions, position, seed=self.config.run.seed).id
 
     def _on_attempt(self, facts: Mapping[str, Any]) -> None:
-        """One was judged (or none yet); called from the rollout side's thread."""
-        if facts:
-            show_attempt(self.board, **facts)
-        crew, phase = self.rollouts.crew, self._sampling
-        self.board.set("sdpo_attempts_in_flight", crew.attempts_in_flight)
-        if phase is not None and phase.total is not None:
-            phase.done = min(phase.total, crew.attempts_done)
+        """One was judged; called from the rollout side's thread."""
+        show_attempt(self.board, **facts)
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        phase, now = self._sampling, time.monotonic()
+        if phase is not None and phase.total is not None and now - self._shown_at > _SHOW_EVERY_S:
+            self._shown_at = now
+            phase.done = min(phase.total, self.rollouts.crew.attempts_done)
 
     def validate(self, state: TrainState) -> None:
         """Attempts at held-out questions by the weights of `state`, where they are due now; their

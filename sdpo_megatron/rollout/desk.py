@@ -158,6 +158,8 @@ class Desk:
         while too few are complete. What is too old is dropped first.
         """
         book = self.ledger.book
+        if book.num("committed") < self._batch:
+            return None
         done = [(position, book[position].receipt) for position in book.positions("committed")]
         stale = {p for p, r in done if is_stale(r["oldest_version"], version, self._eta)}
         if stale:

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdpo_megatron.rollout.admission import choose, is_stale, room
+from sdpo_megatron.rollout.desk import Desk
+from sdpo_megatron.rollout.ledger.ledger import Ledger
+from sdpo_megatron.rollout.ledger.lines import Place
 from tests.rollout.simulated_run import Run
 
 STEPS = 3
@@ -112,3 +115,55 @@ def test_groups_of_lost_weights_are_made_again(tmp_path: Path) -> None:
     assert book.returned["abandoned"] == 6  # of versions 1 and 2
     assert book.num("committed") == 3
     assert len(list((tmp_path / "groups").glob("*.bin"))) == 3
+
+
+def test_a_group_that_takes_very_long_holds_no_batch(tmp_path: Path) -> None:
+    run = Run(tmp_path, 0, eta=1)
+    run.start()
+    first, *others = run.desk.lease("w", 6)
+    for lease in others:
+        run.desk.commit(run.make(lease, 0))
+    batch = run.desk.cut(1, 0)
+    assert batch is not None
+    assert [group.lease.position for group in batch] == [1, 2, 3]
+    run.trained.append((1, 2, 3))
+    run.desk.admit(1)
+    run.desk.commit(run.make(first, 0))  # in time for the next one, and then the oldest goes first
+    following = run.desk.cut(2, 1)
+    assert following is not None
+    assert [group.lease.position for group in following] == [0, 4, 5]
+
+
+def test_the_first_receipt_counts_and_later_ones_leave_no_file(tmp_path: Path) -> None:
+    run = Run(tmp_path, 0, eta=0)
+    run.start()
+    slow = run.desk.lease("w", 1)[0]
+    run.clock = 5.0
+    assert run.desk.expire() == [0]
+    fast = run.desk.lease("other", 1)[0]
+    assert (fast.position, fast.number) == (0, 1)
+    receipt = run.make(slow, 0)
+    assert run.desk.commit(receipt)  # late, and still the first
+    assert not run.desk.commit(run.make(fast, 0))
+    assert not run.desk.commit(receipt)  # told twice
+    assert run.desk.late == 2
+    assert [path.name for path in (tmp_path / "groups").iterdir()] == ["000000000-000.bin"]
+
+
+def test_nothing_is_begun_before_engines_have_weights_and_after_the_last_batch(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(tmp_path)
+    desk = Desk(ledger, tmp_path / "groups", batch=3, eta=2, steps=2, lease_s=5.0)
+    desk.resume(0, 0, Place())
+    assert desk.lease("w", 100) == []
+    desk.admit(0)
+    assert [lease.position for lease in desk.lease("w", 4)] == [0, 1, 2, 3]
+    assert [lease.position for lease in desk.lease("v", 100)] == [4, 5]  # of two batches
+    assert (desk.held_by("w"), desk.held_by("v")) == (4, 2)
+    desk.drop(1, "stale")
+    desk.drop(1, "stale")  # told twice
+    assert ledger.book.dropped == {"stale": 1}
+    assert [lease.position for lease in desk.lease("w", 100)] == [6]  # in its place
+    assert desk.worker_gone("v") == [4, 5]
+    assert desk.held_by("v") == 0

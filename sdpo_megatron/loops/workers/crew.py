@@ -137,8 +137,9 @@ class Crew:
             self._give_leases()
             receipts = self._desk.cut(step, version)
             if receipts is not None:
-                for receipt in receipts:
-                    self._judged.pop(receipt.lease.position, None)
+                book = self._desk.ledger.book
+                live = {*book.positions("leased"), *book.positions("committed")}
+                self._judged = Counter({p: n for p, n in self._judged.items() if p in live})
                 return receipts
             await self._next_news()
 
@@ -167,7 +168,7 @@ class Crew:
 
     @property
     def attempts_done(self) -> int:
-        """Judged attempts of groups that no batch has taken yet."""
+        """Judged attempts of groups that a batch may still take."""
         return sum(self._judged.values())
 
     @property
@@ -296,8 +297,9 @@ class Crew:
 
     def _on_death(self, member: Member, why: str) -> None:
         self._board.add("sdpo_worker_exits_total", worker=member.name)
-        for loads in self._loads.values():
+        for served, loads in self._loads.items():
             loads.pop(member, None)
+            self._pool.note_load(served, loads.total())
         if self._desk is not None:
             for position in self._desk.worker_gone(member.name):
                 self._judged.pop(position, None)

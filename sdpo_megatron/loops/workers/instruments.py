@@ -60,5 +60,6 @@ class GroupInstruments:
         if self._book is not None:
             for state in STATES[:-1]:  # those trained on only grow
                 self._board.set("sdpo_groups_live", self._book.num(state), state=state)
+        self._board.set("sdpo_attempts_in_flight", self._crew.attempts_in_flight)
         for name, ready in self._crew.members:
             self._board.set("sdpo_worker_up", float(ready), worker=name)

@@ -39,6 +39,7 @@ def test_a_killed_worker_costs_its_groups_a_second_try_and_nothing_else(
             family = psutil.Process(here.worker_pid()).children(recursive=True)
             os.kill(here.worker_pid(), signal.SIGKILL)
             await here.until(lambda: here.book.sums()["waiting"] == 2)
+            assert here.pool.engines[0].in_flight == 0
             here.engine.gate.set()
             second = await waiting
             assert [(g.lease.position, g.lease.number) for g in second] == [(2, 1), (3, 1)]
