@@ -154,6 +154,15 @@ _ENGINES = (
         description="It comes back and goes again; the label `reason` says whether it dies, hangs or "
         "fails its swaps.",
     ),
+    Alert(
+        name="SdpoWorkerFlapping",
+        expr=f"sum by ({_BY_RUN}, worker) (increase({series.WORKER_EXITS.name}[1h])) > 2",
+        lasting="0m",
+        severity="warning",
+        summary="{{ $labels.run }}: {{ $labels.worker }} ended by itself {{ $value | humanize }} times in an hour",
+        description="Each time the attempts that it was making are made again. After "
+        "rollout.workers.max_restarts the run ends.",
+    ),
 )  # fmt: skip
 
 _VERIFIERS = (
