@@ -332,6 +332,7 @@ class Coordinator:
 
     def finish(self, state: TrainState) -> None:
         """Say where everything is."""
+        self.saved()
         self.clock.enter("idle")
         how = "finished" if state.step >= self.steps else "stopped"
         self.display.message(
