@@ -1,4 +1,4 @@
-"""Real runs with real workers: killed workers, generation ahead of training, kills at random."""
+"""Real runs whose generation is ahead of their training, and kills at random."""
 
 from __future__ import annotations
 
@@ -6,43 +6,14 @@ import json
 import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.loops import runs
 from tests.loops.audit import audit
-from tests.loops.chaos import ETA, VICTIMS, run_under_kills
+from tests.loops.chaos import ETA, run_under_kills
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PER_STEP = 2  # questions; see runs.overrides
-
-
-def worker_of(launcher: int) -> psutil.Process:
-    """The worker itself, below its guardian."""
-    (worker,) = [
-        process
-        for process in psutil.Process(launcher).children(recursive=True)
-        if VICTIMS["worker"] in process.cmdline() and "-I" not in process.cmdline()
-    ]
-    return worker
-
-
-def test_a_worker_killed_in_the_middle_of_a_group_changes_no_digit(
-    tiny_llama: Path, tmp_path: Path
-) -> None:
-    undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
-    runs.finish(runs.start(runs.overrides(tiny_llama, undisturbed)))
-    process = runs.start(runs.overrides(tiny_llama, disturbed))
-    ledger = disturbed / "rollouts/ledger.jsonl"
-    runs.wait_until(
-        lambda: ledger.exists() and '"position": 2' in ledger.read_text(), process
-    )  # one group of the second step is complete, the other is being made
-    worker_of(process.pid).kill()
-    output = runs.finish(process)
-    assert "rollout worker worker-0: it ended with status 137" in output
-    assert runs.numbers(disturbed) == runs.numbers(undisturbed)
-    assert audit(disturbed, per_step=PER_STEP, eta=0).returned["worker_died"] > 0
-    assert audit(undisturbed, per_step=PER_STEP, eta=0).sums()["trained"] == 8
 
 
 def test_a_run_ahead_of_its_training_is_killed_and_goes_on(
@@ -64,7 +35,7 @@ def test_a_run_ahead_of_its_training_is_killed_and_goes_on(
 
 def test_random_kills_lose_nothing_and_double_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     """KILLS says how many (make test-chaos: 200), SEED which."""
-    kills, seed = int(os.environ.get("KILLS", "4")), int(os.environ.get("SEED", "0"))
+    kills, seed = int(os.environ.get("KILLS", "3")), int(os.environ.get("SEED", "0"))
     killed = run_under_kills(tiny_llama, tmp_path / "run", kills, seed)
     assert killed.total() == kills
     book = audit(tmp_path / "run", per_step=PER_STEP, eta=ETA)

@@ -15,6 +15,7 @@ import pytest
 from sdpo_megatron.actor.checkpoint import whole_checkpoints
 from sdpo_megatron.exit_codes import FAILED, STOPPED
 from tests.loops import runs
+from tests.loops.audit import audit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -143,6 +144,27 @@ def test_an_engine_killed_while_sampling_comes_back(
     output = runs.finish(process)
     assert "is back, serving policy version" in output
     assert runs.numbers(folder) == runs.numbers(unbroken)
+
+
+def test_a_worker_killed_in_the_middle_of_a_group_changes_no_digit(
+    unbroken: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = runs.start(runs.overrides(tiny_llama, folder))
+    ledger = folder / "rollouts/ledger.jsonl"
+    # One group of the second step is complete, the other is being made.
+    runs.wait_until(lambda: ledger.exists() and '"position": 2' in ledger.read_text(), process)
+    (worker,) = [
+        p
+        for p in runs.family(process)
+        if "loops.workers.worker" in _title(p) and "-I" not in _title(p)
+    ]
+    worker.kill()
+    output = runs.finish(process)
+    assert "rollout worker worker-0: it ended with status 137" in output
+    assert runs.numbers(folder) == runs.numbers(unbroken)
+    assert audit(folder, per_step=2, eta=0).returned["worker_died"] > 0
+    assert audit(unbroken, per_step=2, eta=0).sums()["trained"] == 8
 
 
 @pytest.fixture
