@@ -178,7 +178,6 @@ class Book:
 
     def _resume_(self, step: int) -> None:
         if not self.oldest <= step <= self.step:
-            # Before the first checkpoint a run begins with step 0, which every ledger knows.
             raise LedgerError(
                 f"the run goes on from step {step}, but its ledger knows what was trained on from "
                 f"step {self.oldest} to {self.step} only: a checkpoint is missing, or the ledger "
