@@ -177,6 +177,7 @@ class Desk:
         groups that no checkpoint can ask for any more are deleted.
         """
         book = self.ledger.book
+        oldest = max(oldest, book.oldest)  # somebody may have put an older one back
         done = (*book.positions("batched"), *book.positions("trained"))
         over = [book[p].receipt["file"] for p in done if book[p].step <= oldest]
         self.ledger.write({"event": "saved", "step": step, "oldest": oldest})
