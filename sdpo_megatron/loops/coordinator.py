@@ -67,12 +67,12 @@ class Coordinator:
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
         self._groups: list[GroupReceipt] = []
+        self._sampling: Phase | None = None
+        self._shown_at = self._batch_cut = 0.0
         self._history: list[Mapping[str, float]] = []
         self._restarts = 0
         self._failed = 0.0
-        self._sampling: Phase | None = None
-        self._shown_at = 0.0
-        self._step_started = self._batch_cut = time.monotonic()
+        self._step_started = time.monotonic()
 
     def __enter__(self) -> Coordinator:
         """Engines begin to start; `open` waits for them."""
@@ -210,6 +210,10 @@ class Coordinator:
         self.plans.forget()
         return self.plans.write(state.step + 1, groups)
 
+    def published(self, state: TrainState) -> None:
+        """Engines serve the weights of `state`: generation may go on ahead."""
+        self.rollouts.published(state.step)
+
     @property
     def place(self) -> Place:
         """How far the ledger has been written: what a checkpoint must know of it."""
@@ -256,15 +260,13 @@ class Coordinator:
                 f"{found['validation/best_of_n']:.3f} of the questions are solved by one of theirs"
             )
 
-    def swap(self, folder: Path, version: PolicyVersion, step: int) -> None:
-        """Engines take the weights in `folder`, those after `step`, and prove it by their checksum,
-        else SwapError; the swap goes on record in swaps.jsonl, and the weights of older versions
-        are deleted.
+    def swap(self, folder: Path, version: PolicyVersion) -> None:
+        """Engines take the weights in `folder` and prove it by their checksum, else SwapError; the
+        swap goes on record in swaps.jsonl, and the weights of older versions are deleted.
         """
         started = time.monotonic()
         with self.display.phase(f"swapping to version {version.number}"):
             self.rollouts.swap(folder, version)
-            self.rollouts.published(step)
         seconds = round(time.monotonic() - started, 3)
         line = {"version": version.number, "checksum": version.checksum, "seconds": seconds}
         self.folder.may_write()

@@ -86,6 +86,8 @@ class Trainer:
         if number != self._published:
             with self._clock.phase("publish"):
                 self._publish(number, coordinator)
+            if coordinator:
+                coordinator.published(self.state)
         return {"time/publish_s": time.monotonic() - start}
 
     def _publish(self, number: int, coordinator: Coordinator | None) -> None:
@@ -96,7 +98,7 @@ class Trainer:
         )
         self.state = replace(self.state, version=PolicyVersion(number, from_rank_0(checksum)))
         if coordinator:
-            coordinator.swap(target, self.state.version, self.state.step)
+            coordinator.swap(target, self.state.version)
         self._published = number
 
     def checkpoint_if_due(self, *, now: bool = False) -> None:
