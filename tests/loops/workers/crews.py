@@ -16,7 +16,7 @@ from aiohttp import web
 from sdpo_megatron import config as configs
 from sdpo_megatron.loops.questions import question_at
 from sdpo_megatron.loops.workers.crew import Crew
-from sdpo_megatron.nouns import PolicyVersion
+from sdpo_megatron.nouns import PolicyVersion, Question
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.ports import hold_port
@@ -87,10 +87,18 @@ class SlowEngine:
 class Scene:
     """A crew that is open, and what the test needs of it."""
 
-    def __init__(self, crew: Crew, desk: Desk, engine: SlowEngine, board: Board) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        desk: Desk,
+        engine: SlowEngine,
+        board: Board,
+        pool: EnginePool,
+        questions: tuple[Question, ...],
+        heard: list[str],
+    ) -> None:
         self.crew, self.desk, self.engine, self.board = crew, desk, engine, board
-        self.heard: list[str] = []
-        self.version = 0
+        self.pool, self.questions, self.heard = pool, questions, heard
 
     @property
     def book(self) -> Any:
@@ -148,9 +156,7 @@ async def scene(model: Path, folder: Path, *overrides: str) -> AsyncIterator[Sce
             crew.engines_are_up()
             await crew.wait_ready()
             crew.begin(desk, lambda at: question_at(questions, at, seed=0).id, lambda _: None)
-            made = Scene(crew, desk, engine, board)
-            made.heard, made.questions, made.pool = heard, questions, pool  # type: ignore[attr-defined]
-            yield made
+            yield Scene(crew, desk, engine, board, pool, questions, heard)
         finally:
             await crew.close()
             await pool.disconnect()
@@ -158,5 +164,5 @@ async def scene(model: Path, folder: Path, *overrides: str) -> AsyncIterator[Sce
 
 async def publish(scene: Scene, number: int, model: Path) -> None:
     """As the trainer does after a step."""
-    await scene.pool.publish(model, PolicyVersion(number, HASH))  # type: ignore[attr-defined]
+    await scene.pool.publish(model, PolicyVersion(number, HASH))
     scene.crew.published(number)
