@@ -37,16 +37,18 @@ def arguments(model: Path, folder: Path) -> list[str]:
 
 
 def run_under_kills(model: Path, folder: Path, kills: int, seed: int = 0) -> Counter[str]:
-    """Start the run, kill `kills` times, start it again whenever it is down, let it go on for two
+    """Start the run, kill `kills` times, start it again where that ended it, let it go on for two
     more steps and stop it in order; how often each was killed.
     """
     draw, killed = random.Random(seed), Counter[str]()
     process = runs.start(arguments(model, folder))
     while killed.total() < kills:
         time.sleep(draw.uniform(0.5, 6.0))
+        assert process.poll() is None, process.communicate()[0]  # nothing but a kill ends it
         victim = draw.choice([*VICTIMS, "run"])
-        if process.poll() is None and _kill(victim, process.pid):
-            killed[victim] += 1
+        if not _kill(victim, process.pid):
+            continue  # it is not up yet
+        killed[victim] += 1
         if victim in ("trainer", "run"):
             process.communicate(timeout=runs.LIMIT_S)
             process = runs.start(["--resume", str(folder)])
