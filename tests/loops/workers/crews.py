@@ -34,7 +34,7 @@ class SlowEngine:
     """Answers each request with one token once `gate` is open; says the version it serves."""
 
     def __init__(self) -> None:
-        self.version = 0
+        self.version, self.label = 0, "0"
         self.asked = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -58,12 +58,13 @@ class SlowEngine:
         self._held.close()
 
     async def _info(self, _request: web.Request) -> web.Response:
-        return web.json_response({"weight_version": str(self.version)})
+        return web.json_response({"weight_version": self.label})
 
     async def _control(self, request: web.Request) -> web.Response:
         body: dict[str, Any] = await request.json() if request.can_read_body else {}
         if request.path == "/update_weight_version":
-            self.version = int(body["new_version"])
+            self.label = body["new_version"]
+            self.version = int(self.label) if self.label.isdecimal() else self.version
         facts = {"success": True, "per_engine_checksum": HASH, "ranks": [{"checksums": {}}]}
         return web.json_response(facts)
 
