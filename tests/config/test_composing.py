@@ -247,3 +247,12 @@ def test_compose_takes_overrides_for_any_config_dataclass() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             config.compose(_Outer, [override])
+
+
+def test_tokens_of_older_policies_must_be_weighted() -> None:
+    uncapped = ["objective.importance.mismatch_cap=null"]
+    assert config.load(uncapped).rollout.max_staleness == 0
+    with pytest.raises(
+        ConfigError, match=r"mismatch_cap=null: leaves .*rollout\.max_staleness=2 there must"
+    ):
+        config.load([*uncapped, "rollout.max_staleness=2"])
