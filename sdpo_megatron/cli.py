@@ -27,6 +27,7 @@ examples:
   sdpo config experiment=quickstart          print the resolved configuration, start nothing
   sdpo render k8s experiment=quickstart      manifests for kubectl apply -f -
   sdpo dashboard runs/quickstart-...         plots of a run, live or finished, in the browser
+  sdpo discover experiment=test_time ...     search for the answer to a hard question
   sdpo compare experiment=small              SDPO, GRPO and others on the same questions and seeds
   sdpo export runs/quickstart-... out/       write a Hugging Face checkpoint of the newest weights
   sdpo verify serve --help                   verifiers as a service, or over files (batch)
@@ -77,6 +78,42 @@ def _train(arguments: Sequence[str]) -> int:
     return run(config, path, place)
 
 
+def _discover(arguments: Sequence[str]) -> int:
+    """search for answers to hard questions at test time"""
+    words = list(arguments)
+    if "--curves" in words:
+        from sdpo_megatron.discovery.page import page, searches_of
+
+        words.remove("--curves")
+        print(page(searches_of([Path(word) for word in words])), end="")
+        return DONE
+    config, path = _chosen_run(
+        "discover",
+        "Search for the answers to hard questions: attempts, training on their feedback, until the "
+        "first success or the budget; then the next question, from the first weights. "
+        "discovery.method=best_of_k and multi_turn are the baselines. "
+        "`sdpo discover --curves FOLDER...` compares what runs have found.",
+        words,
+        usual=("discovery.method=sdpo", "batch.questions=1", "validation.every=0"),
+    )
+    from sdpo_megatron.discovery.page import SEARCHES, page, searches_of
+    from sdpo_megatron.discovery.searches import read_searches
+    from sdpo_megatron.loops.launch import run
+    from sdpo_megatron.loops.nodes import Place
+    from sdpo_megatron.loops.prepare import prepare
+
+    place = Place.of_environment()
+    if place.node == 0:
+        prepare(config, path)
+    code = run(config, path, place)
+    if place.node == 0 and (found := read_searches(path / SEARCHES)):
+        for search in found:
+            if search.solution:
+                print(f"\n{search.question_id}, attempt {search.found_at}:\n{search.solution}")
+        print(f"\n{page(searches_of([path]))}", end="")
+    return code
+
+
 def _prepare(arguments: Sequence[str]) -> int:
     """make and check a run folder, start nothing"""
     config, path = _chosen_run(
@@ -94,9 +131,12 @@ def _prepare(arguments: Sequence[str]) -> int:
 
 
 def _chosen_run(
-    command: str, description: str, arguments: Sequence[str]
+    command: str, description: str, arguments: Sequence[str], usual: Sequence[str] = ()
 ) -> tuple[TrainConfig, Path]:
-    """The configuration and the run folder that the arguments ask for."""
+    """The configuration and the run folder that the arguments ask for.
+
+    `usual` are overrides of a new run, where the arguments do not have the same key.
+    """
     parser = argparse.ArgumentParser(prog=f"sdpo {command}", description=description)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -121,7 +161,9 @@ def _chosen_run(
             raise ConfigError(f"--config {parsed.config}: there is no such file")
         config = configs.load_resumed(Path(parsed.config), overrides)
     else:
-        config = configs.load(overrides)
+        given = {override.partition("=")[0] for override in overrides}
+        added = [override for override in usual if override.partition("=")[0] not in given]
+        config = configs.load([*added, *overrides])
     name = f"runs/{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}"
     return config, Path(config.run.folder or name)
 
@@ -184,6 +226,7 @@ def _doctor(arguments: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "discover": _discover,
     "prepare": _prepare,
     "config": _config,
     "render": _render,

@@ -36,7 +36,7 @@ from sdpo_megatron.actor.optimizer import (
 )
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
-from sdpo_megatron.actor.weight_sets import ShardedWeights
+from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
 from sdpo_megatron.actor.work import over_ranks
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample
@@ -187,6 +187,17 @@ class Actor:
         if distils and reinforces:
             return "no_signal"
         return "no_teacher" if distils else "no_advantage"
+
+    def begin_anew(self, weights: WeightSet) -> None:
+        """Weights, optimiser, teacher and schedule as of an actor that was just built on `weights`
+        (a `ShardedWeights.snapshot`); collective.
+        """
+        self.optimizer_steps = self.rollout_batches = 0
+        self.weights.restore(weights)
+        zeros = [torch.zeros_like(one) for one in weights]
+        again = [torch.zeros_like(one) for one in weights]
+        restore_adam_state(self.optimizer, self.weights, zeros, again, 0)
+        self.teacher.begin_anew()
 
     def null_teacher_kl(self, share: BatchShare) -> float:
         """Mean divergence between the student and a teacher that saw the template without content.

@@ -94,11 +94,14 @@ class Teacher:
     ) -> None:
         """Copies the live weights into every set that the objective asks for."""
         self.config, self.weights, self._pipeline = config, weights, pipeline
-        self.sets: dict[str, WeightSet] = {
-            name: weights.snapshot() for name in weight_set_names(config, objective)
-        }
         self._objective = objective
         self.passes = passes_of(config, objective)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Copies the live weights into every set."""
+        names = weight_set_names(self.config, self._objective)
+        self.sets: dict[str, WeightSet] = {name: self.weights.snapshot() for name in names}
 
     @property
     def roles(self) -> set[Role]:

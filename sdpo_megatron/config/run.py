@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.config.budgets import budget_problems
+from sdpo_megatron.discovery.config import DiscoveryConfig
 from sdpo_megatron.fields import (
     Count,
     NonNegative,
@@ -103,6 +104,7 @@ class TrainConfig(ActorConfig):
     task: TaskConfig = field(default_factory=TaskConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    discovery: DiscoveryConfig | None = None
 
     def __post_init__(self) -> None:
         refuse(self, [*self._contradictions(), *budget_problems(self)])
@@ -139,7 +141,37 @@ class TrainConfig(ActorConfig):
                     f"{{objective.off_policy:key}}={str(several).lower()}",
                 )
             )
-        return problems + self._task_problems()
+        return problems + self._task_problems() + self._discovery_problems()
+
+    def _discovery_problems(self) -> list[tuple[str, str]]:
+        """A search asks one question and knows what came of it before the next batch."""
+        if self.discovery is None:
+            return []
+        problems = []
+        for key, value, meant in (
+            ("batch.questions", self.batch.questions, 1),
+            ("rollout.max_staleness", self.rollout.max_staleness, 0),
+            ("rollout.max_replaced", self.rollout.max_replaced, 0),
+            ("validation.every", self.validation.every, 0),
+        ):
+            if value != meant:
+                problems.append((key, f"must be {meant} in a search (discovery)"))
+        if self.discovery.method == "multi_turn":
+            if self.rollout.sampling.num_attempts != 1:
+                problems.append(
+                    (
+                        "rollout.sampling.num_attempts",
+                        "must be 1 with {discovery.method}: a turn is one attempt",
+                    )
+                )
+            if self.discovery.window_tokens > self.rollout.sampling.max_prompt_tokens:
+                problems.append(
+                    (
+                        "discovery.window_tokens",
+                        "must be at most {rollout.sampling.max_prompt_tokens}",
+                    )
+                )
+        return problems
 
     def _task_problems(self) -> list[tuple[str, str]]:
         """Items that nobody asked for: packaged ones in a long run, training ones in validation."""

@@ -17,13 +17,14 @@ from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import CheckpointError
 from sdpo_megatron.loops.instruments import describe_run, show_attempt, show_volume
 from sdpo_megatron.loops.plans import Plans
-from sdpo_megatron.loops.questions import num_steps, question_at
+from sdpo_megatron.loops.questions import num_searches, num_steps, question_at
 from sdpo_megatron.loops.rollout_side import RolloutSide
+from sdpo_megatron.loops.searching import Searching, words
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
 from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.loops.validation import Validation
 from sdpo_megatron.loops.workers.instruments import GroupInstruments
-from sdpo_megatron.nouns import Group, GroupReceipt, PolicyVersion, StepReport
+from sdpo_megatron.nouns import Group, GroupReceipt, Message, PolicyVersion, StepReport
 from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.objectives.health import CollapseRule, collapse_signs, prompt_sign
 from sdpo_megatron.observability import processes
@@ -100,6 +101,9 @@ class Coordinator:
         )
         self._stack.enter_context(closing(Exporter(listen, self.display.warn, self.board)))
         self.validation = Validation(config, self.folder, prompts)
+        self.searching = (
+            Searching(config, self.folder, self.questions, prompts) if config.discovery else None
+        )
         self._teacher_batches = BatchMaker(teacher_prompts, objective)
         self.rollouts = self._stack.enter_context(
             RolloutSide(
@@ -158,7 +162,12 @@ class Coordinator:
         self.clock.enter("other")
         if state.step:
             self.display.message(f"resumed after step {state.step}")
-        self.rollouts.begin(self._desk, self._question_at, self._on_attempt)
+        if self.searching is not None:
+            done = range(state.search_began + 1, state.step + 1)
+            self.searching.begin(
+                state.search, [group for step in done for group in self.store.read(step).groups]
+            )
+        self.rollouts.begin(self._desk, self._question_at, self._on_attempt, self._turns)
 
     def sample(self, state: TrainState) -> list[GroupReceipt] | None:
         """The groups that the next step trains on; None when the run was asked to stop meanwhile.
@@ -214,6 +223,10 @@ class Coordinator:
         """Engines serve the weights of `state`: generation may go on ahead."""
         self.rollouts.published(state.step)
 
+    def next_batch(self, state: TrainState) -> str | None:
+        """As `next_plan`, for a batch that nobody trains on: its name."""
+        return None if self.sample(state) is None else f"step-{state.step + 1:06d}"
+
     @property
     def place(self) -> Place:
         """How far the ledger has been written: what a checkpoint must know of it."""
@@ -226,7 +239,27 @@ class Coordinator:
             self.folder.may_write()
             self.rollouts.at_desk(lambda: self._desk.saved(found[-1], found[0]))
 
+    def search_is_over(self, state: TrainState) -> bool:
+        """Whether the batch that was sampled last ends the search that is on (`sdpo discover`); it
+        then goes on record, and the next one is on.
+        """
+        assert self.searching is not None
+        found = self.searching.note(
+            state, [self.store.read_group(group.lease.name) for group in self._groups]
+        )
+        if found is None:
+            return False
+        of = num_searches(self.config, len(self.questions))
+        self.display.message(words(found, state.search + 1, of))
+        self.searching.begin(state.search + 1)
+        return True
+
+    def _turns(self) -> tuple[Message, ...]:
+        return self.searching.turns() if self.searching is not None else ()
+
     def _question_at(self, position: int) -> str:
+        if self.searching is not None:
+            return self.searching.question.id
         return question_at(self.questions, position, seed=self.config.run.seed).id
 
     def _on_attempt(self, facts: Mapping[str, Any]) -> None:
@@ -304,7 +337,7 @@ class Coordinator:
             policy_version=state.version.number,
             metrics=reconcile(found, warn=self.display.warn),
         )
-        if metrics["train/skipped_steps"]:
+        if metrics["train/skipped_steps"] and self.searching is None:
             self.display.warn(
                 f"step {state.step}: no attempt had a teacher prompt or an advantage, so no "
                 "optimiser step was taken"

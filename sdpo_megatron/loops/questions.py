@@ -5,6 +5,7 @@ how many steps a run has.
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections.abc import Sequence
 
@@ -15,12 +16,26 @@ from sdpo_megatron.nouns import Question
 def num_steps(config: TrainConfig, num_questions: int) -> int:
     """Rollout batches of the run: `run.steps`, or those that `run.epochs` passes over the questions
     fill, whichever is less. An epoch that does not fill its last batch shares it with the next one;
-    what the last epoch leaves over is not asked.
+    what the last epoch leaves over is not asked. In a discovery, what all searches last at most.
     """
+    if config.discovery is not None:
+        return num_searches(config, num_questions) * batches_of_search(config)
     limits = [] if config.run.steps is None else [config.run.steps]
     if config.run.epochs is not None:
         limits.append(max(1, config.run.epochs * num_questions // config.batch.questions))
     return min(limits)
+
+
+def batches_of_search(config: TrainConfig) -> int:
+    """Rollout batches that a search of a discovery lasts at most."""
+    assert config.discovery is not None
+    return math.ceil(config.discovery.attempts / config.rollout.sampling.num_attempts)
+
+
+def num_searches(config: TrainConfig, num_questions: int) -> int:
+    """Of a discovery: every question once, then every question again, and so on."""
+    assert config.discovery is not None
+    return config.discovery.searches * num_questions
 
 
 def questions_of_step(

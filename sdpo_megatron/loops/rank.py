@@ -46,9 +46,11 @@ def main(argv: list[str]) -> int:
         lease = Lease.inherited(path) or (Lease.acquire(path) if rank == 0 else None)
         folder = RunFolder(path, lease.check if lease else lambda: None)
         from sdpo_megatron.config import load_saved
+        from sdpo_megatron.loops.discover import discover
         from sdpo_megatron.loops.train import train
 
-        complete = train(load_saved(folder.config_file), folder, stop)
+        config = load_saved(folder.config_file)
+        complete = (train if config.discovery is None else discover)(config, folder, stop)
     except SdpoError as error:
         _complain(str(error))
         return error.exit_code

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.loops.placement import placement_here
 from sdpo_megatron.loops.workers.crew import Crew, OnAttempt, QuestionAt
-from sdpo_megatron.nouns import GroupReceipt, PolicyVersion, Question
+from sdpo_megatron.nouns import GroupReceipt, Message, PolicyVersion, Question
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.desk import Desk
@@ -78,13 +78,19 @@ class RolloutSide:
         assert self._starting is not None
         self._unless_cancelled(self._starting)
 
-    def begin(self, desk: Desk, question_at: QuestionAt, on_attempt: OnAttempt) -> None:
+    def begin(
+        self,
+        desk: Desk,
+        question_at: QuestionAt,
+        on_attempt: OnAttempt,
+        turns: Callable[[], Sequence[Message]] = tuple,
+    ) -> None:
         """Workers may make groups from now on; see `Crew.begin`. From here on `desk` belongs to
         this thread.
         """
 
         async def begin() -> None:
-            self._crew.begin(desk, question_at, on_attempt)
+            self._crew.begin(desk, question_at, on_attempt, turns)
 
         self._wait(begin())
 

@@ -20,12 +20,16 @@ class TrainState:
         version: Of the live weights. It grows with each step that changed them.
         skipped_steps: Steps without any teacher or policy signal, where no optimiser step was
             taken.
+        search: Number of the search that is on, from 0 (`sdpo discover`).
+        search_began: Steps before its first.
     """
 
     step: int = 0
     optimizer_steps: int = 0
     version: PolicyVersion = field(default_factory=lambda: PolicyVersion(0))
     skipped_steps: int = 0
+    search: int = 0
+    search_began: int = 0
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data: what torch loads from a checkpoint without trusting it."""

@@ -7,7 +7,10 @@ sees. The other ranks know nothing of attempts but those of their own share.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sdpo_megatron.actor.agree import any_rank, from_rank_0
 from sdpo_megatron.actor.runtime import start_runtime
@@ -16,22 +19,54 @@ from sdpo_megatron.loops.plan_board import PlanBoard
 from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.observability.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from sdpo_megatron.actor.batches.share import BatchShare
+    from sdpo_megatron.loops.coordinator import Coordinator
+    from sdpo_megatron.loops.trainer import Trainer
 
-def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
-    """Train until `run.steps` or `run.epochs`, or until a rank is asked to stop: then checkpoint
-    and return.
 
-    Returns whether all steps are done.
+@dataclass(frozen=True)
+class OpenRun:
+    """A run with its engines up and its model loaded, on this rank.
 
-    Raises:
-        SdpoError: Something that a person can act on; the launcher ends the other ranks.
+    Attributes:
+        coordinator: Of rank 0; None on the others.
+        steps: Rollout batches of the run.
     """
+
+    config: TrainConfig
+    folder: RunFolder
+    stop: StopRequest
+    board: PlanBoard
+    coordinator: Coordinator | None
+    trainer: Trainer
+    steps: int
+
+    def next_plan(self, *, learn: bool = True) -> str | None:
+        """The plan of the next rollout batch, once it is sampled; None when the run was asked to
+        stop. A batch that nothing is to be learnt from has a name but no plan.
+        """
+        state = self.trainer.state
+        if self.coordinator:
+            make = self.coordinator.next_plan if learn else self.coordinator.next_batch
+            self.board.announce(state.step + 1, make(state))
+        return self.board.wait(state.step + 1, self.stop)
+
+    def share(self, plan: str) -> BatchShare:
+        """This rank's share of a planned rollout batch."""
+        from sdpo_megatron.loops.own_share import read_share
+
+        return read_share(self.folder.rollouts / plan, self.folder.groups)
+
+
+@contextmanager
+def opened(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> Iterator[OpenRun]:
+    """Everything that a loop needs, for the length of a ``with`` block."""
     runtime = start_runtime(config.run.device, timeout_s=config.run.collective_timeout_s)
     board = PlanBoard(runtime.init_process_group())
     import torch.distributed as dist
 
     from sdpo_megatron.loops.coordinator import Coordinator
-    from sdpo_megatron.loops.own_share import read_share
     from sdpo_megatron.loops.trainer import Trainer
 
     with ExitStack() as stack:
@@ -43,19 +78,30 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
         if coordinator:
             coordinator.open(trainer.state, trainer.ledger_place)
         steps = from_rank_0(coordinator.steps if coordinator else None)
+        yield OpenRun(config, folder, stop, board, coordinator, trainer, steps)
+
+
+def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
+    """Train until `run.steps` or `run.epochs`, or until a rank is asked to stop: then checkpoint
+    and return.
+
+    Returns whether all steps are done.
+
+    Raises:
+        SdpoError: Something that a person can act on; the launcher ends the other ranks.
+    """
+    with opened(config, folder, stop) as run:
+        trainer, coordinator = run.trainer, run.coordinator
         stopping = any_rank(stop.asked)
         if not stopping:
             trainer.publish(coordinator)
             if coordinator and trainer.state.step == 0:
                 coordinator.validate(trainer.state)
-        while not stopping and trainer.state.step < steps:
-            step = trainer.state.step + 1
-            if coordinator:
-                board.announce(step, coordinator.next_plan(trainer.state))
-            plan = board.wait(step, stop)
+        while not stopping and trainer.state.step < run.steps:
+            plan = run.next_plan()
             if plan is None:  # stopped while sampling: the step is abandoned
                 break
-            metrics = trainer.step(read_share(folder.rollouts / plan, folder.groups))
+            metrics = trainer.step(run.share(plan))
             metrics |= trainer.publish(coordinator)
             if coordinator:
                 coordinator.validate(trainer.state)
@@ -67,4 +113,4 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
         trainer.checkpoint_if_due(now=True)
         if coordinator:
             coordinator.finish(trainer.state)
-        return trainer.state.step >= steps
+        return trainer.state.step >= run.steps

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from sdpo_megatron.loops.coordinator import Coordinator
 
 
+_OF_NO_TRAINING = (
+    "time/teacher_s", "time/student_s", "time/optimizer_s", "train/tokens", "train/flops",
+)  # fmt: skip
+
+
 class Trainer:
     """Construction and every method are collective over the trainer ranks."""
 
@@ -49,8 +54,11 @@ class Trainer:
             seed=config.run.seed,
         )
         self.actor.on_phase = self._clock.enter
+        # What every search of `sdpo discover` starts from.
+        self._first = self.actor.weights.snapshot() if config.discovery else None
         saved = self.actor.load_newest(folder.checkpoints)
         self.state = TrainState.from_plain(saved["state"]) if saved else TrainState()
+        self.actor.rollout_batches = self.state.step - self.state.search_began
         self.ledger_place = Place(**saved["ledger"]) if saved else Place()
         self._saved_step = self.state.step
         self._published = -1
@@ -70,6 +78,29 @@ class Trainer:
         )
         metrics["time/checkpoint_s"], self._checkpoint_s = self._checkpoint_s, 0.0
         return metrics
+
+    def pass_over(self) -> dict[str, float]:
+        """A rollout batch that nothing is learnt from; returns its metrics."""
+        self.state = replace(self.state, step=self.state.step + 1)
+        self.actor.rollout_batches += 1
+        metrics = dict.fromkeys(_OF_NO_TRAINING, 0.0) | {"train/skipped_steps": 1.0}
+        metrics["time/checkpoint_s"], self._checkpoint_s = self._checkpoint_s, 0.0
+        return metrics
+
+    def begin_next_search(self) -> None:
+        """The model, its optimiser and its teacher are as they were before the first search."""
+        assert self._first is not None
+        changed = self.actor.optimizer_steps > 0
+        if changed:
+            self.actor.begin_anew(self._first)
+        self.actor.rollout_batches = 0
+        self.state = replace(
+            self.state,
+            optimizer_steps=0,
+            version=PolicyVersion(self.state.version.number + changed),
+            search=self.state.search + 1,
+            search_began=self.state.step,
+        )
 
     def _diagnose(self, share: BatchShare) -> dict[str, float]:
         if not diagnostics_due(self.config, self.state):

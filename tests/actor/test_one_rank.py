@@ -48,6 +48,7 @@ PLANS: dict[str, Plan] = {
     "GRPO, one step a batch": Plan(rates=RATES, grpo=True),
 }
 Row = tuple[float, float]
+MEASURED = ("time/", "memory/", "ranks/")
 
 
 def objective(plan: Plan) -> ObjectiveConfig:
@@ -97,7 +98,19 @@ def run_all(rank: int, world: int, folder: str) -> dict[str, Any]:
         parallel_state.destroy_model_parallel()
     found |= facts(folder)
     parallel_state.destroy_model_parallel()
+    found["begun anew"] = begun_anew(folder)
+    parallel_state.destroy_model_parallel()
     return found
+
+
+def begun_anew(folder: str) -> list[dict[str, float]]:
+    """An actor that has trained, and then trains again from where it began."""
+    actor = actor_of(folder, PLANS[AVERAGE_BY_BATCH])
+    first = actor.weights.snapshot()
+    for batch in reversed(range(BATCHES)):
+        actor.step(actor.share_of(samples_of(batch)))
+    actor.begin_anew(first)
+    return [actor.step(actor.share_of(samples_of(batch))) for batch in range(BATCHES)]
 
 
 def facts(folder: str) -> dict[str, Any]:
@@ -144,6 +157,16 @@ def test_every_batch_is_that_of_the_dense_reference(
         assert got["train/loss"] == pytest.approx(sum(losses) / count, rel=5e-4, abs=1e-5), batch
         assert got["train/grad_norm"] == pytest.approx(sum(norms) / count, rel=1e-3), batch
         assert got["train/skipped_steps"] == 0.0
+
+
+def test_an_actor_that_begins_anew_is_as_a_new_one_to_the_last_digit(found: dict[str, Any]) -> None:
+    def lasting(reports: list[dict[str, float]]) -> list[dict[str, float]]:
+        return [
+            {key: value for key, value in report.items() if not key.startswith(MEASURED)}
+            for report in reports
+        ]
+
+    assert lasting(found["begun anew"]) == lasting(found[AVERAGE_BY_BATCH])
 
 
 def test_a_batch_with_nothing_to_learn_moves_neither_weights_nor_teacher(

@@ -21,6 +21,7 @@ from sdpo_megatron.loops.workers.channel import Channel, Message
 from sdpo_megatron.loops.workers.collects import Collects
 from sdpo_megatron.loops.workers.members import Member
 from sdpo_megatron.nouns import GroupReceipt, PolicyVersion, Question
+from sdpo_megatron.nouns import Message as ChatMessage
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.desk import Desk
@@ -56,6 +57,7 @@ class Crew:
         self._desk: Desk | None = None
         self._question_at: QuestionAt = str
         self._tell_attempt: OnAttempt = lambda _: None
+        self._turns: Callable[[], Sequence[ChatMessage]] = tuple
         self._version = 0
         self._members: list[Member] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,13 +109,21 @@ class Crew:
         if self._sockets is not None:
             self._sockets.cleanup()
 
-    def begin(self, desk: Desk, question_at: QuestionAt, on_attempt: OnAttempt) -> None:
+    def begin(
+        self,
+        desk: Desk,
+        question_at: QuestionAt,
+        on_attempt: OnAttempt,
+        turns: Callable[[], Sequence[ChatMessage]] = tuple,
+    ) -> None:
         """From now on workers make the groups of `desk`.
 
         Args:
             question_at: Id of the question at a position in the order of the run.
             on_attempt: Hears of each attempt that was judged.
+            turns: What follows the question's own messages in the next group.
         """
+        self._turns = turns
         self._desk, self._question_at, self._tell_attempt = desk, question_at, on_attempt
         self._give_leases()
 
@@ -203,6 +213,7 @@ class Crew:
                         "position": lease.position,
                         "number": lease.number,
                         "question": self._question_at(lease.position),
+                        "turns": list(self._turns()),
                         "version": None if self._eta else self._version,
                         "seed": lease.position // per_step,
                     }

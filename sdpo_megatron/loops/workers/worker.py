@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ class Worker:
             version = None if row["version"] is None else PolicyVersion(row["version"])
             work = self._groups[lease.position] = _Work()
             work.task = asyncio.ensure_future(
-                self._told(self._make(lease, row["question"], version, row["seed"], work))
+                self._told(self._make(lease, self._asked(row), version, row["seed"], work))
             )
 
     def _on_give_up(self, message: Message) -> None:
@@ -154,10 +154,14 @@ class Worker:
             if task := self._collecting.pop(number, None):
                 task.cancel()
 
+    def _asked(self, row: Message) -> Question:
+        question = self._questions[row["question"]]
+        return replace(question, messages=(*question.messages, *row["turns"]))
+
     async def _make(
         self,
         lease: GroupLease,
-        question: str,
+        question: Question,
         version: PolicyVersion | None,
         seed: int,
         work: _Work,
@@ -176,9 +180,7 @@ class Worker:
             )
 
         try:
-            receipt = await self._maker.make(
-                lease, self._questions[question], version, seed, on_attempt, on_start
-            )
+            receipt = await self._maker.make(lease, question, version, seed, on_attempt, on_start)
             self._channel.send("receipt", receipt=receipt_to_plain(receipt))
         finally:
             if self._groups.get(lease.position) is work:
