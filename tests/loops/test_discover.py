@@ -1,4 +1,4 @@
-"""`sdpo discover` on a real engine and trainer: searches that end, start anew, and survive a kill."""
+"""`sdpo discover` on real engines and trainers: searches end, start anew, and survive a kill."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_question_is_searched_from_every_seed(undisturbed: tuple[Path, str
 
 
 def test_each_search_begins_with_the_first_weights(undisturbed: tuple[Path, str]) -> None:
-    """The engines' own checksums say so: version 0's comes back, and in between there are others."""
+    """By the engines' own checksums: that of version 0 comes back, with others in between."""
     folder, _ = undisturbed
     swaps = lines(folder / "swaps.jsonl")
     first = swaps[0]["checksum"]
