@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sdpo_megatron.actor.agree import any_rank, from_rank_0
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.loops.searching import num_searches
+from sdpo_megatron.loops.questions import num_searches
 from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.loops.train import opened
 from sdpo_megatron.observability.run_folder import RunFolder
