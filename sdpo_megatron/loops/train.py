@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from sdpo_megatron.actor.agree import any_rank, from_rank_0
 from sdpo_megatron.actor.runtime import start_runtime
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.loops.plan_board import PlanBoard
+from sdpo_megatron.loops.plans.board import PlanBoard
 from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.observability.run_folder import RunFolder
 
@@ -31,7 +31,7 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
     import torch.distributed as dist
 
     from sdpo_megatron.loops.coordinator import Coordinator
-    from sdpo_megatron.loops.own_share import read_share
+    from sdpo_megatron.loops.plans.own_share import read_share
     from sdpo_megatron.loops.trainer import Trainer
 
     with ExitStack() as stack:
