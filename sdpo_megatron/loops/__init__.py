@@ -5,6 +5,7 @@ trainer             what every rank does in it
 coordinator         what rank 0 does besides: engines, verifiers, display, metrics
 rollout_side        the asyncio half of rank 0: engines, and the controller of the workers
 workers/            rollout workers, processes of their own
+plans/              the plan of each step, and a rank's own share
 questions, state    which questions a step asks; where a run stands
 publish             a policy version on disk, with its checksum
 prepare, launch, rank   before any process starts; starting the ranks; one rank

@@ -16,7 +16,7 @@ from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import CheckpointError
 from sdpo_megatron.loops.instruments import describe_run, show_attempt, show_volume
-from sdpo_megatron.loops.plans import Plans
+from sdpo_megatron.loops.plans.plans import Plans
 from sdpo_megatron.loops.questions import num_searches, num_steps, question_at
 from sdpo_megatron.loops.rollout_side import RolloutSide
 from sdpo_megatron.loops.searching import Searching, words

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sdpo_megatron.actor.agree import any_rank, from_rank_0
 from sdpo_megatron.actor.runtime import start_runtime
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.loops.plan_board import PlanBoard
+from sdpo_megatron.loops.plans.board import PlanBoard
 from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.observability.run_folder import RunFolder
 
@@ -54,7 +54,7 @@ class OpenRun:
 
     def share(self, plan: str) -> BatchShare:
         """This rank's share of a planned rollout batch."""
-        from sdpo_megatron.loops.own_share import read_share
+        from sdpo_megatron.loops.plans.own_share import read_share
 
         return read_share(self.folder.rollouts / plan, self.folder.groups)
 

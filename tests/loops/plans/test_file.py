@@ -11,7 +11,7 @@ from sdpo_megatron.actor.batches.share import contents
 from sdpo_megatron.actor.batches.table import SampleTable
 from sdpo_megatron.actor.config import ActorConfig, BatchConfig
 from sdpo_megatron.errors import GroupFileError
-from sdpo_megatron.loops.plan_file import (
+from sdpo_megatron.loops.plans.file import (
     plan_from_bytes,
     plan_to_bytes,
     read_plan,

@@ -11,8 +11,8 @@ import pytest
 from torch.distributed import HashStore, TCPStore
 
 from sdpo_megatron.errors import PeerLost
-from sdpo_megatron.loops import plan_board
-from sdpo_megatron.loops.plan_board import PlanBoard
+from sdpo_megatron.loops.plans import board as plan_board
+from sdpo_megatron.loops.plans.board import PlanBoard
 from sdpo_megatron.loops.stop import StopRequest
 from tests.distributed import rank_processes
 

@@ -11,7 +11,7 @@ from sdpo_megatron.actor.batches.plan import StepPlanner
 from sdpo_megatron.actor.batches.table import SampleTable
 from sdpo_megatron.actor.checkpoint import whole_checkpoints
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.loops.plan_file import write_plan
+from sdpo_megatron.loops.plans.file import write_plan
 from sdpo_megatron.nouns import GroupReceipt
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.weights.spec import ModelSpec

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdpo_megatron.actor.agree import data_parallel_rank, leads_model, within_model
 from sdpo_megatron.actor.batches.share import BatchShare, contents, filled
-from sdpo_megatron.loops.plan_file import RankPlan, plan_from_bytes, plan_to_bytes, read_plan
+from sdpo_megatron.loops.plans.file import RankPlan, plan_from_bytes, plan_to_bytes, read_plan
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.rollout.group_file import read_samples
 from sdpo_megatron.rollout.records import from_message, to_message

@@ -60,8 +60,8 @@ def shares(rank: int, world: int, folder: str) -> dict[str, Any]:
     from sdpo_megatron.actor.config import ActorConfig, BatchConfig
     from sdpo_megatron.actor.model.config import ParallelConfig
     from sdpo_megatron.actor.model.gpt import init_model_parallel
-    from sdpo_megatron.loops import own_share
-    from sdpo_megatron.loops.plan_file import write_plan
+    from sdpo_megatron.loops.plans import own_share
+    from sdpo_megatron.loops.plans.file import write_plan
     from tests.actor.batches.test_plan import SPEC
 
     groups: list[GroupReceipt] = []
@@ -146,8 +146,8 @@ def torn(rank: int, world: int, folder: str) -> None:
     from sdpo_megatron.actor.config import ActorConfig
     from sdpo_megatron.actor.model.config import ParallelConfig
     from sdpo_megatron.actor.model.gpt import init_model_parallel
-    from sdpo_megatron.loops.own_share import read_share
-    from sdpo_megatron.loops.plan_file import write_plan
+    from sdpo_megatron.loops.plans.file import write_plan
+    from sdpo_megatron.loops.plans.own_share import read_share
     from tests.actor.batches.test_plan import SPEC
 
     init_model_parallel(ParallelConfig())
