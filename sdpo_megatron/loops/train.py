@@ -54,6 +54,7 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
                 board.announce(step, coordinator.next_plan(trainer.state))
             plan = board.wait(step, stop)
             if plan is None:  # stopped while sampling: the step is abandoned
+                any_rank(True)  # rank 0 keeps the board: it stays until all have read this
                 break
             metrics = trainer.step(read_share(folder.rollouts / plan, folder.groups))
             metrics |= trainer.publish(coordinator)
