@@ -105,7 +105,11 @@ def test_one_rank_that_is_asked_while_attempts_are_sampled_stops_all(
     rank is left looking for a plan.
     """
     folder = tmp_path / "run"
-    long = ("rollout.sampling.max_new_tokens=600", "run.steps=50", "parallel.pipeline=2")
+    long = ("rollout.sampling.max_new_tokens=300", "run.steps=50", "parallel.pipeline=2")
+    long += (
+        "rollout.sampling.max_prompt_tokens=600",
+        "rollout.teacher_prompt.max_prompt_tokens=700",
+    )
     process = runs.start(runs.overrides(tiny_llama, folder, *long))
     runs.wait_until(lambda: (folder / "checkpoints/step-000001/complete.json").exists(), process)
     time.sleep(1.0)  # into the attempts of the next step, which take many seconds
