@@ -105,8 +105,10 @@ def test_one_rank_that_is_asked_while_attempts_are_sampled_stops_all(
     rank is left looking for a plan.
     """
     folder = tmp_path / "run"
-    long = ("rollout.sampling.max_new_tokens=300", "run.steps=50", "parallel.pipeline=2")
-    long += (
+    long = (
+        "run.steps=50",
+        "parallel.pipeline=2",
+        "rollout.sampling.max_new_tokens=300",
         "rollout.sampling.max_prompt_tokens=600",
         "rollout.teacher_prompt.max_prompt_tokens=700",
     )
