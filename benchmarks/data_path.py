@@ -290,9 +290,9 @@ def _as_tuples(sample: TrainSample) -> dict[str, Any]:
 
 
 def _size_of_tuples(sample: dict[str, Any]) -> int:
-    """Bytes of the tuples on a rank that has unpickled them; numbers below 257 are shared."""
+    """Bytes of the tuples on a rank that has unpickled them; integers below 257 are shared."""
     return sum(
-        8 * len(value) + sum(28 if isinstance(v, int) else 24 for v in value if not -6 < v < 257)
+        8 * len(value) + sum(24 if isinstance(v, float) else 28 * (not -6 < v < 257) for v in value)
         for value in sample.values()
         if isinstance(value, tuple) and value and isinstance(value[0], int | float)
     )
