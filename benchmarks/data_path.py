@@ -111,7 +111,8 @@ def bytes_per_rank(num_attempts: int = 1024, response: int = 64) -> dict[str, fl
 
 def packing(num_attempts: int = 8192, budget: int = 34_816) -> dict[str, dict[str, float]]:
     """Seconds to plan so many attempts of log-normal length on receipts, table included, by
-    data-parallel ranks; and how far the fullest rank's work is above the mean.
+    data-parallel ranks; how far the fullest rank's work is above the mean, and the share of the
+    micro-batches' tokens that is no padding.
     """
     from sdpo_megatron.actor.batches.share import contents
     from sdpo_megatron.actor.batches.table import SampleTable
@@ -133,11 +134,19 @@ def packing(num_attempts: int = 8192, budget: int = 34_816) -> dict[str, dict[st
             student = forward_flops(_spec(), PROMPT + response - 1, response)
             return 3 * student + forward_flops(_spec(), TEACHER_PROMPT + response - 1, response)
 
-        loads = [sum(map(work, contents(plan))) for plan in plans]
+        def plan(planner: Any = planner) -> object:
+            return planner.plan(SampleTable.of_groups(receipts), 0)
+
+        loads = [sum(map(work, contents(of_rank))) for of_rank in plans]
+        steps = [step for plan in plans for step in plan]
+        padded = sum(step.lengths["teacher"] * len(step.micro_batches) for step in steps)
+        tokens = sum(TEACHER_PROMPT + n - 1 for n in lengths)
         found[f"dp{ranks}"] = {
-            "plan_s": _median(lambda p=planner: p.plan(SampleTable.of_groups(receipts), 0)),
+            "plan_s": _median(plan),
+            "plan_cpu_s": _median(plan, time.process_time),
             "fullest_over_mean": max(loads) / statistics.mean(loads),
             "micro_batches": float(len(plans[0][0].micro_batches)),
+            "tokens_over_padded": tokens / padded,
         }
     return found
 
@@ -281,20 +290,20 @@ def _as_tuples(sample: TrainSample) -> dict[str, Any]:
 
 
 def _size_of_tuples(sample: dict[str, Any]) -> int:
-    """Bytes of the tuples on a rank that has unpickled them; numbers below 257 are shared."""
+    """Bytes of the tuples on a rank that has unpickled them; integers below 257 are shared."""
     return sum(
-        8 * len(value) + sum(28 if isinstance(v, int) else 24 for v in value if not -6 < v < 257)
+        8 * len(value) + sum(24 if isinstance(v, float) else 28 * (not -6 < v < 257) for v in value)
         for value in sample.values()
         if isinstance(value, tuple) and value and isinstance(value[0], int | float)
     )
 
 
-def _median(action: Callable[[], object]) -> float:
+def _median(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     seconds = []
     for _ in range(REPETITIONS + 1):
-        start = time.perf_counter()
+        start = clock()
         action()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return statistics.median(seconds[1:])
 
 

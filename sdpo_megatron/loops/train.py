@@ -100,6 +100,7 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
         while not stopping and trainer.state.step < run.steps:
             plan = run.next_plan()
             if plan is None:  # stopped while sampling: the step is abandoned
+                any_rank(True)  # rank 0 keeps the board: it stays until all have read this
                 break
             metrics = trainer.step(run.share(plan))
             metrics |= trainer.publish(coordinator)

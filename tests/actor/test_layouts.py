@@ -29,6 +29,8 @@ CASES: dict[str, tuple[int, dict[str, Any], str]] = {
     "GRPO, TP2": (2, {"grpo": True, "tensor": 2}, "GRPO, two steps a batch"),
     "GRPO, PP2": (2, {"grpo": True, "pipeline": 2}, "GRPO, two steps a batch"),
     "GRPO, DP2": (2, {"grpo": True}, "GRPO, two steps a batch"),
+    "one attempt": (1, {"attempts": 1}, "one attempt"),
+    "one attempt, DP2: a rank has nothing to do": (2, {"attempts": 1}, "one attempt"),
     "experts": (1, {"moe": True}, "experts"),
     "experts, EP2": (2, {"moe": True, "expert": 2}, "experts"),
     "experts, DP2": (2, {"moe": True}, "experts"),
@@ -51,6 +53,7 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
     folder = folders["moe" if changes.pop("moe", False) else "dense"]
     grpo = changes.pop("grpo", False)
     tokens = changes.pop("tokens", 80)
+    attempts = changes.pop("attempts", None)
     off_policy_grpo = ObjectiveConfig(
         weighting=GrpoWeighting(),
         distillation=None,
@@ -69,7 +72,8 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
     )
     found = []
     for step in range(STEPS):
-        metrics = actor.step(actor.share_of(made_up_samples(step, questions=4)))
+        samples = made_up_samples(step, questions=4)[:attempts]
+        metrics = actor.step(actor.share_of(samples))
         found.append(
             (metrics["train/loss"], metrics["train/grad_norm"], metrics["importance/weight_mean"])
         )

@@ -99,6 +99,30 @@ def test_every_rank_of_a_pipeline_stops_with_a_checkpoint(
     assert [step for step, _ in whole_checkpoints(folder / "checkpoints")] == saved
 
 
+def test_one_rank_that_is_asked_while_attempts_are_sampled_stops_all(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """As when torchrun's agent of one machine alone is told: the step is abandoned at once, and no
+    rank is left looking for a plan.
+    """
+    folder = tmp_path / "run"
+    long = (
+        "run.steps=50",
+        "parallel.pipeline=2",
+        "rollout.sampling.max_new_tokens=300",
+        "rollout.sampling.max_prompt_tokens=600",
+        "rollout.teacher_prompt.max_prompt_tokens=700",
+    )
+    process = runs.start(runs.overrides(tiny_llama, folder, *long))
+    runs.wait_until(lambda: (folder / "checkpoints/step-000001/complete.json").exists(), process)
+    time.sleep(1.0)  # into the attempts of the next step, which take many seconds
+    ranks = [p for p in runs.family(process) if "sdpo_megatron.loops.rank" in _title(p)]
+    (second,) = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
+    second.send_signal(signal.SIGTERM)
+    output = runs.finish(process, code=STOPPED)
+    assert "stopped after step 1," in output
+
+
 def test_a_second_signal_ends_the_run_at_once(tiny_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = runs.start(runs.overrides(tiny_llama, folder))

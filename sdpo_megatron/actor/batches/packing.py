@@ -11,6 +11,7 @@ order in both.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,10 +73,11 @@ def partition(
 ) -> list[list[list[int]]]:
     """Indices of samples by rank and micro-batch: ``result[rank][micro_batch] -> [index, ...]``.
 
-    Samples go to the ranks by `work`, so that no rank waits long for another; on a rank they go to
-    micro-batches by `tokens`, which are then padded little. Heaviest first into the least loaded,
-    both times; deterministic. Every rank gets the same number of micro-batches, the least that hold
-    what it has; one without a sample becomes pure padding.
+    Samples go to the ranks by `work`, so that no rank waits long for another, and on a rank to
+    micro-batches by `tokens`. Every rank gets the same number of micro-batches: the fewest that
+    hold what each has. They are filled evenly, heaviest first into the least loaded; where so few
+    would then overflow, as tightly as they go. Deterministic. A micro-batch without a sample
+    becomes pure padding.
 
     Args:
         tokens: [N], what the budget counts; none is above it.
@@ -86,17 +88,16 @@ def partition(
     costs = tokens.tolist()
     ranks = _least_loaded(work.tolist(), np.argsort(-work, kind="stable").tolist(), num_ranks)
     orders = [sorted(rank, key=lambda i: (-costs[i], i)) for rank in ranks]
-    number = 1
-    while True:
-        fewest = max(_fewest_bins(costs, order, token_budget, number) for order in orders)
-        found = [_fill(costs, order, fewest, token_budget) for order in orders]
-        if all(bins is not None for bins in found):
-            break
-        number = fewest + 1  # what fits into so many may, rarely, not fit into some more
-    return [
-        sorted((sorted(part) for part in bins or ()), key=lambda part: -sum(costs[i] for i in part))
-        for bins in found
-    ]
+    number = max(_num_bins(costs, order, token_budget) for order in orders)
+    found = []
+    for order in orders:
+        bins = _evenly(costs, order, number, token_budget)
+        if bins is None:
+            bins = _tightly(costs, order, token_budget)
+            bins += [[] for _ in range(number - len(bins))]
+        parts = [sorted(part) for part in bins]
+        found.append(sorted(parts, key=lambda part: -sum(costs[i] for i in part)))
+    return found
 
 
 def _least_loaded(loads: Sequence[float], order: Sequence[int], num_bins: int) -> list[list[int]]:
@@ -110,7 +111,7 @@ def _least_loaded(loads: Sequence[float], order: Sequence[int], num_bins: int) -
     return bins
 
 
-def _fill(
+def _evenly(
     costs: Sequence[int], order: Sequence[int], num_bins: int, budget: int
 ) -> list[list[int]] | None:
     """As `_least_loaded`; None where a bin would hold more than `budget`."""
@@ -125,28 +126,27 @@ def _fill(
     return bins
 
 
-def _fewest_bins(costs: Sequence[int], order: Sequence[int], budget: int, at_least: int) -> int:
-    """The least number of bins, from `at_least` on, into which the items can be filled: found by
-    doubling the step and halving it, since each try costs a pass over the items.
+def _tightly(costs: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
+    """Items dealt in `order`, each into the fullest bin that it fits into (best fit): within 11/9
+    of the fewest bins that there are (D. S. Johnson, 1973).
     """
-    total = sum(costs[i] for i in order)
-    # No two of more than half a budget share a bin.
-    large = sum(2 * costs[i] > budget for i in order)
-    low = max(at_least, -(-total // budget), large)
-    if _fill(costs, order, low, budget) is not None:
-        return low
-    step = 1
-    while _fill(costs, order, low + step, budget) is None:
-        low += step
-        step *= 2
-    high = low + step
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _fill(costs, order, middle, budget) is None:
-            low = middle
-        else:
-            high = middle
-    return high
+    bins: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (tokens left, bin), in order
+    for i in order:
+        at = bisect.bisect_left(free, (costs[i], 0))
+        left, target = free.pop(at) if at < len(free) else (budget, len(bins))
+        if target == len(bins):
+            bins.append([])
+        bins[target].append(i)
+        bisect.insort(free, (left - costs[i], target))
+    return bins
+
+
+def _num_bins(costs: Sequence[int], order: Sequence[int], budget: int) -> int:
+    """Bins that the items need, filled evenly or tightly; at least one."""
+    least = max(1, -(-sum(costs[i] for i in order) // budget))
+    even = _evenly(costs, order, least, budget) is not None
+    return least if even else len(_tightly(costs, order, budget))
 
 
 def padded_length(
