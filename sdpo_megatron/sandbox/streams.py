@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import select
 import struct
 from typing import Any
 
-from .inside.plain_data import MAX_FRAME_BYTES, PlainDataError, encode
+from .inside.plain_data import MARSHAL_VERSION, MAX_FRAME_BYTES, PlainDataError
 
 _PIECE = 1 << 16
 
@@ -57,9 +58,9 @@ class Stream:
         os.close(self.fd)
 
 
-def frame_bytes(value: Any) -> bytes:
-    """One frame, ready to send. Raises PlainDataError when it is too large or not plain data."""
-    payload = encode(value)
+def job_bytes(job: dict[str, Any]) -> bytes:
+    """One job, ready to send. Raises PlainDataError when it is too large."""
+    payload = marshal.dumps(job, MARSHAL_VERSION)
     if len(payload) > MAX_FRAME_BYTES:
         raise PlainDataError(f"a job of {len(payload)} bytes; the limit is {MAX_FRAME_BYTES}")
     return struct.pack(">I", len(payload)) + payload

@@ -4,6 +4,7 @@ how the run ended."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import select
@@ -16,12 +17,14 @@ from typing import Any
 from sdpo_megatron.errors import VerifierUnavailable
 
 from .config import RunLimits, SandboxConfig
-from .inside.plain_data import decode, encode
+from .inside.messages import pack, unpack
+from .inside.plain_data import encode
 from .inside.run import JUDGE_GRACE_S, MAX_STRETCH
+from .inside.verdict import checks
 from .inside.verdict.judgement import read_judgement, report_bytes
 from .inside.verdict.statement import HEAD_BYTES, read_statement
 from .program import Program, RunResult
-from .streams import Stream, frame_bytes
+from .streams import Stream, job_bytes
 
 _GRACE_S = 20.0  # beyond the run's own wall limit, before the worker itself is given up
 _RUN_LIMITS = ("wall_s", "cpu_s", "memory_mib", "processes")
@@ -97,7 +100,7 @@ class WorkerLink:
                 return answer
             if exchange.flooded() and not killed:
                 killed = True
-                self._control.send(encode({"kill": "output"}))
+                self._control.send(pack({"kill": "output"}))
 
     def _answer(self) -> dict[str, Any]:
         try:
@@ -106,7 +109,7 @@ class WorkerLink:
             raise VerifierUnavailable(f"sandbox worker {self.pid}: {error}") from error
         if not data:
             raise VerifierUnavailable(f"sandbox worker {self.pid} died during a run")
-        return dict(decode(data))
+        return unpack(data)
 
     def hang_up(self) -> None:
         """Tells the worker to end, also while another thread is in `run`, which then raises."""
@@ -134,12 +137,12 @@ class _Exchange:
         self.stdout = self._output(output_limit)
         self.stderr = self._output(output_limit)
         said = HEAD_BYTES + (program.answer_bytes if program.mode == "call" else 0)
-        self.channel = self._channel(frame_bytes(_attempt_job(program)), said)
+        self.channel = self._channel(job_bytes(_attempt_job(program)), said)
         self.judge: Stream | None = None
         if program.judge is not None:
             rpc = socket.socketpair()
             self._child_ends += [end.detach() for end in rpc]
-            job = frame_bytes(_judge_job(program, nonce))
+            job = job_bytes(_judge_job(program, nonce))
             self.judge = self._channel(job, report_bytes(len(program.judge.tests)))
             self._child_ends.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
@@ -159,7 +162,7 @@ class _Exchange:
 
     def hand_over(self, control: socket.socket, request: dict[str, Any]) -> None:
         try:
-            socket.send_fds(control, [encode(request)], self._child_ends)
+            socket.send_fds(control, [pack(request)], self._child_ends)
         except OSError as error:
             raise VerifierUnavailable(f"the sandbox worker is gone: {error}") from error
         self._close_child_ends()
@@ -221,7 +224,7 @@ def _attempt_job(program: Program) -> dict[str, Any]:
         "readings": list(program.readings),
         "continues": program.continues,
         "entry": program.entry,
-        "args": list(program.args),
+        "args": encode(program.args),
         "answer_bytes": program.answer_bytes,
     }
 
@@ -232,7 +235,7 @@ def _judge_job(program: Program, nonce: str) -> dict[str, Any]:
     return {
         "nonce": nonce,
         "setup": list(judge.setup),
-        "tests": [list(test) for test in judge.tests],
+        "tests": [[index, _split(source)] for index, source in judge.tests],
         "entry": program.entry,
         "answer_bytes": program.answer_bytes,
         "shown": list(judge.shown),
@@ -240,3 +243,6 @@ def _judge_job(program: Program, nonce: str) -> dict[str, Any]:
         "rehearse": judge.rehearse,
         "text_limit": judge.text_limit,
     }
+
+
+_split = functools.lru_cache(4096)(checks.split)  # an item is judged many times
