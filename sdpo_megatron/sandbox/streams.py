@@ -16,16 +16,20 @@ _PIECE = 1 << 16
 class Stream:
     """A non-blocking descriptor with bytes still to send and bytes received, up to a limit.
 
-    Owns the descriptor.
+    Owns the descriptor. What comes over one that does not wake its reader has time.
     """
 
-    def __init__(self, fd: int, limit: int, to_send: bytes = b"") -> None:
-        self.fd, self.limit = fd, limit
+    def __init__(self, fd: int, limit: int, to_send: bytes = b"", wakes: bool = True) -> None:
+        self.fd, self.limit, self._wakes = fd, limit, wakes
         self.received = bytearray()
         self.overflowed = False
         self.open = True
         self._to_send = memoryview(to_send)
         os.set_blocking(fd, False)
+
+    def is_waited_for(self) -> bool:
+        """Whether it is to be polled."""
+        return self.open and not self.overflowed and (self._wakes or bool(self._to_send))
 
     def events(self) -> int:
         return select.POLLIN | (select.POLLOUT if self._to_send else 0)

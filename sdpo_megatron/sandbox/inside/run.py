@@ -21,6 +21,7 @@ from .tools import Tools
 
 _FIRST_SAMPLE_S, _SAMPLE_S = 0.02, 0.05
 _SLOTS = 31  # pairs of uids of a block that runs take in turn; the last uid is the template's
+_MARGIN = 64  # processes
 MAX_STRETCH = 5.0  # how many times its wall limit a run may last on a machine that is too busy
 JUDGE_GRACE_S = 20.0  # for the judge, to report after its attempt was ended
 
@@ -107,7 +108,9 @@ class Run:
             return self.limits.processes
         if "user" in tools.layers:  # the template, and the judge
             return self.limits.processes + 2
-        return self.limits.processes + process_tree.tasks_of(tools.proc_fd, os.getuid())
+        others = process_tree.tasks_of(tools.proc_fd, os.getuid())
+        # Rounded, so that a template need not prepare itself anew for each run.
+        return self.limits.processes + others + -others % _MARGIN
 
     def _watch(self, start: float) -> None:
         """Waits for the primary process; samples the attempt's tree; obeys a kill from the host."""

@@ -7,7 +7,7 @@ line break, then the encoded value, for kind "value" alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from .records import MAX_RECORD_BYTES, Names, Number, Shape, Text, read_record, write_record
@@ -85,4 +85,4 @@ def read_statement(data: bytes) -> Statement:
     if value and record["kind"] != "value":
         return GARBAGE
     names = tuple(record.pop("names", ()))
-    return replace(Statement(**record, names=names), value=value)
+    return Statement(**record, names=names, value=value)
