@@ -144,6 +144,13 @@ print(streams == (sys.__stdin__, sys.__stdout__, sys.__stderr__), sys.stdin.read
     assert len({result.stderr for result in results}) == 3
 
 
+def test_leaving_something_beside_its_own_folder(anywhere: Target) -> None:
+    body = "import os; os.chdir('..'); open('left', 'w')"
+    assert_stopped(anywhere.run(attack(body)), "PermissionError", "OSError")
+    listed = Program.script("import os; print('left' in os.listdir('..'))")
+    assert anywhere.run(listed).stdout == b"False\n"
+
+
 def test_threads_that_nobody_joins_are_waited_for(anywhere: Target) -> None:
     source = """
 import threading, time

@@ -71,7 +71,7 @@ def _confinement(monkeypatch: pytest.MonkeyPatch, close_range: bool) -> confine.
         layers=("seccomp", "pid", "mount", "rlimits", "landlock"),
         run_flags=sum(linux.NAMESPACES.values()),
         landlock_abi=6,
-        readable=[(8, 4)],
+        rules=[(8, 4)],
         entrances=[7],
         choose_uid=True,
     )

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .fence import landlock, linux, namespaces, view
+from .fence.calls import Calls
 from .fence.confine import FAILED, OUT_OF_MEMORY, Confinement, Descriptors, Fence, settle
 from .messages import MAX_FDS, Letterbox, pack, unpack
 from .order import JUDGED, KIND_BYTES, UNJUDGED, read_kind, read_run, write_answer
@@ -52,7 +53,7 @@ def main(setup: Setup) -> Step:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         fence = _enter(setup.plan, setup.layers, link)
         fence.entrances = entrances
-        rules = {fd for fd, _ in fence.readable}
+        rules = {fd for fd, _ in fence.rules}
         free = _close_ranks({link_fd, status_fd, *entrances, *rules})
         _open_streams()
         practise()
@@ -102,11 +103,29 @@ def _enter(plan: namespaces.Plan, layers: tuple[str, ...], link: socket.socket) 
     fence = Fence(layers=layers, run_flags=plan.flags_of_a_run, choose_uid=bool(plan.block))
     if "landlock" in fence.layers:
         fence.landlock_abi = landlock.abi()
-        paths = ["/"] if "mount" in fence.layers else view.without_packages(plan.paths)
-        fence.readable = [landlock.open_rule(path, landlock.READ) for path in paths]
-        fence.readable.append(landlock.open_rule("/dev/null", landlock.READ_WRITE_FILE))
-        fence.readable.append(landlock.open_rule("/dev/urandom", landlock.READ))
+        null = landlock.open_rule("/dev/null", landlock.READ_WRITE_FILE)
+        readable = [null, landlock.open_rule("/dev/urandom", landlock.READ)]
+        if "mount" in fence.layers:
+            fence.rules = [*readable, landlock.open_rule("/", landlock.READ)]
+        else:
+            _restrict_reading(fence, readable, plan)
+            fence.rules, fence.rules_writing = [null], True
     return fence
+
+
+def _restrict_reading(fence: Fence, rules: list[tuple[int, int]], plan: namespaces.Plan) -> None:
+    """Without a root of its own a view is hundreds of rules: they are put on here, once for all
+    runs, which then add where each of them may write. That is below the folder that holds theirs.
+    """
+    paths = view.without_packages(plan.paths)
+    rules = [*rules, *(landlock.open_rule(path, landlock.READ) for path in paths)]
+    if plan.folder:
+        rules.append(landlock.open_rule(plan.folder, landlock.READ_WRITE))
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    calls, free = Calls(), os.dup(0)
+    os.close(free)
+    landlock.restrict(calls, rules, fence.landlock_abi, free)
+    calls.carry_out()
 
 
 def _open_streams() -> None:

@@ -65,6 +65,7 @@ class _Worker:
         working = namespaces.working(found.missing)
         block = self._block(found)
         others = self._other_layers(found)
+        folder = ""
         while True:
             if "mount" in working:
                 private = ("private_root", "private_tmp")
@@ -72,12 +73,14 @@ class _Worker:
                 private = ()
                 for name in ("private_root", "private_tmp"):
                     found.missing.setdefault(name, "no mount namespace")
+                folder = folder or self._folder(found)
             plan = namespaces.Plan(
                 names=working,
                 privileged=linux.CAP_SYS_ADMIN in linux.capabilities(),
                 paths=tuple(view.readable(tuple(self.settings["packages"]))),
                 block=block,
                 seccomp="seccomp" in others,
+                folder=folder,
             )
             layers = (*found.layers, *working, *private, *others, *(("uid",) if block else ()))
             started = self._start_template(plan, layers, cgroups)
@@ -90,7 +93,6 @@ class _Worker:
             # A namespace could be made but not used, as where a security module forbids mounts.
             found.missing.update(dict.fromkeys(working, started["error"]))
             working = ()
-        folder = "" if "mount" in working else self._folder(found)
         self.tools = Tools(
             layers=tuple(layers),
             cgroups=cgroups,

@@ -48,7 +48,8 @@ class Fence:
         layers: Names of the active layers.
         run_flags: Namespaces that each run gets, as flags of clone.
         landlock_abi: 0 when Landlock is off.
-        readable: Landlock rules: (descriptor, rights).
+        rules: Of Landlock, but for the run's own folder: (descriptor, rights).
+        rules_writing: They are about writing only: the template itself may read no more than a run.
         entrances: Descriptors of cgroup.procs of the cgroups that the attempt enters.
         choose_uid: Each run gets the uid it is told; else it keeps the template's.
     """
@@ -56,7 +57,8 @@ class Fence:
     layers: tuple[str, ...] = ()
     run_flags: int = 0
     landlock_abi: int = 0
-    readable: list[tuple[int, int]] = field(default_factory=list)
+    rules: list[tuple[int, int]] = field(default_factory=list)
+    rules_writing: bool = False
     entrances: list[int] = field(default_factory=list)
     choose_uid: bool = False
 
@@ -145,12 +147,12 @@ class Confinement:
 
     def _add_landlock(self, fence: Fence, free: int, has_tmp: bool) -> int:
         """Returns the first descriptor that is free afterwards."""
-        writable = []
+        rules = fence.rules
         if has_tmp:
             flags = os.O_PATH | os.O_CLOEXEC
             self._calls.add("openat", _AT_FDCWD, self._tmp, flags, result=free)
-            writable, free = [free], free + 1
-        landlock.restrict(self._calls, fence.readable, writable, fence.landlock_abi, free)
+            rules, free = [*rules, (free, landlock.READ_WRITE)], free + 1
+        landlock.restrict(self._calls, rules, fence.landlock_abi, free, fence.rules_writing)
         return free + 1
 
     def _add_closing(self, behind: int) -> None:

@@ -11,13 +11,13 @@ import struct
 from . import linux
 from .calls import Calls
 
-_WRITE_FILE, _READ_FILE, _READ_DIR = 2, 4, 8
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 READ = _READ_FILE | _READ_DIR
 READ_WRITE_FILE = READ | _WRITE_FILE
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 _ALL_FROM_ABI_5 = (1 << 16) - 1  # + ioctl on devices
 # make_char, make_block, make_sock, make_fifo stay forbidden even inside the run's own directory
-_READ_WRITE = (
+READ_WRITE = (
     _WRITE_FILE
     | READ
     | (1 << 4)
@@ -44,23 +44,30 @@ def _file_rights(version: int) -> int:
 
 
 def restrict(
-    calls: Calls, readable: list[tuple[int, int]], writable: list[int], version: int, free: int
+    calls: Calls,
+    rules: list[tuple[int, int]],
+    version: int,
+    free: int,
+    only_writing: bool = False,
 ) -> None:
     """Adds what confines a process and all that it will fork, for good.
 
-    `readable` holds (directory or file descriptor, rights); `writable` descriptors of directories
-    for reading and writing; `free` is the first descriptor that will not be in use. TCP (ABI 4),
-    abstract sockets and signals to outside (ABI 6) are denied wherever the kernel can. Needs
-    no_new_privs set before.
+    `rules` holds (directory or file descriptor, rights): what is not allowed by a rule is denied,
+    with `only_writing` as far as it changes anything. `free` is the first descriptor that will not
+    be in use. TCP (ABI 4), abstract sockets and signals to outside (ABI 6) are denied wherever the
+    kernel can. Needs no_new_privs set before.
     """
     handled = _file_rights(version)
+    if only_writing:
+        handled &= ~(_EXECUTE | READ)
     network, scoped = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = calls.hold(_RULESET.pack(handled, network, scoped))
     calls.add("landlock_create_ruleset", ruleset, size, 0, result=free)
-    for fd, rights in [*readable, *((fd, _READ_WRITE) for fd in writable)]:
-        rule = calls.hold(_PATH_RULE.pack(rights & handled, fd))
-        calls.add("landlock_add_rule", free, 1, rule, 0)
+    for fd, rights in rules:
+        if rights & handled:
+            rule = calls.hold(_PATH_RULE.pack(rights & handled, fd))
+            calls.add("landlock_add_rule", free, 1, rule, 0)
     calls.add("landlock_restrict_self", free, 0)
 
 
