@@ -1,7 +1,5 @@
-"""Messages with descriptors, over SOCK_SEQPACKET sockets between processes that trust each other.
-
-What passes between host, zygote, workers and templates is an object of JSON; the answer of nobody
-who runs a program, or has run one, is read this way.
+"""Messages with descriptors, over SOCK_SEQPACKET sockets between processes that trust each other:
+host, zygote, workers and templates. Nothing that an attempt or a judge says is read this way.
 """
 
 from __future__ import annotations
