@@ -22,6 +22,9 @@ _CONTROLLERS = {"cgroup_memory": "memory", "cgroup_pids": "pids", "cgroup_cpu": 
 _MEMORY_FILES = {1: "memory.limit_in_bytes", 2: "memory.max"}
 # Swap: version 1 limits memory and swap together, version 2 swap alone. Absent without swap.
 _SWAP_FILES = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
+# Not cgroup.procs in version 1: for a thread that moves itself the kernel need not stop all forks
+# of the machine, which where nobody has done so for some milliseconds takes ten of them.
+_ENTRANCES = {1: "tasks", 2: "cgroup.procs"}
 _CPU_FILES = {1: "cpuacct.usage", 2: "cpu.stat"}
 _EMPTY_S = 5.0
 
@@ -32,7 +35,7 @@ class Cgroups:
     Attributes:
         layers: "cgroup_memory", "cgroup_pids", "cgroup_cpu", whichever could be set up.
         reasons: Why the others could not, by layer.
-        entrances: Descriptors of cgroup.procs: a process that writes "0" to each is in.
+        entrances: Descriptors: a process of one thread that writes "0" to each is in.
 
     Raises:
         OSError: From the constructor, when a process that an earlier worker left cannot be killed.
@@ -70,7 +73,7 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 os.rmdir(path)
         for fd in self._folders.values():
-            self.entrances.append(linux.open_at(fd, "cgroup.procs", os.O_WRONLY))
+            self.entrances.append(linux.open_at(fd, _ENTRANCES[self.version], os.O_WRONLY))
         self._cpu_account = self._reader("cgroup_cpu", _CPU_FILES[self.version])
         self._tasks = self._reader("cgroup_pids", "pids.current")
         self.empty()
@@ -104,9 +107,10 @@ class Cgroups:
             _remove_stale(parent)
             self._folders[path] = _hold(path)
         fd = self._folders[path]
-        for key in ("cgroup.procs", *self._needed(layer)):
+        os.close(linux.open_at(fd, _ENTRANCES[self.version], os.O_WRONLY))
+        for key in self._needed(layer):
             flags = os.O_RDONLY if layer == "cgroup_cpu" else os.O_WRONLY
-            os.close(linux.open_at(fd, key, os.O_WRONLY if key == "cgroup.procs" else flags))
+            os.close(linux.open_at(fd, key, flags))
         self._paths[layer] = path
 
     def _needed(self, layer: str) -> tuple[str, ...]:
