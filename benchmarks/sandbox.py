@@ -1,6 +1,7 @@
 """How fast isolated runs are, against what anybody can start by hand.
 
     python benchmarks/sandbox.py [--runs 300] [--rounds 6] [--out benchmarks/results/sandbox.json]
+    python benchmarks/sandbox.py --profile [--runs 300]
 
 Methods take turns in rounds, so that a busy machine slows all of them alike; what counts are the
 ratios within one run of this script. Every method uses as many parallel lanes as this process may
@@ -161,7 +162,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "sandbox.json"
     )
+    parser.add_argument("--profile", action="store_true", help="say where the time goes instead")
     options = parser.parse_args()
+    if options.profile:
+        from sandbox_profile import profile  # beside this script
+
+        profile(options.runs)
+        return
     program = Program.script("pass")
     forks = ForkLanes()
     with Sandbox(SandboxConfig(workers=LANES)) as sandbox:

@@ -6,16 +6,22 @@ side. Imports the standard library, the errors and `fields`; `inside` the standa
 
 from .config import LAYERS, UNBOUNDED, RunLimits, SandboxConfig
 from .program import Judge, Program, RunResult
+from .python_tool import TOOL_LIMITS, PythonTool, ToolOutput
 from .sandbox import Sandbox, detect_layers
+from .words import limit_text
 
 __all__ = [
     "LAYERS",
+    "TOOL_LIMITS",
     "UNBOUNDED",
     "Judge",
     "Program",
+    "PythonTool",
     "RunLimits",
     "RunResult",
     "Sandbox",
     "SandboxConfig",
+    "ToolOutput",
     "detect_layers",
+    "limit_text",
 ]

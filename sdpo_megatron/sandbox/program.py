@@ -9,7 +9,7 @@ from typing import Any, Literal
 from .inside.verdict.judgement import Judgement
 from .inside.verdict.statement import ANSWER_BYTES, Statement
 
-Mode = Literal["script", "call", "serve"]
+Mode = Literal["script", "show", "call", "serve"]
 Cause = Literal["", "cpu_time", "wall_time", "memory", "output", "processes"]
 JudgeCause = Literal["", "cpu_time", "wall_time", "memory", "died"]
 
@@ -47,8 +47,9 @@ class Program:
         readings: Possible readings of the program; the first that compiles and defines `entry` is
             run.
         continues: Head of a function whose body a reading may be; "" where it may not.
-        mode: "script" runs it with `stdin`; "call" calls `entry` once with `args`; "serve" lets
-            `judge` call it.
+        mode: "script" runs it with `stdin`; "show" too, and reports the text of its last value
+            (`report` of kind "shown"); "call" calls `entry` once with `args`; "serve" lets `judge`
+            call it.
         prelude: Trusted source executed before it in the same namespace (e.g. the question's
             imports and helpers).
         entry: A function, or "Class.method"; "" for scripts.

@@ -18,7 +18,7 @@ from typing import Any
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
 
 from .config import LAYERS, PUBLIC_PACKAGES, RunLimits, SandboxConfig
-from .inside.plain_data import decode, encode
+from .inside.messages import pack, unpack
 from .program import Program, RunResult
 from .worker_link import WorkerLink
 
@@ -156,7 +156,7 @@ class Sandbox:
         self._control = ours
         ours.settimeout(_START_S)
         try:
-            ours.send(encode(self._settings()))
+            ours.send(pack(self._settings()))
             if not ours.recv(4096):
                 raise OSError("it ended at once")
         except OSError as error:
@@ -189,8 +189,8 @@ class Sandbox:
         ours.settimeout(_START_S)
         try:
             with theirs:
-                socket.send_fds(self._control, [encode({"worker_index": index})], [theirs.fileno()])
-            hello = decode(ours.recv(65536) or encode({"error": "it ended at once"}))
+                socket.send_fds(self._control, [pack({"worker_index": index})], [theirs.fileno()])
+            hello = unpack(ours.recv(65536) or pack({"error": "it ended at once"}))
         except OSError as error:
             ours.close()
             raise VerifierUnavailable(f"cannot start a sandbox worker: {error}") from error

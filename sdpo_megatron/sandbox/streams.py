@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import select
 import struct
 from typing import Any
 
-from .inside.plain_data import MAX_FRAME_BYTES, PlainDataError, encode
+from .inside.plain_data import MARSHAL_VERSION, MAX_FRAME_BYTES, PlainDataError
 
 _PIECE = 1 << 16
 
@@ -15,16 +16,20 @@ _PIECE = 1 << 16
 class Stream:
     """A non-blocking descriptor with bytes still to send and bytes received, up to a limit.
 
-    Owns the descriptor.
+    Owns the descriptor. What comes over one that does not wake its reader has time.
     """
 
-    def __init__(self, fd: int, limit: int, to_send: bytes = b"") -> None:
-        self.fd, self.limit = fd, limit
+    def __init__(self, fd: int, limit: int, to_send: bytes = b"", wakes: bool = True) -> None:
+        self.fd, self.limit, self._wakes = fd, limit, wakes
         self.received = bytearray()
         self.overflowed = False
         self.open = True
         self._to_send = memoryview(to_send)
         os.set_blocking(fd, False)
+
+    def is_waited_for(self) -> bool:
+        """Whether it is to be polled."""
+        return self.open and not self.overflowed and (self._wakes or bool(self._to_send))
 
     def events(self) -> int:
         return select.POLLIN | (select.POLLOUT if self._to_send else 0)
@@ -57,9 +62,9 @@ class Stream:
         os.close(self.fd)
 
 
-def frame_bytes(value: Any) -> bytes:
-    """One frame, ready to send. Raises PlainDataError when it is too large or not plain data."""
-    payload = encode(value)
+def job_bytes(job: dict[str, Any]) -> bytes:
+    """One job, ready to send. Raises PlainDataError when it is too large."""
+    payload = marshal.dumps(job, MARSHAL_VERSION)
     if len(payload) > MAX_FRAME_BYTES:
         raise PlainDataError(f"a job of {len(payload)} bytes; the limit is {MAX_FRAME_BYTES}")
     return struct.pack(">I", len(payload)) + payload

@@ -4,6 +4,7 @@ how the run ended."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import select
@@ -16,13 +17,16 @@ from typing import Any
 from sdpo_megatron.errors import VerifierUnavailable
 
 from .config import RunLimits, SandboxConfig
-from .inside.plain_data import decode, encode
+from .inside.messages import pack, unpack
+from .inside.plain_data import encode
 from .inside.run import JUDGE_GRACE_S, MAX_STRETCH
+from .inside.verdict import checks
 from .inside.verdict.judgement import read_judgement, report_bytes
 from .inside.verdict.statement import HEAD_BYTES, read_statement
 from .program import Program, RunResult
-from .streams import Stream, frame_bytes
+from .streams import Stream, job_bytes
 
+_LOOK_S = 0.05  # how often streams are looked at that do not wake the host
 _GRACE_S = 20.0  # beyond the run's own wall limit, before the worker itself is given up
 _RUN_LIMITS = ("wall_s", "cpu_s", "memory_mib", "processes")
 
@@ -72,32 +76,32 @@ class WorkerLink:
     def _pump(self, exchange: _Exchange, deadline: float) -> dict[str, Any]:
         control = self._control.fileno()
         killed = False
+        look_at = time.monotonic() + _LOOK_S
         while True:
             poller = select.poll()
             poller.register(control, select.POLLIN)
-            by_fd = {
-                stream.fd: stream
-                for stream in exchange.streams
-                if stream.open and not stream.overflowed
-            }
+            by_fd = {stream.fd: stream for stream in exchange.streams if stream.is_waited_for()}
             for stream in by_fd.values():
                 poller.register(stream.fd, stream.events())
-            ready = poller.poll(max(0, int((deadline - time.monotonic()) * 1000)))
-            if not ready:
+            wait = min(deadline, look_at) - time.monotonic()
+            ready = poller.poll(max(0, int(wait * 1000) + 1))
+            if any(fd == control for fd, _ in ready):
+                answer = self._answer()
+                exchange.advance()
+                return answer
+            for fd, _ in ready:
+                by_fd[fd].advance()
+            now = time.monotonic()
+            if now >= look_at:
+                exchange.advance()
+                look_at = now + _LOOK_S
+            if now >= deadline:
                 raise VerifierUnavailable(
                     f"sandbox worker {self.pid} did not answer within its limit"
                 )
-            for fd, _ in ready:
-                if fd in by_fd:
-                    by_fd[fd].advance()
-            if any(fd == control for fd, _ in ready):
-                answer = self._answer()
-                for stream in exchange.streams:
-                    stream.advance()
-                return answer
             if exchange.flooded() and not killed:
                 killed = True
-                self._control.send(encode({"kill": "output"}))
+                self._control.send(pack({"kill": "output"}))
 
     def _answer(self) -> dict[str, Any]:
         try:
@@ -106,7 +110,7 @@ class WorkerLink:
             raise VerifierUnavailable(f"sandbox worker {self.pid}: {error}") from error
         if not data:
             raise VerifierUnavailable(f"sandbox worker {self.pid} died during a run")
-        return dict(decode(data))
+        return unpack(data)
 
     def hang_up(self) -> None:
         """Tells the worker to end, also while another thread is in `run`, which then raises."""
@@ -134,13 +138,14 @@ class _Exchange:
         self.stdout = self._output(output_limit)
         self.stderr = self._output(output_limit)
         said = HEAD_BYTES + (program.answer_bytes if program.mode == "call" else 0)
-        self.channel = self._channel(frame_bytes(_attempt_job(program)), said)
+        job = job_bytes(_attempt_job(program))
+        self.channel = self._channel(job, said, wakes=program.mode == "call")
         self.judge: Stream | None = None
         if program.judge is not None:
             rpc = socket.socketpair()
             self._child_ends += [end.detach() for end in rpc]
-            job = frame_bytes(_judge_job(program, nonce))
-            self.judge = self._channel(job, report_bytes(len(program.judge.tests)))
+            job = job_bytes(_judge_job(program, nonce))
+            self.judge = self._channel(job, report_bytes(len(program.judge.tests)), wakes=False)
             self._child_ends.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
     def _output(self, limit: int) -> Stream:
@@ -148,10 +153,12 @@ class _Exchange:
         self._child_ends.append(write_end)
         return self._own(Stream(read_end, limit))
 
-    def _channel(self, job: bytes, limit: int) -> Stream:
+    def _channel(self, job: bytes, limit: int, wakes: bool) -> Stream:
+        """`wakes` where more may come than a socket holds. A judge says two lines a test: to wake
+        for each would cost more than to read them."""
         ours, theirs = socket.socketpair()
         self._child_ends.append(theirs.detach())
-        return self._own(Stream(ours.detach(), limit, job))
+        return self._own(Stream(ours.detach(), limit, job, wakes))
 
     def _own(self, stream: Stream) -> Stream:
         self.streams.append(stream)
@@ -159,10 +166,15 @@ class _Exchange:
 
     def hand_over(self, control: socket.socket, request: dict[str, Any]) -> None:
         try:
-            socket.send_fds(control, [encode(request)], self._child_ends)
+            socket.send_fds(control, [pack(request)], self._child_ends)
         except OSError as error:
             raise VerifierUnavailable(f"the sandbox worker is gone: {error}") from error
         self._close_child_ends()
+
+    def advance(self) -> None:
+        """Moves all that can be moved without waiting."""
+        for stream in self.streams:
+            stream.advance()
 
     def flooded(self) -> bool:
         return self.stdout.overflowed or self.stderr.overflowed or self.channel.overflowed
@@ -221,7 +233,7 @@ def _attempt_job(program: Program) -> dict[str, Any]:
         "readings": list(program.readings),
         "continues": program.continues,
         "entry": program.entry,
-        "args": list(program.args),
+        "args": encode(program.args),
         "answer_bytes": program.answer_bytes,
     }
 
@@ -232,7 +244,7 @@ def _judge_job(program: Program, nonce: str) -> dict[str, Any]:
     return {
         "nonce": nonce,
         "setup": list(judge.setup),
-        "tests": [list(test) for test in judge.tests],
+        "tests": [[index, _split(source)] for index, source in judge.tests],
         "entry": program.entry,
         "answer_bytes": program.answer_bytes,
         "shown": list(judge.shown),
@@ -240,3 +252,6 @@ def _judge_job(program: Program, nonce: str) -> dict[str, Any]:
         "rehearse": judge.rehearse,
         "text_limit": judge.text_limit,
     }
+
+
+_split = functools.lru_cache(4096)(checks.split)  # an item is judged many times

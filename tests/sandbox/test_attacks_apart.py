@@ -9,7 +9,7 @@ import time
 import pytest
 
 from sdpo_megatron.errors import VerifierUnavailable
-from sdpo_megatron.sandbox import Program, RunLimits, Sandbox, SandboxConfig
+from sdpo_megatron.sandbox import Judge, Program, RunLimits, Sandbox, SandboxConfig
 from sdpo_megatron.sandbox.inside.fence.view import packages_below
 from tests.sandbox.attacks import assert_stopped, attack, facts
 from tests.sandbox.conftest import Target
@@ -81,7 +81,7 @@ frame, names = sys._getframe(), []
 while frame is not None:
     names.append(frame.f_code.co_name)
     frame = frame.f_back
-wanted = "Run Tools Cgroups _Worker _Zygote Fence Child Setup Plan Limits".split()
+wanted = "Run Tools Cgroups _Worker _Zygote _Process Setup Plan Limits socket".split()
 gc.unfreeze()
 found = {type(o).__name__ for o in gc.get_objects()} & set(wanted)
 print(names, sorted(found), sys.orig_argv, len(sys._current_frames()))
@@ -90,6 +90,73 @@ print(names, sorted(found), sys.orig_argv, len(sys._current_frames()))
         result = anywhere.run(Program.script(source))
         expected = b"['<module>', 'main', '_run', 'become', 'main', '<module>'] [] [''] 1\n"
         assert result.stdout == expected, facts(result)
+
+
+def test_what_is_left_of_the_template_tells_nothing_of_earlier_runs(anywhere: Target) -> None:
+    """A program reads the same out of it whatever ran before, but for its own uid and folder."""
+    source = """
+import gc, os, struct, sys
+own = [os.getcwd().encode()]
+forms = struct.Struct("=q").pack, b"%d".__mod__, b"%08x".__mod__
+own += [form(os.getuid() + i) for i in (0, 1) for form in forms]
+todo, seen, found = [sys.modules["inside.template"]._servers[0]], set(), []
+while todo:
+    one = todo.pop()
+    if id(one) in seen or isinstance(one, (type, type(sys), type(len), type(lambda: 0))):
+        continue
+    seen.add(id(one))
+    todo += gc.get_referents(one)
+    one = getattr(one, "raw", one)
+    if isinstance(one, int) and one >= 1 << 40:
+        one = 0
+    one = bytes(one) if isinstance(one, (bytes, bytearray, memoryview)) else repr(one).encode()
+    one = b"" if b" at 0x" in one else one
+    for at in range(0, len(one) - 7, 8):  # addresses
+        if 1 << 40 <= int.from_bytes(one[at : at + 8], "little") < 1 << 47:
+            one = one[:at] + bytes(8) + one[at + 8 :]
+    for mine in own:
+        one = one.replace(mine, b"?")
+    found.append(one)
+print(len(found), hash(tuple(sorted(found))))
+"""
+    first = anywhere.run(Program.script(source))
+    anywhere.run(Program.script("x = 'secret'", b"secret", cpu_s=1.0, memory_mib=128))
+    judge = Judge(setup=(), tests=((0, "assert candidate(1) == 1"),))
+    judged = Program(readings=("def f(x): return x",), mode="serve", entry="f", judge=judge)
+    assert anywhere.run(judged).judgement is not None
+    again = anywhere.run(Program.script(source))
+    assert int(first.stdout.split()[0]) > 40, facts(first)
+    assert again.stdout == first.stdout, facts(again)
+
+
+def test_each_run_begins_with_chances_and_streams_of_its_own(anywhere: Target) -> None:
+    """All are cloned from one process, which has played a run before it was fenced."""
+    source = """
+import random, signal, sys
+streams = sys.stdin, sys.stdout, sys.stderr
+print(random.random(), file=sys.stderr)
+print(sys.argv, "attempt" in sys.modules, signal.getsignal(signal.SIGPIPE) == signal.SIG_DFL)
+print(streams == (sys.__stdin__, sys.__stdout__, sys.__stderr__), sys.stdin.read(), "\\udcff")
+"""
+    results = [anywhere.run(Program.script(source, b"\xff")) for _ in range(3)]
+    for result in results:
+        assert result.stdout == b"['attempt.py'] False True\nTrue \xff \xff\n", facts(result)
+    assert len({result.stderr for result in results}) == 3
+
+
+def test_leaving_something_beside_its_own_folder(anywhere: Target) -> None:
+    body = "import os; os.chdir('..'); open('left', 'w')"
+    assert_stopped(anywhere.run(attack(body)), "PermissionError", "OSError")
+    listed = Program.script("import os; print('left' in os.listdir('..'))")
+    assert anywhere.run(listed).stdout == b"False\n"
+
+
+def test_threads_that_nobody_joins_are_waited_for(anywhere: Target) -> None:
+    source = """
+import threading, time
+threading.Thread(target=lambda: (time.sleep(0.2), print("late"))).start()
+"""
+    assert anywhere.run(Program.script(source)).stdout == b"late\n"
 
 
 @pytest.mark.parametrize(

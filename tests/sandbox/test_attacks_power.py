@@ -94,6 +94,14 @@ print('done')
     assert result.cause == "", facts(result)
 
 
+def test_joining_another_process_group(anywhere: Target) -> None:
+    """A signal to that group would reach it there, and its own to the group would reach others."""
+    body = "import os; os.setpgid(0, os.getpgid(os.getppid()) or 1)"
+    assert_stopped(anywhere.run(attack(body)), "PermissionError")
+    source = "import os; print(os.getpgrp() == os.getpid())"
+    assert anywhere.run(Program.script(source)).stdout == b"True\n"
+
+
 def test_killing_processes_of_the_host_by_number(sandbox: Target) -> None:
     body = f"import os; os.kill({os.getpid()}, 0)"
     assert_stopped(sandbox.run(attack(body)), "ProcessLookupError", "PermissionError")

@@ -46,7 +46,7 @@ def test_version_2(version_2: Path) -> None:
 def test_version_1_follows_its_own_path(tmp_path: Path) -> None:
     own = tmp_path / "memory" / "slice" / "sdpo-1-3"
     own.mkdir(parents=True)
-    for name in ("cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+    for name in ("tasks", "cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
         (own / name).touch()
     (own / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     cgroups = Cgroups("sdpo-1-3", str(tmp_path), own="4:cpu,memory:/slice\n2:pids:/\n")
@@ -56,6 +56,8 @@ def test_version_1_follows_its_own_path(tmp_path: Path) -> None:
     assert (own / "memory.limit_in_bytes").read_text() == str(1 << 20)
     assert (own / "memory.memsw.limit_in_bytes").read_text() == str(1 << 20)
     assert not cgroups.killed_for_memory()  # two kills before our time
+    os.write(cgroups.entrances[0], b"0")
+    assert (own / "tasks").read_text() == "0"
 
 
 _ROOT = Path("/sys/fs/cgroup")

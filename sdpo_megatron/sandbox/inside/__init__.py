@@ -1,6 +1,7 @@
 """What runs beyond the fence: the zygote, its workers, and what they fork. Standard library only.
 
     start, zygote, worker, template, step   from a bare interpreter to the process of one attempt
+    order, practice                         what a template is asked, and what it rehearses before
     run, ending, process_tree               one attempt watched, and what its end means
     messages, plain_data, tools             what these processes send each other and hold
     fence/                                  what an attempt cannot do: the kernel's side

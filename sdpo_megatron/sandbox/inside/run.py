@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import ending, process_tree
-from .fence import linux
+from .fence import folders, linux
 from .fence.confine import Limits
 from .fence.namespaces import INSIDE_ID
-from .messages import receive
-from .plain_data import decode, encode
+from .messages import receive, unpack
+from .order import JUDGED, RPC_ENDS, UNJUDGED, read_answer, write_order
 from .tools import Tools
 
 _FIRST_SAMPLE_S, _SAMPLE_S = 0.02, 0.05
 _SLOTS = 31  # pairs of uids of a block that runs take in turn; the last uid is the template's
+_MARGIN = 64  # processes
 MAX_STRETCH = 5.0  # how many times its wall limit a run may last on a machine that is too busy
 JUDGE_GRACE_S = 20.0  # for the judge, to report after its attempt was ended
 
@@ -47,15 +47,12 @@ class Run:
         self.limits = Limits(**request["limits"])
         self.number = int(request["run"])
         self.tools, self.fds = tools, fds
-        self.roles = {"attempt": (0, 1, 2, 3)}  # stdin, stdout, stderr, channel
-        if request["judged"]:
-            # Then: rpc of the attempt, rpc of the judge, channel of the judge, /dev/null.
-            self.roles = {"attempt": (0, 1, 2, 3, 4), "judge": (7, 7, 7, 6, 5)}
+        self.judged = bool(request["judged"])
         self.processes: dict[str, _Process] = {}
         self.cause = ""
         self.judge_late = False
         self.peak = process_tree.Usage()
-        self.tmp = "/tmp" if "private_tmp" in tools.layers else ""
+        self.folder = ""
         self.cpu_before_s = 0.0
 
     def go(self) -> dict[str, Any]:
@@ -74,33 +71,35 @@ class Run:
         tools = self.tools
         tools.cgroups.prepare(self.limits.memory_mib, self.limits.processes)
         self.cpu_before_s = tools.cgroups.cpu_s()
-        children = []
-        for role, fds in self.roles.items():
-            # A uid of its own, the judge's apart from the attempt's; in turn.
-            slot = self.number % _SLOTS * 2 + (role == "judge")
-            inside = INSIDE_ID if "user" in tools.layers else tools.block
-            if role == "attempt" and tools.folder:
-                self.tmp = f"{tools.folder}/{self.number}"
-                os.mkdir(self.tmp, 0o700)
-                if tools.block:
-                    os.chown(self.tmp, tools.block + slot, tools.block + slot)
-            tmp = self.tmp if role == "attempt" or not tools.folder else ""
-            children.append({"role": role, "fds": list(fds), "uid": inside + slot, "tmp": tmp})
-        limits = {**asdict(self.limits), "processes": self._process_limit()}
-        message = encode({"limits": limits, "children": children})
+        slot = self.number % _SLOTS * 2
+        if tools.folder:
+            self.folder = f"{tools.folder}/{self.number}"
+            os.mkdir(self.folder, 0o700)
+            if tools.block:
+                os.chown(self.folder, tools.block + slot, tools.block + slot)
+        uids = [0, 0]  # not to be chosen
+        if tools.block:  # one for each child; in turn
+            uids[0] = slot + (INSIDE_ID if "user" in tools.layers else tools.block)
+            uids[1] = uids[0] + 1
+        limits = replace(self.limits, processes=self._process_limit())
+        order = write_order(limits, self.judged, uids, self.folder)
         try:
-            socket.send_fds(tools.link, [message], self.fds)
-            answer = decode(tools.link.recv(4096) or encode({"gone": True}))
+            socket.send_fds(tools.link, [order], self.fds)
+            answer = tools.link.recv(4096)
         except OSError as error:
             raise TemplateGone(str(error)) from error
-        if "gone" in answer:
+        if not answer:
             raise TemplateGone("it died")
-        for role, pid in zip(self.roles, answer["pids"], strict=False):
+        pids, problem = read_answer(answer)
+        for role, pid in zip(JUDGED if self.judged else UNJUDGED, pids, strict=False):
             self.processes[role] = _Process(pid, linux.pidfd_open(pid))
-        if "error" in answer:
-            raise OSError(answer["error"])
-        while self.fds:  # ours would keep the channels open after the processes have died
-            os.close(self.fds.pop())
+        if problem:
+            raise OSError(problem)
+        # Ours would keep the calls between attempt and judge open after one has died. The others
+        # stay until the end: that they are over would only wake the host before it can go on.
+        for fd in self.fds[RPC_ENDS]:
+            os.close(fd)
+        del self.fds[RPC_ENDS]
 
     def _process_limit(self) -> int:
         """RLIMIT_NPROC counts by uid: what else runs under that of the run must not count."""
@@ -109,7 +108,9 @@ class Run:
             return self.limits.processes
         if "user" in tools.layers:  # the template, and the judge
             return self.limits.processes + 2
-        return self.limits.processes + process_tree.tasks_of(tools.proc_fd, os.getuid())
+        others = process_tree.tasks_of(tools.proc_fd, os.getuid())
+        # Rounded, so that a template need not prepare itself anew for each run.
+        return self.limits.processes + others + -others % _MARGIN
 
     def _watch(self, start: float) -> None:
         """Waits for the primary process; samples the attempt's tree; obeys a kill from the host."""
@@ -128,7 +129,7 @@ class Run:
                 data, _ = receive(control)
                 if not data:
                     raise HostGone
-                self.cause = self.cause or str(decode(data).get("kill", "killed"))
+                self.cause = self.cause or str(unpack(data).get("kill", "killed"))
                 return
             if primary.pidfd in ready:
                 return
@@ -190,8 +191,8 @@ class Run:
         if "pid" not in self.tools.layers:
             keep = frozenset({self.tools.template_pid})
             strays_s = process_tree.kill_strays(self.tools.proc_fd, keep)
-        if self.tools.folder and self.tmp:
-            shutil.rmtree(self.tmp, ignore_errors=True)
+        if self.folder:
+            folders.remove(self.folder)
         problems = self._problems()
         if "judge" in statuses:
             status, cpu_s, _ = statuses["judge"]

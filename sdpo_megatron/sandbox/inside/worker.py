@@ -19,8 +19,7 @@ from typing import Any
 from . import template
 from .fence import folders, landlock, linux, namespaces, seccomp, uids, view
 from .fence.cgroups import Cgroups
-from .messages import receive
-from .plain_data import decode, encode
+from .messages import pack, receive, unpack
 from .run import HostGone, Run, TemplateGone
 from .step import Step
 from .tools import Tools
@@ -48,7 +47,7 @@ def main(control: socket.socket, settings: dict[str, Any], host_fd: int) -> Step
     except BaseException as error:
         status = 1
         with contextlib.suppress(OSError):
-            control.send(encode({"error": f"{type(error).__name__}: {error}"}))
+            control.send(pack({"error": f"{type(error).__name__}: {error}"}))
     os._exit(status)
 
 
@@ -66,6 +65,7 @@ class _Worker:
         working = namespaces.working(found.missing)
         block = self._block(found)
         others = self._other_layers(found)
+        folder = ""
         while True:
             if "mount" in working:
                 private = ("private_root", "private_tmp")
@@ -73,12 +73,14 @@ class _Worker:
                 private = ()
                 for name in ("private_root", "private_tmp"):
                     found.missing.setdefault(name, "no mount namespace")
+                folder = folder or self._folder(found)
             plan = namespaces.Plan(
                 names=working,
                 privileged=linux.CAP_SYS_ADMIN in linux.capabilities(),
                 paths=tuple(view.readable(tuple(self.settings["packages"]))),
                 block=block,
                 seccomp="seccomp" in others,
+                folder=folder,
             )
             layers = (*found.layers, *working, *private, *others, *(("uid",) if block else ()))
             started = self._start_template(plan, layers, cgroups)
@@ -91,7 +93,6 @@ class _Worker:
             # A namespace could be made but not used, as where a security module forbids mounts.
             found.missing.update(dict.fromkeys(working, started["error"]))
             working = ()
-        folder = "" if "mount" in working else self._folder(found)
         self.tools = Tools(
             layers=tuple(layers),
             cgroups=cgroups,
@@ -105,7 +106,7 @@ class _Worker:
             folder=folder,
         )
         hello = {"pid": os.getpid(), "layers": list(layers), "missing": found.missing}
-        self.control.send(encode(hello))
+        self.control.send(pack(hello))
         return None
 
     def _cgroups(self, found: _Findings) -> Cgroups:
@@ -176,7 +177,7 @@ class _Worker:
                 said = {"error": f"mapping ids: {error}"}
                 os.kill(self.template_pid, signal.SIGKILL)
             else:
-                self.link.send(encode({"mapped": True}))
+                self.link.send(pack({"mapped": True}))
                 said = self._hear()
         if "error" in said:
             os.waitpid(self.template_pid, 0)
@@ -185,7 +186,7 @@ class _Worker:
         return said
 
     def _hear(self) -> dict[str, Any]:
-        return dict(decode(self.link.recv(65536) or encode({"error": "the template died"})))
+        return unpack(self.link.recv(65536) or pack({"error": "the template died"}))
 
     def _raise_oom_score(self) -> None:
         """When the machine runs out of memory, what runs here goes first."""
@@ -205,10 +206,14 @@ class _Worker:
                 data, fds = receive(control)
                 if not data:
                     return
-                request = decode(data)
+                request = unpack(data)
                 if request.get("kill"):
                     continue  # it came after its run was over
-                control.send(encode({"run": request["run"], **self._run(request, fds)}))
+                try:
+                    control.send(pack({"run": request["run"], **self._run(request, fds)}))
+                finally:
+                    for fd in fds:
+                        os.close(fd)
         except HostGone:
             return
         finally:
@@ -219,9 +224,6 @@ class _Worker:
             return Run(request, fds, self.tools).go()
         except (OSError, TemplateGone) as error:
             return {"error": f"{type(error).__name__}: {error}"}
-        finally:
-            for fd in fds:
-                os.close(fd)
 
     def _clean_up(self) -> None:
         self.tools.cgroups.remove()

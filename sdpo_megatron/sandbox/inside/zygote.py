@@ -21,8 +21,7 @@ from typing import Any
 
 from . import process_tree, worker
 from .fence import linux
-from .messages import receive
-from .plain_data import decode, encode
+from .messages import pack, receive, unpack
 from .step import Step
 
 # What short programs import most; a fork shares these pages, an import costs milliseconds per run.
@@ -75,7 +74,7 @@ def main() -> Step | None:
     host_pid = os.getppid()
     control = socket.socket(fileno=os.dup(0))
     host_fd = linux.pidfd_open(host_pid)
-    settings = {**decode(control.recv(65536)), "host_pid": host_pid}
+    settings = {**unpack(control.recv(65536)), "host_pid": host_pid}
     for name in PRELOAD:
         importlib.import_module(name)
     if settings["packages"]:
@@ -85,7 +84,7 @@ def main() -> Step | None:
     gc.collect()
     gc.freeze()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    control.send(encode({"ready": True}))
+    control.send(pack({"ready": True}))
     return _Zygote(control, settings, host_fd).serve()
 
 
@@ -121,7 +120,7 @@ class _Zygote:
     def _worker(self, data: bytes, fd: int) -> Step:
         for inherited in (0, self.control.detach(), self.proc_fd, *self.workers):
             os.close(inherited)
-        settings = {**self.settings, **decode(data)}
+        settings = {**self.settings, **unpack(data)}
         return functools.partial(worker.main, socket.socket(fileno=fd), settings, self.host_fd)
 
     def _bury(self, pidfd: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from sdpo_megatron.sandbox.inside.verdict.judgement import TestResult
 from sdpo_megatron.sandbox.inside.verdict.render import shorten_middle
 from sdpo_megatron.sandbox.inside.verdict.statement import Statement
+from sdpo_megatron.sandbox.words import crashed_text
 from sdpo_megatron.verifiers.harmless import harmless
 
 
@@ -21,36 +22,16 @@ def harmless_whole(text: str) -> str:
     return harmless(text, max(len(text), 1))
 
 
-LIMIT_WORDS = {
-    "cpu_time": "Time limit exceeded: the program used more than {cpu_s:g} seconds of CPU time.",
-    "wall_time": "Time limit exceeded: the program did not finish within {wall_s:g} seconds.",
-    "memory": "Memory limit exceeded: the program used more than {memory_mib:.0f} MiB.",
-    "output": "Output limit exceeded: the program printed more than {output_kib:.0f} KiB.",
-    "processes": "Process limit exceeded: the program started more than {processes:.0f} processes.",
-}
 ITEM_TIME = "Time limit exceeded: all tests together took longer than {item_wall_s:g} seconds."
 GARBAGE = "The program interfered with the channel that its answers are read from."
 COSTLY = "The returned value is too large or too costly to compare."
-
-_SIGNALS = {
-    4: "illegal instruction",
-    6: "aborted",
-    7: "bus error",
-    8: "arithmetic error",
-    11: "segmentation fault",
-}
-
-
-def limit_text(cause: str, limits: Mapping[str, float]) -> str:
-    """The limit that was hit, in plain words."""
-    return LIMIT_WORDS[cause].format(**limits)
 
 
 def crash_text(signal: int | None) -> str:
     """A program that ended by itself in the middle of a test."""
     if signal is None:
         return "The program ended itself before it returned an answer."
-    return f"The program crashed ({_SIGNALS.get(signal, f'signal {signal}')})."
+    return crashed_text(signal)
 
 
 def no_code_text(entry: str, names: tuple[str, ...] = ()) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sdpo_megatron.errors import VerifierUnavailable
-from sdpo_megatron.sandbox import Judge, Program, RunResult, Sandbox
+from sdpo_megatron.sandbox import Judge, Program, RunResult, Sandbox, limit_text
 from sdpo_megatron.sandbox.inside.verdict.judgement import Judgement, TestResult
 from sdpo_megatron.verifiers.base import BadItem, require
 
@@ -21,7 +21,6 @@ from .feedback import (
     case_text,
     crash_text,
     failed_answer_text,
-    limit_text,
     no_code_text,
     wrong_facts,
 )

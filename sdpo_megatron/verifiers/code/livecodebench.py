@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdpo_megatron.errors import VerifierUnavailable
-from sdpo_megatron.sandbox import Program, RunResult, Sandbox
+from sdpo_megatron.sandbox import Program, RunResult, Sandbox, limit_text
 from sdpo_megatron.sandbox.inside.plain_data import encode
 from sdpo_megatron.sandbox.inside.verdict.statement import ANSWER_BYTES
 from sdpo_megatron.verifiers.base import BadItem, require
@@ -27,7 +27,6 @@ from .feedback import (
     case_text,
     crash_text,
     failed_answer_text,
-    limit_text,
     no_code_text,
     wrong_facts,
 )

@@ -1,6 +1,6 @@
 """What keeps an attempt in: each layer of Linux, and the order in which a process puts them on.
 
-    linux                   the system calls that Python's `os` lacks
+    linux, calls            the system calls that Python's `os` lacks; calls put down in advance
     confine                 limits and all layers, put on by the process that becomes the attempt
     namespaces, uids        users, processes, network and mounts of its own; a block of user numbers
     view, folders           the root that it sees; where it may write when it has no root of its own

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
-import tempfile
 
 _PREFIX = "sdpo-sandbox-"
 _OTHERS = ("/dev/shm", "/run/shm")  # writable in most pods, also with a read-only root
@@ -23,6 +21,8 @@ def hold_folder() -> tuple[str, int] | None:
     if parent is None:
         return None
     _remove_stale(parent)
+    import tempfile  # here: see `remove`
+
     path = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
     fd = _open(path)
     fcntl.flock(fd, fcntl.LOCK_SH)
@@ -32,11 +32,20 @@ def hold_folder() -> tuple[str, int] | None:
 
 def release(path: str, fd: int) -> None:
     """Removes a folder that `hold_folder` made."""
-    shutil.rmtree(path, ignore_errors=True)
+    remove(path)
     os.close(fd)
 
 
+def remove(path: str) -> None:
+    """Removes a folder with all that is in it, as far as that is possible."""
+    import shutil  # here, since it loads libraries that each clone of a template would copy
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def _writable_parent() -> str | None:
+    import tempfile
+
     with contextlib.suppress(FileNotFoundError):
         return tempfile.gettempdir()
     return next((path for path in _OTHERS if os.access(path, os.W_OK | os.X_OK)), None)
@@ -59,6 +68,6 @@ def _remove_stale(parent: str) -> None:
                 if found.st_uid != os.geteuid() or found.st_mode & 0o777 != 0o711:
                     continue
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.path, ignore_errors=True)
+                remove(entry.path)
             finally:
                 os.close(fd)

@@ -9,19 +9,31 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import platform
 import signal
 import struct
 
 MACHINE = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}.get(
-    platform.machine(), ""
+    os.uname().machine, ""
 )
 _LIBC = ctypes.PyDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
+# For calls of plain numbers only, their own and six more; see `calls`.
+SYSCALL = _LIBC["syscall"]
+SYSCALL.restype, SYSCALL.argtypes = ctypes.c_long, (ctypes.c_long,) * 7
 
 # number on x86_64, number on aarch64 (arch/x86/entry/syscalls/syscall_64.tbl,
 # include/uapi/asm-generic/unistd.h)
 _NUMBERS = {
+    "write": (1, 64),
+    "close": (3, 57),
+    "recvmsg": (47, 212),
+    "openat": (257, 56),
+    "dup3": (292, 24),
+    "chdir": (80, 49),
+    "setpgid": (109, 154),
+    "setresuid": (117, 147),
+    "setresgid": (119, 149),
+    "prlimit64": (302, 261),
     "clone": (56, 220),
     "pivot_root": (155, 41),
     "mount": (165, 40),
@@ -40,6 +52,8 @@ _NUMBERS = {
     "landlock_restrict_self": (446, 446),
 }
 
+_NONE = (0,) * 6
+_CLONE, _SIGCHLD = _NUMBERS["clone"][MACHINE == "aarch64"], int(signal.SIGCHLD)
 NAMESPACES = {
     "user": 0x10000000,
     "pid": 0x20000000,
@@ -49,7 +63,9 @@ NAMESPACES = {
     "uts": 0x04000000,
 }
 CLONE_PARENT = 0x8000
-_CAPSET_HEADER, _NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), bytes(24)
+# Effective, permitted and inheritable sets. Under no_new_privs an exec grants nothing, so the
+# bounding set (41 more calls) does not matter.
+CAPSET_HEADER, NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), bytes(24)
 CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 6, 7, 21
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
@@ -61,13 +77,25 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 
 
+def number(name: str) -> int:
+    """A system call's number. Raises OSError on a machine whose numbers are not known."""
+    if not MACHINE:
+        raise OSError(38, f"{name}: no system-call numbers for {os.uname().machine}")
+    return _NUMBERS[name][MACHINE == "aarch64"]
+
+
+def name_of(found: int) -> str:
+    """Inverse of `number`."""
+    return next(name for name in _NUMBERS if number(name) == found)
+
+
 def call(name: str, *arguments: object) -> int:
     """Invokes a system call by name; bytes are passed as pointers."""
-    if not MACHINE:
-        raise OSError(38, f"{name}: no system-call numbers for {platform.machine()}")
-    number = _NUMBERS[name][MACHINE == "aarch64"]
-    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    result: int = _LIBC.syscall(ctypes.c_long(number), *wide)
+    if all(type(a) is int for a in arguments):
+        result: int = SYSCALL(number(name), *arguments, *_NONE[len(arguments) :])
+    else:
+        wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+        result = _LIBC.syscall(ctypes.c_long(number(name)), *wide)
     if result < 0:
         errno = ctypes.get_errno()
         raise OSError(errno, f"{name}: {os.strerror(errno)}")
@@ -75,17 +103,16 @@ def call(name: str, *arguments: object) -> int:
 
 
 def clone(flags: int) -> int:
-    """fork() with namespaces in one call: the child's pid in the parent, 0 in the child."""
-    ctypes.pythonapi.PyOS_BeforeFork()
-    try:
-        pid = call("clone", flags | int(signal.SIGCHLD), 0, 0, 0, 0)
-    except OSError:
-        ctypes.pythonapi.PyOS_AfterFork_Parent()
-        raise
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-    else:
-        ctypes.pythonapi.PyOS_AfterFork_Parent()
+    """fork() with namespaces in one call: the child's pid in the parent, 0 in the child.
+
+    Only for a process of one thread, which holds no lock: nothing is put right in the child, as
+    os.fork() would, and no function given to os.register_at_fork is called (those that the standard
+    library has given copy a hundred pages).
+    """
+    pid: int = SYSCALL(_CLONE, flags | _SIGCHLD, 0, 0, 0, 0, 0)
+    if pid < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"clone: {os.strerror(errno)}")
     return pid
 
 
@@ -160,9 +187,8 @@ def prctl(option: int, argument: int) -> None:
 
 
 def pidfd_open(pid: int) -> int:
-    fd = call("pidfd_open", pid, 0)
-    os.set_inheritable(fd, False)
-    return fd
+    """A descriptor of a process, closed on exec."""
+    return call("pidfd_open", pid, 0)
 
 
 def pidfd_kill(pidfd: int) -> None:
@@ -181,12 +207,3 @@ def close_all_except(keep: set[int]) -> None:
             except OSError:
                 os.closerange(first, min(fd, 65536))
         first = fd + 1
-
-
-def drop_capabilities() -> None:
-    """Empties the effective, permitted and inheritable sets.
-
-    Under no_new_privs (set before) an exec grants nothing, so the bounding set (41 more calls) does
-    not matter.
-    """
-    call("capset", _CAPSET_HEADER, _NO_CAPABILITIES)

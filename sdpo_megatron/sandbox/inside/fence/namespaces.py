@@ -29,6 +29,7 @@ class Plan:
         paths: The view: all that is readable.
         block: First of the host uids that the runs get; 0 when uids cannot be chosen.
         seccomp: Whether the filter will be on.
+        folder: Where runs get a folder each; "" with a mount namespace, or without any.
     """
 
     names: tuple[str, ...]
@@ -36,6 +37,7 @@ class Plan:
     paths: tuple[str, ...]
     block: int
     seccomp: bool
+    folder: str
 
     @property
     def once(self) -> tuple[str, ...]:

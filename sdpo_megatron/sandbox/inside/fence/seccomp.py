@@ -8,10 +8,9 @@ allowed, which makes a long one in every child expensive.
 
 from __future__ import annotations
 
-import ctypes
 import struct
 
-from . import linux
+from .calls import Calls
 from .syscall_rules import CHILD_RULES, PRETENDED, RULES, SIGNALLING, UNKNOWN, Test
 from .syscall_table import table, template_calls
 
@@ -19,6 +18,7 @@ _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
 _JUMP, _JUMP_EQUAL, _JUMP_GREATER_EQUAL = 0x05, 0x15, 0x35
 _ALLOW_ACTION, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
+_PROGRAM = struct.Struct("@HP")  # struct sock_fprog: number of instructions, their address
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16  # struct seccomp_data; little-endian halves
 _X32_BIT = 0x40000000
 
@@ -119,13 +119,17 @@ def _tree(intervals: list[tuple[int, list[bytes]]]) -> list[bytes]:
     return [pivot, _op(_JUMP, len(left)), *left, *right]
 
 
-class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-
-
 def install(code: bytes) -> None:
     """Applies the filter to this process and all it will fork, for good.
 
     Needs no_new_privs set before.
     """
-    linux.call("seccomp", 1, 0, ctypes.byref(_Program(len(code) // 8, code)))
+    calls = Calls()
+    add(calls, code)
+    calls.carry_out()
+
+
+def add(calls: Calls, code: bytes) -> None:
+    """Adds what `install` does."""
+    program = _PROGRAM.pack(len(code) // 8, calls.hold(code))
+    calls.add("seccomp", 1, 0, calls.hold(program))

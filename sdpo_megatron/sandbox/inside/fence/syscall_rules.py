@@ -67,6 +67,8 @@ RULES: dict[str, tuple[Test, ...]] = {
     "sendto": (Test(4, (0,), wide=True), Test(5, (0,))),
     # TYPE, ERROR, SNDBUF, RCVBUF, ACCEPTCONN, PROTOCOL, DOMAIN. Not PEERCRED, PEERPIDFD, PEERSEC.
     "getsockopt": (Test(1, (1,)), Test(2, (3, 4, 7, 8, 30, 38, 39))),
+    # A process group of its own, not that of another run or of the machinery.
+    "setpgid": (Test(1, (0,)),),
     # Of the caller only.
     "prlimit64": (Test(0, (0,)),),
     "sched_setaffinity": (Test(0, (0,)),),

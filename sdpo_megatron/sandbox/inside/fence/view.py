@@ -14,6 +14,7 @@ import os
 import sysconfig
 
 from . import linux
+from .calls import Calls
 
 # Not /dev/zero: mapped shared, it is memory that nobody counts.
 _DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
@@ -145,13 +146,17 @@ def _bind(fd: int, target: str, folder: bool) -> None:
     os.close(fd)
 
 
-def private_tmp(size_mib: int, uid: int, gid: int) -> None:
-    """An empty tmpfs over /tmp, owned by the run; gone with its mount namespace."""
+def private_tmp(calls: Calls, size_mib: int, uid: int) -> memoryview:
+    """Adds an empty tmpfs over /tmp, owned by the run; gone with its mount namespace. Returns the
+    place of its `ownership`, for that of another run."""
     flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-    linux.mount(
-        "tmpfs",
-        "/tmp",
-        "tmpfs",
-        flags,
-        f"mode=700,size={size_mib}m,nr_inodes=2048,uid={uid},gid={gid}",
-    )
+    limits = b"mode=700,size=%dm,nr_inodes=2048," % size_mib
+    kind, own = calls.hold(b"tmpfs"), ownership(uid)
+    options, view = calls.hold_open(limits + own, len(limits + own) + 1)
+    calls.add("mount", kind, calls.hold(b"/tmp"), kind, flags, options)
+    return view[len(limits) : -1]
+
+
+def ownership(uid: int) -> bytes:
+    """Mount options, of always the same length, that give a file system to a user and its group."""
+    return b"uid=0x%08x,gid=0x%08x" % (uid, uid)

@@ -4,24 +4,37 @@ The job comes over the channel (descriptor 3), one statement (see `statement`) g
 What it says is the program's own word, as forgeable as its output: the host uses it for feedback,
 and the value that it carries is decoded elsewhere.
 
-Modes: "script" runs a whole program (stdin and stdout are its business), "call" calls one function
-once and states what it returned, "serve" answers calls over the rpc channel (descriptor 4) until
+Modes: "script" runs a whole program (stdin and stdout are its business), "show" does too and states
+the text of its last expression, "call" calls one function once and states what it returned, "serve"
+answers calls over the rpc channel (descriptor 4) until
 the judge hangs up. In mode "serve" nothing of the program runs before the judge says so.
 """
 
 from __future__ import annotations
 
+import _thread
+import ast
 import contextlib
 import os
+import random
 import sys
 import threading
 import types
 from typing import Any
 
 from ..fence.confine import CHANNEL_FD, OUT_OF_MEMORY, RPC_FD
-from ..plain_data import PlainDataError, encode, receive_frame, send_bytes, write_all
+from ..plain_data import (
+    PlainDataError,
+    decode,
+    encode,
+    receive_frame,
+    receive_job,
+    send_bytes,
+    write_all,
+)
 from .choice import FILENAME, Unusable, choose
-from .statement import Statement
+from .render import shorten_middle
+from .statement import SHOWN_CHARS, Statement
 
 GO = b"+"
 
@@ -31,8 +44,7 @@ def main() -> None:
 
     Returns when the program is over; the caller ends the process.
     """
-    job = receive_frame(CHANNEL_FD)
-    _fresh_streams()
+    job = receive_job(CHANNEL_FD)
     try:
         chosen = choose(job["readings"], job["continues"], job["entry"])
     except Unusable as unusable:
@@ -40,16 +52,21 @@ def main() -> None:
         return
     if job["mode"] == "serve" and os.read(RPC_FD, 1) != GO:
         return
-    module = types.ModuleType("__main__" if job["mode"] == "script" else "attempt")
+    random.seed()  # cloned like all else
+    mode = job["mode"]
+    whole = mode in ("script", "show")
+    module = types.ModuleType("__main__" if whole else "attempt")
     sys.modules[module.__name__] = module
     sys.argv = ["attempt.py"]
     about = _About(chosen.offset, chosen.index)
     try:
         if job["prelude"]:
             exec(compile(job["prelude"], "<prompt>", "exec", dont_inherit=True), module.__dict__)
-        exec(chosen.code, module.__dict__)
-        function = None if job["mode"] == "script" else _function(module, job["entry"])
-        if job["mode"] == "script":
+        shown = _show(chosen.source, module.__dict__) if mode == "show" else ""
+        if mode != "show":
+            exec(chosen.code, module.__dict__)
+        function = None if whole else _function(module, job["entry"])
+        if whole and _thread._count():
             # Waits for the program's own threads, as an exit does.
             threading._shutdown()  # type: ignore[attr-defined]
     except MemoryError:
@@ -57,14 +74,30 @@ def main() -> None:
     except BaseException as error:  # whatever a hostile program raises is its result
         _finish(about.error(error))
         return
-    if job["mode"] == "call":
-        _finish(_call(function, tuple(job["args"]), {}, about, job["answer_bytes"]))
+    if mode == "call":
+        _finish(_call(function, tuple(decode(job["args"])), {}, about, job["answer_bytes"]))
+        return
+    if mode == "show":
+        _finish(Statement(kind="shown", message=shown, chosen=chosen.index))
         return
     loaded = Statement(kind="loaded", chosen=chosen.index)
     _finish(loaded)
-    if job["mode"] == "serve":
+    if mode == "serve":
         send_bytes(RPC_FD, loaded.to_bytes())
         _serve(function, about, job["answer_bytes"])
+
+
+def _show(source: str, names: dict[str, Any]) -> str:
+    """Runs a program; the text of the value of its last statement, where that is an expression and
+    the value is not None."""
+    tree = ast.parse(source, FILENAME)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, FILENAME, "exec", dont_inherit=True), names)
+    if not isinstance(last, ast.Expr):
+        return ""
+    code = compile(ast.Expression(last.value), FILENAME, "eval", dont_inherit=True)
+    value = eval(code, names)
+    return "" if value is None else shorten_middle(repr(value), SHOWN_CHARS)
 
 
 def _function(module: types.ModuleType, entry: str) -> Any:
@@ -159,11 +192,3 @@ def _finish(statement: Statement) -> None:
 
 def _state(statement: Statement) -> None:
     write_all(CHANNEL_FD, statement.to_bytes())
-
-
-def _fresh_streams() -> None:
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        errors = "backslashreplace" if fd == 2 else "surrogateescape"
-        stream = open(fd, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)

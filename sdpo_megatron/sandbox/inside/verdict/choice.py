@@ -18,9 +18,11 @@ FILENAME = "<attempt>"
 
 @dataclass(frozen=True)
 class Chosen:
-    """Code to run, the number of lines before the attempt's own first one, and its reading."""
+    """Code to run, its source, the number of lines before the attempt's own first one, and its
+    reading."""
 
     code: types.CodeType
+    source: str
     offset: int
     index: int
 
@@ -47,15 +49,17 @@ def choose(readings: list[str], continues: str, entry: str) -> Chosen:
         for prefix, source in _variants(text, continues):
             offset = prefix.count("\n")
             try:
-                tree = ast.parse(prefix + source, FILENAME)
-                code = compile(tree, FILENAME, "exec", dont_inherit=True)
+                code = compile(prefix + source, FILENAME, "exec", dont_inherit=True)
             except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError) as error:
                 # "unexpected indent" is a body that was read as a module: a later one says more
                 if syntax is None or syntax.message == "unexpected indent":
                     syntax = _syntax(error, offset, index)
                 continue
-            if not entry or any(_binds(tree, name) for name in _targets(entry)):
-                return Chosen(code, offset, index)
+            if not entry or not _defined(code).isdisjoint(_targets(entry)):
+                return Chosen(code, prefix + source, offset, index)
+            tree = ast.parse(prefix + source, FILENAME)
+            if any(_binds(tree, name) for name in _targets(entry)):
+                return Chosen(code, prefix + source, offset, index)
             defined = [n.name for n in tree.body if isinstance(n, _DEFINITIONS)]
             names = names or defined
             if defined or not text[:1].isspace():
@@ -85,6 +89,12 @@ def _targets(entry: str) -> tuple[str, ...]:
     """`f`; of "Solution.f" the class, or a function of the method's name."""
     first, _, method = entry.partition(".")
     return (first, method) if method else (first,)
+
+
+def _defined(code: types.CodeType) -> set[str]:
+    """Names of functions and classes at the module's level: the commonest bindings, and found
+    without a syntax tree of Python objects."""
+    return {inner.co_name for inner in code.co_consts if isinstance(inner, types.CodeType)}
 
 
 def _binds(tree: ast.Module, name: str) -> bool:

@@ -23,7 +23,7 @@ from ..plain_data import (
     PlainDataError,
     decode,
     receive_bytes,
-    receive_frame,
+    receive_job,
     send_frame,
     write_all,
 )
@@ -135,7 +135,7 @@ class Candidate:
 def main() -> None:
     """Reads the judging job from the channel, runs it, reports."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # an attempt that hangs up is told as such
-    job = receive_frame(CHANNEL_FD)
+    job = receive_job(CHANNEL_FD)
     report = Report(job["nonce"])
     entry, tests, sources = job["entry"], job["tests"], job["setup"]
     problem = rehearse(sources, tests, entry) if job["rehearse"] else ""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_RECORD_BYTES = 48 << 10
+_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -80,5 +81,4 @@ def write_record(kind: str, shape: Shape, values: Mapping[str, Any]) -> bytes:
             record[name] = min(max(int(value), 0), field.limit)
         else:
             record[name] = value[: field.limit]
-    text = json.dumps(record, ensure_ascii=False)
-    return text.encode("utf-8", "surrogatepass")
+    return _JSON.encode(record).encode("utf-8", "surrogatepass")

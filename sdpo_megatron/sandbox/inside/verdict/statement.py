@@ -7,7 +7,7 @@ line break, then the encoded value, for kind "value" alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from .records import MAX_RECORD_BYTES, Names, Number, Shape, Text, read_record, write_record
@@ -15,6 +15,7 @@ from .records import MAX_RECORD_BYTES, Names, Number, Shape, Text, read_record, 
 ANSWER_BYTES = 1 << 20  # of one value
 RUN_ANSWER_BYTES = 16 << 20  # of all values of one run
 HEAD_BYTES = MAX_RECORD_BYTES + 1
+SHOWN_CHARS = 4000  # at most 24 KB as JSON
 _LINE, _CHOSEN = Number(1_000_000), Number(1000)
 _CALL = Text(32)
 
@@ -32,6 +33,7 @@ SHAPES: dict[str, Shape] = {
     "exit": {"chosen": _CHOSEN, "call": _CALL},
     "unusable": {"message": Text(200), "chosen": _CHOSEN, "call": _CALL},
     "value": {"chosen": _CHOSEN, "call": _CALL},
+    "shown": {"message": Text(SHOWN_CHARS), "chosen": _CHOSEN},
 }
 
 
@@ -42,10 +44,10 @@ class Statement:
     Attributes:
         kind: "missing" (no reading of the response defines the function), "syntax" (none compiles),
             "loaded" (it runs, or ran to its end), "raised", "exit" (it called exit), "unusable" (it
-            returned what cannot be sent), "value"; "" when nothing was said; "garbage" for
-            everything else.
+            returned what cannot be sent), "value", "shown" (the text of its last expression); ""
+            when nothing was said; "garbage" for everything else.
         type: Of the exception.
-        message: Of the exception, or why a value is unusable.
+        message: Of the exception, or why a value is unusable, or the text that is shown.
         line: Of the code as shown to people; 0 when unknown.
         names: Functions and classes that the code does define.
         chosen: Index of the reading that is meant.
@@ -83,4 +85,4 @@ def read_statement(data: bytes) -> Statement:
     if value and record["kind"] != "value":
         return GARBAGE
     names = tuple(record.pop("names", ()))
-    return replace(Statement(**record, names=names), value=value)
+    return Statement(**record, names=names, value=value)
