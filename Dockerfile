@@ -17,10 +17,10 @@ ARG DEVICE=gpu
 ARG BASE=python:3.11.13-slim-bookworm
 
 FROM ${BASE} AS base
-# tini reaps the engines' helpers and hands SIGTERM on; the others are what NCCL and SGLang load at run time.
+# It reaps what is left by processes that have ended, and hands SIGTERM on.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends tini libnuma1 libibverbs1 librdmacm1 \
+ && apt-get install -y --no-install-recommends tini \
  && rm -rf /var/lib/apt/lists/*
 ENV PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
@@ -47,7 +47,7 @@ COPY requirements requirements
 RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir sdpo_megatron serving recipes && touch README.md sdpo_megatron/__init__.py serving/__init__.py recipes/__init__.py \
  && requirements/install.sh verifier \
- && .venv/bin/python -m pip uninstall --quiet --yes pip \
+ && .venv/bin/python -m pip uninstall --quiet --yes pip setuptools \
  && { .venv/bin/python -m compileall -q -j 0 .venv/lib || true; }
 # The settings of engines are part of a configuration; no engine is.
 COPY sdpo_megatron sdpo_megatron
@@ -87,15 +87,23 @@ ENTRYPOINT ["tini", "--", "sdpo"]
 CMD ["doctor"]
 
 FROM runtime AS cpu
+USER 0
+# What torch and SGLang load at run time.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libnuma1 \
+ && rm -rf /var/lib/apt/lists/*
+USER 10001
 COPY --from=cpu-build /opt/sdpo /opt/sdpo
 
 FROM runtime AS gpu
 USER 0
-# Triton, SGLang and FlashInfer compile kernels while they run: a C++ compiler, ninja and a whole toolkit. The pieces of
-# CUDA that packages bring are of several versions and lack nvcc's own; CUDA_HOME decides for one.
+# What NCCL and SGLang load at run time. Triton, SGLang and FlashInfer compile kernels while they run: a C++ compiler, ninja
+# and a whole toolkit. The pieces of CUDA that packages bring are of several versions and lack nvcc's own; CUDA_HOME
+# decides for one.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends g++ ninja-build \
+ && apt-get install -y --no-install-recommends libnuma1 libibverbs1 librdmacm1 g++ ninja-build \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=cuda /usr/local/cuda /usr/local/cuda
 ENV CUDA_HOME=/usr/local/cuda \

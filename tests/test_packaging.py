@@ -69,7 +69,11 @@ def test_this_environment_is_the_lock() -> None:
 
 @pytest.mark.parametrize(
     ("lock", "left_out"),
-    [(CPU, ()), (LOCKED, ()), (VERIFIER, ("if-verifiable needs datasets>=4.4.2 is not in the lock",))],
+    [
+        (CPU, ()),
+        (LOCKED, ()),
+        (VERIFIER, ("if-verifiable needs datasets>=4.4.2 is not in the lock",)),
+    ],
     ids=["cpu", "cpu and dev", "verifier"],
 )
 def test_whatever_a_locked_package_requires_is_locked(

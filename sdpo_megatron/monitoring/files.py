@@ -23,7 +23,7 @@ def files(runbooks: str = RUNBOOKS) -> dict[str, str]:
     """What each file below k8s/monitoring holds, by its path there."""
     from sdpo_megatron.monitoring.grafana import as_json  # the SDK is of the extra `dev`
 
-    dashboards = {f"{page.uid}.json": as_json(page) for page in DASHBOARDS}
+    dashboards = {f"{page.uid}.json": as_json(page, runbooks) for page in DASHBOARDS}
     written = {f"dashboards/{name}": text for name, text in dashboards.items()}
     written["rules.yaml"] = _yaml(rule_groups(runbooks))
     written["prometheus.yaml"] = _yaml(prometheus())

@@ -31,7 +31,7 @@ if [ -z "$(buildah images --quiet "$base" 2> /dev/null)" ]; then
     say "a Debian base"
     context=$(mktemp -d "$out/context.XXXX")
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$context/root" > "$out/debootstrap.log"
-    rm -rf "$context"/root/var/cache/apt/*.bin "$context"/root/var/lib/apt/lists/*
+    rm -rf "$context"/root/var/cache/apt/* "$context"/root/var/lib/apt/lists/*
     tar -C "$context/root" -cf "$context/root.tar" . && rm -rf "$context/root"
     printf 'FROM scratch\nADD root.tar /\n' > "$context/Dockerfile"
     bud --tag "$base" "$context"

@@ -54,7 +54,10 @@ class Seen:
 def _arguments() -> str:
     """The end-to-end run on machines of one rank, so that its pipeline spans two."""
     words = COMMITTED[RENDERED]
-    for old, new in {"run.name=end-to-end": f"run.name={RUN}", "run.steps=5": f"run.steps={STEPS}"}.items():
+    for old, new in {
+        "run.name=end-to-end": f"run.name={RUN}",
+        "run.steps=5": f"run.steps={STEPS}",
+    }.items():
         assert old in words
         words = words.replace(old, new)
     return f"{words} --gpus-per-node=1"

@@ -23,8 +23,9 @@ _TARGETS = "/prometheus/pods.json"
 _META = "__meta_kubernetes_pod"
 _ASK = """
 import sys, urllib.parse, urllib.request
-query = urllib.parse.urlencode({"query": sys.argv[1]})
-print(urllib.request.urlopen("http://127.0.0.1:9090/api/v1/" + sys.argv[2] + "?" + query).read().decode())
+query, path = sys.argv[1:]
+url = f"http://127.0.0.1:9090/api/v1/{path}?{urllib.parse.urlencode({'query': query})}"
+print(urllib.request.urlopen(url).read().decode())
 """
 
 
