@@ -21,7 +21,11 @@ from tests.rendering.kustomize import kustomize
 
 pytestmark = pytest.mark.slow  # the models take seconds to import
 OPERATOR = K8S / "monitoring" / "operator"
-_WITH_CUSTOM = {"jobset": "JobSet", "autoscale-keda": "ScaledObject"}
+_WITH_CUSTOM = {
+    "jobset": "JobSet",
+    "autoscale-keda": "ScaledObject",
+    "pod-monitor": "PodMonitor",
+}
 
 
 def through_its_model(manifest: Mapping[str, Any]) -> dict[str, Any]:
