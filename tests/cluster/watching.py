@@ -36,7 +36,10 @@ def start() -> None:
     for job in config["scrape_configs"]:
         assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
         job["file_sd_configs"] = [{"files": [_TARGETS]}]
-    data = {"prometheus.yaml": yaml.safe_dump(config), "rules.yaml": yaml.safe_dump(rule_groups())}
+    rules = rule_groups()
+    for group in rules["groups"]:
+        group["interval"] = "5s"
+    data = {"prometheus.yaml": yaml.safe_dump(config), "rules.yaml": yaml.safe_dump(rules)}
     manifests = [_namespace(), _config_map(data), _pod()]
     cluster.call("kubectl", "apply", "-f", "-", text=yaml.safe_dump_all(manifests))
     _kubectl("wait", "--for=condition=Ready", "pod/prometheus", "--timeout=120s")
