@@ -345,11 +345,19 @@ def test_images_say_how_they_are(target: str, port: str) -> None:
     compile(json.loads(check)[2], target, "exec")
 
 
-def test_a_change_of_the_source_installs_no_package_again() -> None:
+def test_a_change_of_the_source_is_the_last_layer_and_installs_no_package_again() -> None:
+    source = r"COPY (\. \.|--from=source)"
     for stage in ("cpu-build", "gpu-build", "verifier-build"):
-        text = _stages()[stage]
-        installs = max(text.rfind("install.sh"), text.rfind("pip install"))
-        assert 0 < installs < re.search(r"COPY (\. \.|sdpo_megatron)", text).start()
+        assert not re.search(source, _stages()[stage])
+    for image, packages in (("cpu", "cpu"), ("gpu", "gpu"), ("verifier", "verifier")):
+        text = _stages()[image]
+        before, *_ = re.split(source, text)
+        assert f"COPY --from={packages}-build /opt/sdpo/.venv /opt/sdpo/.venv" in before
+        assert not re.search(r"^RUN|--from=(?!source)", text[len(before) :], re.MULTILINE)
+    for image in ("trainer", "serving", "verifier"):  # nothing heavy follows a new commit's name
+        after = _stages()[image].partition("ENV SDPO_GIT_COMMIT=$COMMIT")[2]
+        assert after
+        assert not re.search(r"^(RUN|COPY)", after, re.MULTILINE)
 
 
 # --- what the documents say ---------------------------------------------------------------------
