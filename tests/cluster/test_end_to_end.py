@@ -28,6 +28,11 @@ JOB = "end-to-end-trainer"
 COMPONENTS = ("trainer", "engine", "verifier")
 IMAGES = {"trainer": "trainer", "engine": "serving", "verifier": "verifier"}
 """The Dockerfile's target of each component."""
+_OF_LEARNING = {
+    "SdpoSuccessCollapse", "SdpoEntropyCollapse", "SdpoLengthCollapse", "SdpoTeacherMisleads",
+    "SdpoTeacherPromptDoesNotHelp", "SdpoGradientSpike",
+}  # fmt: skip
+"""Alerts of which eight attempts a step may raise any by chance."""
 _MINUTES = 60.0
 
 
@@ -189,9 +194,9 @@ def test_prometheus_reaches_all_three_roles_by_our_scrape_configuration(seen: Se
     assert seen.runs == {"end-to-end"}
 
 
-def test_the_rules_hold_and_a_healthy_run_raises_no_alert(seen: Seen) -> None:
+def test_the_rules_hold_and_nothing_is_wrong_with_the_machinery(seen: Seen) -> None:
     assert seen.faulty_rules == []
-    assert seen.firing == []
+    assert set(seen.firing) <= _OF_LEARNING
 
 
 def test_the_health_checks_of_the_images_succeed_in_their_pods(seen: Seen) -> None:
