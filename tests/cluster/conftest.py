@@ -45,14 +45,8 @@ def image() -> Iterator[Callable[[str], None]]:
         cluster.call("down", timeout_s=180.0)
 
 
-@pytest.fixture
-def runs() -> Path:
-    """The folder of the host behind the claim of runs. The model in it is kept."""
-    return made_runs()
-
-
 def made_runs() -> Path:
-    """The same, without the runs of an earlier time."""
+    """The folder of the host behind the claim of runs. The model of an earlier time is kept."""
     folder = cluster.folder() / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():

@@ -54,6 +54,13 @@ def delete(manifests: Iterable[Manifest]) -> None:
     delete_volume()
 
 
+def delete_overlay() -> None:
+    """kubectl delete -k, and the volume."""
+    words = ("delete", "-k", str(OVERLAY), "--ignore-not-found")
+    cluster.call("kubectl", *words, timeout_s=300.0)
+    delete_volume()
+
+
 def delete_volume() -> None:
     """The test's own."""
     cluster.call("kubectl", "delete", "persistentvolume", "end-to-end-runs", "--ignore-not-found")

@@ -19,7 +19,7 @@ import pytest
 from sdpo_megatron.exit_codes import STOPPED
 from tests.cluster import cluster, watching
 from tests.cluster.conftest import made_runs
-from tests.cluster.placed import OVERLAY, apply_ground, delete_volume, left
+from tests.cluster.placed import OVERLAY, apply_ground, delete_overlay, left
 from tests.cluster.undisturbed import of_swaps
 from tests.rendering.kustomize import kustomize
 
@@ -84,13 +84,12 @@ def seen(image: Callable[[str], None]) -> Iterator[Seen]:
     apply_ground(kustomize(OVERLAY), runs)
     try:
         _run(seen, runs / "end-to-end")
-        cluster.kubectl("delete", "-k", str(OVERLAY), "--ignore-not-found")
+        delete_overlay()
         seen.left = left()
         yield seen
     finally:
-        cluster.kubectl("delete", "-k", str(OVERLAY), "--ignore-not-found")
+        delete_overlay()
         watching.remove()
-        delete_volume()
 
 
 def _run(seen: Seen, run: Path) -> None:
