@@ -17,13 +17,14 @@ say() { printf 'images  %4d s  %s\n' "$SECONDS" "$*"; }
 
 bud() { buildah bud --signature-policy "$out/policy.json" --layers --quiet --network host --format docker "$@" > /dev/null; }
 
-# push NAME: the image as an archive, unless that is there.
+# What the images are made from: where that has not changed, nothing is done. (buildah's own cache still reads gigabytes.)
+of=$(find Dockerfile .dockerignore pyproject.toml requirements sdpo_megatron serving recipes scripts -type f ! -name '*.pyc' | sort | xargs sha256sum | sha256sum)
+
+# push NAME: the image as an archive.
 push() {
-    local id; id=$(buildah images --quiet --no-trunc "localhost/$1:$tag")
-    [ "$id" != "$(cat "$out/$1.id" 2> /dev/null)" ] || return 0
     rm -f "$out/$1.tar"
     buildah push --signature-policy "$out/policy.json" --quiet "localhost/$1:$tag" "docker-archive:$out/$1.tar:localhost/$1:$tag"
-    echo "$id" > "$out/$1.id"
+    echo "$of" > "$out/$1.of"
     say "$1: $(du -h "$out/$1.tar" | cut -f1)"
 }
 
@@ -51,6 +52,7 @@ of_dockerfile() { # NAME TARGET
 }
 
 for name in ${*:-verifier trainer prometheus}; do
+    [ "$of" != "$(cat "$out/sdpo-$name.of" 2> /dev/null)" ] || continue
     case $name in
         verifier) of_dockerfile sdpo-verifier verifier ;;
         trainer)
