@@ -139,12 +139,10 @@ def _watch(seen: Seen) -> None:
 def _healthy(component: str) -> bool:
     """Whether the HEALTHCHECK of the component's image succeeds in its pod."""
     name = f"localhost/sdpo-{IMAGES[component]}:end-to-end"
-    wanted = "{{json .Docker.config.Healthcheck.Test}}"
     said = subprocess.run(
-        ["buildah", "inspect", "--type=image", f"--format={wanted}", name],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    kind, *command = json.loads(said)
+        ["buildah", "inspect", "--type=image", name], capture_output=True, text=True, check=True
+    ).stdout
+    kind, *command = json.loads(said)["Docker"]["config"]["Healthcheck"]["Test"]
     assert kind == "CMD"
     try:
         cluster.inside(cluster.pods(component)[0], *command)
