@@ -93,7 +93,8 @@ def _annotations() -> list[dashboard.AnnotationQuery]:
     fires = f'ALERTS{{alertstate="firing",{THIS_RUN}}}'
     marks = [
         ("Hot swaps", f"changes({swapped}[1m]) > 0", "new policy version", "blue", False),
-        ("Checkpoints", f"changes({saved}[1m]) > 0", "checkpoint", "green", True),
+        # Not by changes(): the first of a process has none before it.
+        ("Checkpoints", f"time() - {saved} < 30", "checkpoint", "green", True),
         ("Restarts", f"changes({started}[5m]) > 0", "trainer restarted", "red", True),
         ("Engines lost", f"increase({lost}[1m]) > 0", "{{engine}}: {{reason}}", "orange", True),
         ("Alerts", fires, "{{alertname}}", "dark-red", True),
