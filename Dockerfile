@@ -9,6 +9,8 @@
 #   docker build --target trainer --build-arg DEVICE=cpu -t sdpo-trainer:cpu .
 #   docker run --rm --shm-size=2g sdpo-trainer:cpu train experiment=quickstart
 #
+# --build-arg COMMIT=$(git rev-parse HEAD) tells runs, and the series sdpo_build_info, what they were made from.
+#
 # Verifiers confine untrusted programs with Landlock and seccomp, which need no privilege; with user namespaces as well
 # where the container runtime lets them (`sdpo doctor` says which layers are there).
 
@@ -17,10 +19,10 @@ ARG DEVICE=gpu
 ARG BASE=python:3.11.13-slim-bookworm
 
 FROM ${BASE} AS base
-# tini reaps the engines' helpers and hands SIGTERM on; the others are what NCCL and SGLang load at run time.
+# It reaps what is left by processes that have ended, and hands SIGTERM on.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends tini libnuma1 libibverbs1 librdmacm1 \
+ && apt-get install -y --no-install-recommends tini \
  && rm -rf /var/lib/apt/lists/*
 ENV PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
@@ -37,8 +39,6 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir sdpo_megatron serving recipes && touch README.md sdpo_megatron/__init__.py serving/__init__.py recipes/__init__.py \
  && requirements/install.sh cpu \
  && { .venv/bin/python -m compileall -q -j 0 .venv/lib || true; }
-COPY . .
-RUN .venv/bin/python -m compileall -q -j 0 sdpo_megatron serving recipes
 
 # --- what verifiers need, and no more
 FROM base AS verifier-build
@@ -47,12 +47,8 @@ COPY requirements requirements
 RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir sdpo_megatron serving recipes && touch README.md sdpo_megatron/__init__.py serving/__init__.py recipes/__init__.py \
  && requirements/install.sh verifier \
- && .venv/bin/python -m pip uninstall --quiet --yes pip \
+ && .venv/bin/python -m pip uninstall --quiet --yes pip setuptools \
  && { .venv/bin/python -m compileall -q -j 0 .venv/lib || true; }
-# The settings of engines are part of a configuration; no engine is.
-COPY sdpo_megatron sdpo_megatron
-COPY serving serving
-RUN .venv/bin/python -m compileall -q -j 0 sdpo_megatron serving
 
 # --- the GPU environment: Transformer Engine's torch part is compiled, so its stage needs a compiler and CUDA's
 FROM nvidia/cuda:13.0.2-cudnn-devel-ubuntu22.04 AS cuda
@@ -71,13 +67,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     .venv/bin/pip install -c requirements/gpu.txt torch "setuptools>=77" ninja pybind11 \
  && .venv/bin/pip install -c requirements/gpu.txt --no-build-isolation -e ".[gpu,verifier,recipes]" \
  && { .venv/bin/python -m compileall -q -j 0 .venv/lib || true; }
+
+# --- the source: a layer of its own in each image, the last one, so that a new version travels without the packages
+FROM base AS source
 COPY . .
-RUN .venv/bin/python -m compileall -q -j 0 sdpo_megatron serving recipes
+RUN python3 -m compileall -q -j 0 sdpo_megatron serving recipes
 
 # --- what runs
 FROM base AS runtime
-ARG COMMIT=""
-ENV SDPO_GIT_COMMIT=$COMMIT
 RUN useradd --uid 10001 --create-home sdpo
 WORKDIR /work
 RUN chown sdpo /work
@@ -87,25 +84,37 @@ ENTRYPOINT ["tini", "--", "sdpo"]
 CMD ["doctor"]
 
 FROM runtime AS cpu
-COPY --from=cpu-build /opt/sdpo /opt/sdpo
+USER 0
+# What torch and SGLang load at run time.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libnuma1 \
+ && rm -rf /var/lib/apt/lists/*
+USER 10001
+COPY --from=cpu-build /opt/sdpo/.venv /opt/sdpo/.venv
+COPY --from=source /opt/sdpo /opt/sdpo
 
 FROM runtime AS gpu
 USER 0
-# Triton, SGLang and FlashInfer compile kernels while they run: a C++ compiler, ninja and a whole toolkit. The pieces of
-# CUDA that packages bring are of several versions and lack nvcc's own; CUDA_HOME decides for one.
+# What NCCL and SGLang load at run time. Triton, SGLang and FlashInfer compile kernels while they run: a C++ compiler, ninja
+# and a whole toolkit. The pieces of CUDA that packages bring are of several versions and lack nvcc's own; CUDA_HOME
+# decides for one.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends g++ ninja-build \
+ && apt-get install -y --no-install-recommends libnuma1 libibverbs1 librdmacm1 g++ ninja-build \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=cuda /usr/local/cuda /usr/local/cuda
 ENV CUDA_HOME=/usr/local/cuda \
     PATH=/opt/sdpo/.venv/bin:/usr/local/cuda/bin:$PATH
-COPY --from=gpu-build /opt/sdpo /opt/sdpo
+COPY --from=gpu-build /opt/sdpo/.venv /opt/sdpo/.venv
+COPY --from=source /opt/sdpo /opt/sdpo
 USER 10001
 
 # --- the images themselves
 # hadolint ignore=DL3006
 FROM ${DEVICE} AS trainer
+ARG COMMIT=""
+ENV SDPO_GIT_COMMIT=$COMMIT
 # Prometheus metrics of rank 0. A run may load its model and wait for engines before it has any.
 EXPOSE 9400
 HEALTHCHECK --start-period=15m --interval=30s --timeout=5s \
@@ -113,6 +122,8 @@ HEALTHCHECK --start-period=15m --interval=30s --timeout=5s \
 
 # hadolint ignore=DL3006
 FROM ${DEVICE} AS serving
+ARG COMMIT=""
+ENV SDPO_GIT_COMMIT=$COMMIT
 EXPOSE 30000
 HEALTHCHECK --start-period=10m --interval=30s --timeout=5s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:30000/model_info', timeout=4)"]
@@ -120,7 +131,12 @@ ENTRYPOINT ["tini", "--", "python", "-m", "serving.engine_main"]
 CMD ["--help"]
 
 FROM runtime AS verifier
-COPY --from=verifier-build /opt/sdpo /opt/sdpo
+COPY --from=verifier-build /opt/sdpo/.venv /opt/sdpo/.venv
+# The settings of engines are part of a configuration; no engine is.
+COPY --from=source /opt/sdpo/sdpo_megatron /opt/sdpo/sdpo_megatron
+COPY --from=source /opt/sdpo/serving /opt/sdpo/serving
+ARG COMMIT=""
+ENV SDPO_GIT_COMMIT=$COMMIT
 EXPOSE 9401
 HEALTHCHECK --start-period=10s --interval=10s --timeout=5s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9401/healthz', timeout=4)"]

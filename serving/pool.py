@@ -282,8 +282,10 @@ class EnginePool:
         return failures
 
     def _show_engines(self) -> None:
-        """What moves too often to be told at each change."""
+        """What moves too often to be told at each change; and that an engine's counters begin."""
         for engine in list(self.engines):
+            for counter in ("engine_exits", "engine_rejoins", "swap_failures"):
+                self.board.begin(f"sdpo_{counter}_total", engine=engine.label)
             self.board.set("sdpo_engine_up", float(engine.state == "ready"), engine=engine.label)
             self.board.set("sdpo_engine_requests_in_flight", engine.in_flight, engine=engine.label)
 

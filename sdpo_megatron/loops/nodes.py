@@ -22,7 +22,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sdpo_megatron.errors import ConfigError, PeerLost
-from sdpo_megatron.exit_codes import ORDERLY
+from sdpo_megatron.exit_codes import FAILED, ORDERLY
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -31,6 +31,7 @@ START_S = 1800.0
 """Longest wait for the first machine to serve the store and to prepare the run folder, seconds."""
 
 _BEAT_S = 2.0
+_AGAIN_S = 0.5
 _LEAVE_S = 20.0  # the first node serves the store until the others have left, at most so long
 _DEFAULT_PORT = 29500
 
@@ -112,22 +113,46 @@ class Peers:
             PeerLost: The first machine does not answer within `START_S`.
         """
         if self.place.num_nodes > 1:
-            from torch.distributed import TCPStore
-
-            try:
-                self._store = TCPStore(
-                    self.place.address,
-                    self.place.port + 1,
-                    is_master=self.place.node == 0,
-                    wait_for_workers=False,
-                    timeout=timedelta(seconds=START_S),
-                )
-            except RuntimeError as error:  # torch's errors of stores derive from it
-                raise PeerLost(
-                    f"node {self.place.node}: node 0 does not answer at {self.place.address}:"
-                    f"{self.place.port + 1} (MASTER_ADDR, MASTER_PORT + 1): {_first_line(error)}"
-                ) from error
+            end = time.monotonic() + START_S
+            self._store = self._connected(end)
+            while self._came_again(self._store):
+                self._store = self._connected(end)
         return self
+
+    def _connected(self, end: float) -> TCPStore:
+        from torch.distributed import TCPStore
+
+        left_s = max(1.0, end - time.monotonic())
+        try:
+            return TCPStore(
+                self.place.address,
+                self.place.port + 1,
+                is_master=self.place.node == 0,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=left_s),
+            )
+        except RuntimeError as error:  # torch's errors of stores derive from it
+            raise PeerLost(
+                f"node {self.place.node}: node 0 does not answer at {self.place.address}:"
+                f"{self.place.port + 1} (MASTER_ADDR, MASTER_PORT + 1): {_first_line(error)}"
+            ) from error
+
+    def _came_again(self, store: TCPStore) -> bool:
+        """Whether a process before this one has met the others here, as when a pod was replaced.
+
+        They cannot go on without its ranks: tell them, should it not have had the time, and wait
+        until they have gone.
+        """
+        me = self.place.node
+        with contextlib.suppress(RuntimeError):
+            if store.add(f"came-{me}", 1) == 1:
+                return False
+            if not store.check([f"ended-{me}"]):
+                store.set(f"ended-{me}", str(FAILED))
+            while store.check([f"ended-{me}"]):
+                time.sleep(_AGAIN_S)
+        time.sleep(_AGAIN_S)
+        return True
 
     def __exit__(self, *_: object) -> None:
         self._done.set()

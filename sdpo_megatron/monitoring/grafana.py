@@ -4,59 +4,34 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from grafana_foundation_sdk.builders import (
-    common,
-    dashboard,
-    heatmap,
-    prometheus,
-    stat,
-    statetimeline,
-    table,
-    timeseries,
-)
+from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models import common as common_model
 from grafana_foundation_sdk.models import dashboard as model
-from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from sdpo_megatron.monitoring.panel import Dashboard, Panel
+from sdpo_megatron.monitoring.grafana_panels import DATASOURCE, panel_of
+from sdpo_megatron.monitoring.panel import Dashboard
 from sdpo_megatron.monitoring.promql import THIS_RUN, of_step, select
 from sdpo_megatron.observability import series
 
 __all__ = ["as_json"]
 
 TAG = "sdpo"
-_UNITS = {
-    "ratio": "percentunit", "s": "s", "bytes": "bytes", "tokens": "short", "items": "short",
-    "tokens/s": "suffix: tokens/s", "nats/token": "suffix: nats", "FLOP/s": "flops",
-    "items/s": "suffix: /s", "version": "none", "reward": "none", "1": "none",
-}  # fmt: skip
-_BUILDERS: dict[str, Any] = {
-    "timeseries": timeseries.Panel,
-    "stat": stat.Panel,
-    "heatmap": heatmap.Panel,
-    "state-timeline": statetimeline.Panel,
-    "table": table.Panel,
-}
-_HEIGHT, _STAT_HEIGHT = 8, 5
 
 
-def as_json(page: Dashboard) -> str:
-    """The dashboard, indented and with its keys in order, so that a change reads well."""
-    built = _builder(page).build()
+def as_json(page: Dashboard, runbooks: str = "") -> str:
+    """The dashboard, indented and with its keys in order, so that a change reads well.
+
+    Args:
+        runbooks: Address of the alerts' pages, for links to them; "" makes none.
+    """
+    built = _builder(page, runbooks).build()
     plain = json.loads(json.dumps(built, cls=JSONEncoder))
     return json.dumps(plain, indent=1, sort_keys=True) + "\n"
 
 
-def _datasource() -> model.DataSourceRef:
-    """What the variable chooses: a uid would hold in one Grafana alone."""
-    return model.DataSourceRef(type_val="prometheus", uid="${datasource}")
-
-
-def _builder(page: Dashboard) -> dashboard.Dashboard:
+def _builder(page: Dashboard, runbooks: str) -> dashboard.Dashboard:
     built = (
         dashboard.Dashboard(page.title)
         .uid(page.uid)
@@ -83,7 +58,7 @@ def _builder(page: Dashboard) -> dashboard.Dashboard:
     for row in page.rows:
         built = built.with_row(dashboard.Row(row.title).id(next(numbers)))
         for panel in row.panels:
-            built = built.with_panel(_panel(panel).id(next(numbers)))
+            built = built.with_panel(panel_of(panel, runbooks).id(next(numbers)))
     return built
 
 
@@ -95,7 +70,7 @@ def _variables() -> list[Any]:
         return (
             dashboard.QueryVariable(name)
             .label(label)
-            .datasource(_datasource())
+            .datasource(DATASOURCE)
             .query(query)
             .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
             .sort(model.VariableSort.ALPHABETICAL_ASC)
@@ -115,16 +90,19 @@ def _annotations() -> list[dashboard.AnnotationQuery]:
     saved = select(series.CHECKPOINT_LAST_SUCCESS_TIME, THIS_RUN)
     started = select(series.RUN_START_TIME, THIS_RUN)
     lost = select(series.ENGINE_EXITS, THIS_RUN)
+    fires = f'ALERTS{{alertstate="firing",{THIS_RUN}}}'
     marks = [
         ("Hot swaps", f"changes({swapped}[1m]) > 0", "new policy version", "blue", False),
-        ("Checkpoints", f"changes({saved}[1m]) > 0", "checkpoint", "green", True),
+        # Not by changes(): the first of a process has none before it.
+        ("Checkpoints", f"time() - {saved} < 30", "checkpoint", "green", True),
         ("Restarts", f"changes({started}[5m]) > 0", "trainer restarted", "red", True),
         ("Engines lost", f"increase({lost}[1m]) > 0", "{{engine}}: {{reason}}", "orange", True),
+        ("Alerts", fires, "{{alertname}}", "dark-red", True),
     ]  # of runs with quick steps, swaps would hide the curves: a click shows them
     return [
         dashboard.AnnotationQuery()
         .name(name)
-        .datasource(_datasource())
+        .datasource(DATASOURCE)
         .expr(expr)
         .enable(shown)
         .icon_color(colour)
@@ -134,68 +112,3 @@ def _annotations() -> list[dashboard.AnnotationQuery]:
         .use_value_for_time(False)
         for name, expr, title, colour, shown in marks
     ]
-
-
-def _panel(panel: Panel) -> Any:
-    low, high = panel.bounds
-    built = (
-        _BUILDERS[panel.kind]()
-        .title(panel.title)
-        .description(panel.help)
-        .datasource(_datasource())
-        .unit(_UNITS[panel.unit])
-        .span(panel.width)
-        .height(_STAT_HEIGHT if panel.kind == "stat" else _HEIGHT)
-        .thresholds(_thresholds(panel))
-    )
-    if low is not None:
-        built = built.min(low)
-    if high is not None:
-        built = built.max(high)
-    if panel.kind == "timeseries":
-        built = _drawn(built, panel)
-    elif panel.kind == "stat":
-        built = built.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-    for letter, curve in zip("ABCDEFGHIJKL", panel.curves, strict=False):
-        built = built.with_target(_query(letter, panel, curve.expr, curve.legend))
-    return built
-
-
-def _drawn(built: timeseries.Panel, panel: Panel) -> timeseries.Panel:
-    built = (
-        built.line_width(1.5)
-        .fill_opacity(40 if panel.stacked else 8)
-        # A series of a step is absent where the step had nothing to measure: that is a gap.
-        .span_nulls(False)
-        .tooltip(common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI))
-    )
-    if panel.stacked:
-        built = built.stacking(common.StackingConfig().mode(common_model.StackingMode.NORMAL))
-    if panel.logarithmic:
-        scale = common_model.ScaleDistribution.LOG
-        built = built.scale_distribution(common.ScaleDistributionConfig().type(scale).log(10))
-    return built
-
-
-def _thresholds(panel: Panel) -> dashboard.ThresholdsConfig:
-    steps: Sequence[tuple[float | None, str]] = ((None, panel.below), *panel.limits)
-    return (
-        dashboard.ThresholdsConfig()
-        .mode(model.ThresholdsMode.ABSOLUTE)
-        .steps([model.Threshold(value=value, color=colour) for value, colour in steps])
-    )
-
-
-def _query(letter: str, panel: Panel, expr: str, legend: str) -> prometheus.Dataquery:
-    query = (
-        prometheus.Dataquery()
-        .ref_id(letter)
-        .expr(expr)
-        .legend_format(legend)
-        .datasource(_datasource())
-    )
-    if panel.kind == "heatmap":
-        return query.format(PromQueryFormat.HEATMAP)
-    if panel.kind == "table":
-        return query.instant().format(PromQueryFormat.TABLE)
-    return query.instant() if panel.kind == "stat" else query.range()

@@ -46,6 +46,8 @@ class Panel:
     Attributes:
         help: What is seen, and how to read it.
         limits: Value from which the colour holds, ascending; the first is for what lies below.
+        states: Of a state-timeline: value, what it means, colour.
+        columns: Of a table: label, title.
         bounds: Least and greatest value of the axis; None: as the data are.
     """
 
@@ -59,7 +61,17 @@ class Panel:
     bounds: tuple[float | None, float | None] = (None, None)
     limits: tuple[tuple[float, Colour], ...] = ()
     below: Colour = "green"
+    states: tuple[tuple[float, str, Colour], ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()
     width: int = 8
+
+    def __post_init__(self) -> None:
+        if bool(self.states) != (self.kind == "state-timeline"):
+            raise ValueError(
+                f"{self.title}: a state-timeline says what its values mean, others not"
+            )
+        if bool(self.columns) != (self.kind == "table"):
+            raise ValueError(f"{self.title}: a table says which columns it has, others not")
 
 
 @dataclass(frozen=True)

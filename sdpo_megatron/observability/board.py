@@ -9,6 +9,7 @@ Families have no ``_created`` series.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import threading
 import time
@@ -97,6 +98,16 @@ class Board(Collector):
     def remove(self, name: str, **labels: str) -> None:
         """Take a gauge's series away; nothing happens where it is not there."""
         self.set(name, math.nan, **labels)
+
+    def begin(self, name: str, **labels: str) -> None:
+        """Have a counter be there, from 0 on, for label values that are known only now; for every
+        declared value of its other labels. Nothing happens where it is there."""
+        declared = self._declared[name].labels
+        self._key(name, "counter", {**dict.fromkeys(declared, ""), **labels})
+        choices = [(labels[n],) if n in labels else values for n, values in declared.items()]
+        with self._lock:
+            for key in itertools.product(*choices):
+                self._values[name].setdefault(key, 0.0)
 
     def add(self, name: str, amount: float = 1.0, **labels: str) -> None:
         """Raise a counter. NaN adds nothing."""

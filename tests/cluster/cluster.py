@@ -97,3 +97,37 @@ def _state() -> str:
             )
             said += f"\n--- {name}\n{log.stdout}{log.stderr}"
     return said
+
+
+def log(pod: dict[str, Any]) -> str:
+    """Of its container; "" before it has started."""
+    try:
+        return kubectl("logs", pod["metadata"]["name"])
+    except AssertionError:
+        return ""
+
+
+def inside(pod: dict[str, Any], *command: str, text: str | None = None) -> str:
+    """What a command in the pod prints.
+
+    Raises:
+        AssertionError: It failed.
+    """
+    stdin = [] if text is None else ["-i"]
+    return kubectl("exec", *stdin, pod["metadata"]["name"], "--", *command, text=text)
+
+
+def restarted_or_failed(found: list[dict[str, Any]]) -> list[str]:
+    """The names of the pods that are not in their first life."""
+    return [
+        pod["metadata"]["name"]
+        for pod in found
+        if pod["status"]["phase"] == "Failed"
+        or any(s["restartCount"] for s in pod["status"].get("containerStatuses", []))
+    ]
+
+
+def conditions(job: str) -> list[str]:
+    """Those of a Job that hold."""
+    found = json.loads(kubectl("get", "job", job, "-o", "json"))
+    return [c["type"] for c in found["status"].get("conditions", []) if c["status"] == "True"]

@@ -1,67 +1,72 @@
 #!/usr/bin/env bash
-# The images of `make cluster-test`, without a registry: a Debian root that debootstrap makes, and this checkout's own packages.
+# The images of `make cluster-test`: the Dockerfile's own, for CPUs, on a base that debootstrap makes instead of a registry's.
 #
-#   tests/cluster/images.sh FOLDER      leaves FOLDER/sdpo-trainer.tar and FOLDER/sdpo-verifier.tar (docker archives)
+#   tests/cluster/images.sh FOLDER [verifier|trainer|prometheus ...]     leaves FOLDER/NAME.tar, docker archives; all three by default
 #
-# Not the Dockerfile: its base image is in a registry. Users, paths, entry points and environments are the same as there.
-# Needs root, debootstrap, buildah, and .venv as `make setup-dev` leaves it. The root is made once.
+# Packages come as they do here: what pip's configuration of this machine names is lent to the builds. Layers are kept, so
+# that a change of the source alone takes seconds. Needs root, debootstrap, buildah, and for prometheus its binary.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-out=${1:?"usage: images.sh FOLDER"}
+out=${1:?"usage: images.sh FOLDER [NAME...]"}
+shift
 mkdir -p "$out"
 export TMPDIR=/var/tmp BUILDAH_ISOLATION=chroot
-tag=end-to-end
-policy=$out/policy.json
-echo '{"default": [{"type": "insecureAcceptAnything"}]}' > "$policy"  # nothing is pulled
+tag=end-to-end base=localhost/sdpo-base:python-3.11
+echo '{"default": [{"type": "insecureAcceptAnything"}]}' > "$out/policy.json"  # nothing is pulled
 say() { printf 'images  %4d s  %s\n' "$SECONDS" "$*"; }
 
-if [ ! -e "$out/root.tar" ]; then
-    say "a Debian root"
-    rm -rf "$out/root"
-    debootstrap --variant=minbase --include=python3,tini,libnuma1,ca-certificates bookworm "$out/root" > "$out/debootstrap.log"
-    rm -rf "$out"/root/var/cache/apt/* "$out"/root/var/lib/apt/lists/*
-    tar -C "$out/root" -cf "$out/root.tar.part" . && mv "$out/root.tar.part" "$out/root.tar"
-    rm -rf "$out/root"
-fi
+bud() { buildah bud --signature-policy "$out/policy.json" --layers --quiet --network host --format docker "$@" > /dev/null; }
 
-# image NAME PACKAGES FOLDERS...: the root, PACKAGES (a site-packages folder) and folders of this checkout.
-image() {
-    local name=$1 packages=$2; shift 2
-    local of; of=$({ cat tests/cluster/images.sh requirements/*.txt; find "$@" -name '*.py' -o -name '*.yaml' -o -name '*.jsonl' | sort | xargs cat; } | sha256sum)
-    [ "$of" != "$(cat "$out/$name.of" 2> /dev/null)" ] || return 0
-    local context; context=$(mktemp -d "$out/context.XXXX")
-    ln "$out/root.tar" "$context/root.tar"
-    mkdir "$context/source"
-    cp -r "$@" "$context/source/"
-    cp -rl "$packages" "$context/packages"
-    rm -rf "$context"/packages/__editable__*
-    cat > "$context/Dockerfile" <<'DOCKERFILE'
-FROM scratch
-ADD root.tar /
-RUN ln -s python3 /usr/bin/python \
- && printf '#!/bin/sh\nexec python3 -m sdpo_megatron.cli "$@"\n' > /usr/local/bin/sdpo && chmod 755 /usr/local/bin/sdpo \
- && useradd --uid 10001 --create-home sdpo
-COPY packages /opt/sdpo/packages
-COPY source /opt/sdpo/source
-ENV PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 PATH=/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/sdpo/source:/opt/sdpo/packages
-RUN python3 -m compileall -q /opt/sdpo/source
-USER 10001
-WORKDIR /tmp
-ENTRYPOINT ["tini", "--", "sdpo"]
-DOCKERFILE
-    buildah bud --signature-policy "$policy" --quiet --network none --ignorefile /dev/null --format docker -t "localhost/$name:$tag" "$context" > /dev/null
-    rm -rf "$context" "$out/$name.tar"
-    buildah push --signature-policy "$policy" --quiet "localhost/$name:$tag" "docker-archive:$out/$name.tar:localhost/$name:$tag"
-    echo "$of" > "$out/$name.of"
-    say "$name: $(du -h "$out/$name.tar" | cut -f1)"
+# What the images are made from: where that has not changed, nothing is done. (buildah's own cache still reads gigabytes.)
+of=$(find Dockerfile .dockerignore pyproject.toml requirements sdpo_megatron serving recipes scripts -type f ! -name '*.pyc' | sort | xargs sha256sum | sha256sum)
+
+# push NAME: the image as an archive.
+push() {
+    rm -f "$out/$1.tar"
+    buildah push --signature-policy "$out/policy.json" --quiet "localhost/$1:$tag" "docker-archive:$out/$1.tar:localhost/$1:$tag"
+    echo "$of" > "$out/$1.of"
+    say "$1: $(du -h "$out/$1.tar" | cut -f1)"
 }
 
-say "verifier"
-if [ ! -e "$out/verifier-packages/.done" ] || ! cmp -s requirements/verifier.txt "$out/verifier-packages/.done"; then
-    rm -rf "$out/verifier-packages"
-    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --target "$out/verifier-packages" -r requirements/verifier.txt
-    cp requirements/verifier.txt "$out/verifier-packages/.done"
+if [ -z "$(buildah images --quiet "$base" 2> /dev/null)" ]; then
+    say "a Debian base"
+    context=$(mktemp -d "$out/context.XXXX")
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$context/root" > "$out/debootstrap.log"
+    rm -rf "$context"/root/var/cache/apt/* "$context"/root/var/lib/apt/lists/*
+    tar -C "$context/root" -cf "$context/root.tar" . && rm -rf "$context/root"
+    printf 'FROM scratch\nADD root.tar /\n' > "$context/Dockerfile"
+    bud --tag "$base" "$context"
+    rm -rf "$context"
 fi
-image sdpo-verifier "$out/verifier-packages" sdpo_megatron serving
-say "trainer"
-image sdpo-trainer .venv/lib/python3.11/site-packages sdpo_megatron serving
+
+# What pip is told on this machine, by files or by its environment, and the folders that are named there.
+{ echo "[global]"; python3 -m pip config list | sed -nE "s/^(global|install|:env:)\\.([a-z-]+)='(.*)'$/\\2 = \\3/p" | awk '!seen[$1]++'; } > "$out/pip.conf"
+lent=(--volume "$(realpath "$out")/pip.conf:/etc/pip.conf:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro)
+for path in $(grep -oE '(file://| )/[^ ]+' "$out/pip.conf" | sed -E 's#^(file://| )##; s#/simple$##' | sort -u); do
+    [ ! -d "$path" ] || lent+=(--volume "$path:$path:ro")
+done
+
+of_dockerfile() { # NAME TARGET
+    say "$1"
+    bud --build-arg "BASE=$base" --build-arg DEVICE=cpu "${lent[@]}" --target "$2" --tag "localhost/$1:$tag" .
+}
+
+for name in ${*:-verifier trainer prometheus}; do
+    [ "$of" != "$(cat "$out/sdpo-$name.of" 2> /dev/null)" ] || continue
+    case $name in
+        verifier) of_dockerfile sdpo-verifier verifier ;;
+        trainer)
+            of_dockerfile sdpo-trainer trainer
+            of_dockerfile sdpo-serving serving  # the same layers; another entry point and health check
+            ;;
+        prometheus)
+            context=$(mktemp -d "$out/context.XXXX")
+            cp "$(command -v prometheus)" "$context/prometheus"
+            printf 'FROM %s\nCOPY prometheus /usr/bin/prometheus\nRUN useradd --uid 10001 sdpo\nUSER 10001\n' "$base" > "$context/Dockerfile"
+            bud --tag "localhost/sdpo-prometheus:$tag" "$context"
+            rm -rf "$context"
+            ;;
+        *) echo "images.sh: got '$name', expected verifier, trainer or prometheus" >&2; exit 2 ;;
+    esac
+    push "sdpo-$name"
+done

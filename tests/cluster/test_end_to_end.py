@@ -1,18 +1,15 @@
 """The whole loop in restricted pods of a real Kubernetes, and what happens when pods go.
 
-`make cluster-test`; see tests/cluster/cluster.py for what it needs. One run of five steps,
-disturbed on its way: each test looks at another side of it.
+`make cluster-test`; see cluster.py for what it needs. One run of five steps, disturbed on its way:
+each test looks at another side of it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
-import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,21 +17,22 @@ from typing import Any
 import pytest
 
 from sdpo_megatron.exit_codes import STOPPED
-from sdpo_megatron.rendering.committed import K8S
-from sdpo_megatron.rendering.verifiers import RESTRICTED_LAYERS
-from tests.cluster import cluster
+from tests.cluster import cluster, watching
+from tests.cluster.conftest import made_runs
+from tests.cluster.placed import OVERLAY, apply_ground, delete_overlay, left
+from tests.cluster.undisturbed import of_swaps
 from tests.rendering.kustomize import kustomize
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(
-        not cluster.cluster_command(),
-        reason=f"NO CLUSTER: {cluster.VARIABLE} must name a command that brings one up",
-    ),
-]
-REPOSITORY = K8S.parent
 STEPS = 5
+JOB = "end-to-end-trainer"
+COMPONENTS = ("trainer", "engine", "verifier")
+IMAGES = {"trainer": "trainer", "engine": "serving", "verifier": "verifier"}
+"""The Dockerfile's target of each component."""
+_OF_LEARNING = {
+    "SdpoSuccessCollapse", "SdpoEntropyCollapse", "SdpoLengthCollapse", "SdpoTeacherMisleads",
+    "SdpoTeacherPromptDoesNotHelp", "SdpoGradientSpike",
+}  # fmt: skip
+"""Alerts of which eight attempts a step may raise any by chance."""
 _MINUTES = 60.0
 
 
@@ -43,110 +41,114 @@ class Seen:
     """What was seen while the run went on.
 
     Attributes:
-        attacks: By program, judged in a verifier pod: whether right, what it was told, the layers.
         before_engines: Phase of the trainer pod when the engines were applied.
         failed_before: Pods that had failed before anything was deleted.
+        up: What Prometheus knows of `up`, by component.
+        runs: The label `run` of what it scraped.
+        faulty_rules: Rules that it could not evaluate.
+        firing: Alerts that fired in the healthy run.
+        sick: Components whose image's own health check failed in their pod.
         stopped_code: Exit code of the deleted trainer pod.
         complete_at_stop: Whether the Job called itself complete then.
         steps_at_stop: Steps done by then.
-        running_together: Whether the new pod was there before the old one had ended.
         rows: Of metrics.jsonl.
-        swaps: Of swaps.jsonl.
+        weights: The checksum by policy version.
         log: Of the second trainer pod.
         tokens: Of the lease folder.
         left: What `kubectl delete -k` left.
     """
 
-    attacks: dict[str, tuple[bool, str | None, list[str]]] = field(default_factory=dict)
     before_engines: str = ""
     failed_before: list[str] = field(default_factory=list)
+    up: dict[str, float] = field(default_factory=dict)
+    runs: set[str] = field(default_factory=set)
+    faulty_rules: list[str] = field(default_factory=list)
+    firing: list[str] = field(default_factory=list)
+    sick: list[str] = field(default_factory=list)
     stopped_code: int = -1
     complete_at_stop: bool = True
     steps_at_stop: int = -1
-    running_together: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
-    swaps: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[int, str] = field(default_factory=dict)
     log: str = ""
     tokens: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Path]:
-    """A cluster with the images; gives the folder behind the claim of runs."""
-    folder = cluster.folder()
-    subprocess.run([REPOSITORY / "tests/cluster/images.sh", folder], check=True)
-    cluster.call("up", timeout_s=300.0)
-    try:
-        for name in ("sdpo-verifier", "sdpo-trainer"):
-            archive = str(folder / f"{name}.tar")
-            cluster.call("ctr", "images", "import", archive, timeout_s=600.0)
-        runs = folder / "runs"
-        shutil.rmtree(runs, ignore_errors=True)
-        runs.mkdir()
-        os.chown(runs, 10001, 10001)  # a folder of the host ignores fsGroup
-        yield runs
-    finally:
-        cluster.call("down", timeout_s=180.0)
-
-
-@pytest.fixture(scope="module")
-def seen(running: Path) -> Seen:
+def seen(image: Callable[[str], None]) -> Iterator[Seen]:
     """The run, from trainer without engines to Complete."""
-    manifests = kustomize(K8S / "overlays/end-to-end")
-    seen = Seen()
-    first = [m for m in manifests if m["kind"] in ("Namespace", "PriorityClass")]
-    cluster.call("kubectl", "apply", "-f", "-", text=json.dumps(_list([*first, _volume(running)])))
-    cluster.apply([_token()])
-    cluster.apply([m for m in manifests if m["kind"] != "StatefulSet" and m not in first])
+    for name in ("verifier", "trainer", "prometheus"):
+        image(name)
+    seen, runs = Seen(), made_runs()
+    apply_ground(kustomize(OVERLAY), runs)
+    try:
+        _run(seen, runs / "end-to-end")
+        delete_overlay()
+        seen.left = left()
+        yield seen
+    finally:
+        delete_overlay()
+        watching.remove()
 
-    def trainer_waits() -> bool:
-        for pod in cluster.pods("trainer"):
-            seen.before_engines = pod["status"]["phase"]
-            if "engines: 0 of" in _log(pod) or seen.before_engines == "Failed":
-                return True
-        return False
 
-    cluster.wait("the trainer waits for engines", trainer_waits, 5 * _MINUTES)
-    seen.attacks = _attack()
-    cluster.apply([m for m in manifests if m["kind"] == "StatefulSet"])
-    run = running / "end-to-end"
-    cluster.wait("two steps", lambda: len(_lines(run / "metrics.jsonl")) >= 2, 12 * _MINUTES)
-    everyone = [pod for who in ("trainer", "engine", "verifier") for pod in cluster.pods(who)]
-    seen.failed_before = [
-        pod["metadata"]["name"]
-        for pod in everyone
-        if pod["status"]["phase"] == "Failed"
-        or any(s["restartCount"] for s in pod["status"].get("containerStatuses", []))
-    ]
+def _run(seen: Seen, run: Path) -> None:
+    manifests = kustomize(OVERLAY)
+    cluster.apply([m for m in manifests if m["kind"] != "StatefulSet"])
+    cluster.wait("the trainer waits for engines", lambda: _waits(seen), 5 * _MINUTES)
+    cluster.kubectl("apply", "-k", str(OVERLAY))  # the engines, and the rest once more
+    watching.start()
+    cluster.wait("two steps", lambda: len(_rows(run)) >= 2, 12 * _MINUTES)
+    everyone = [pod for who in COMPONENTS for pod in cluster.pods(who)]
+    seen.failed_before = cluster.restarted_or_failed(everyone)
+    _watch(seen)
+    seen.sick = [who for who in COMPONENTS if not _healthy(who)]
     _delete_trainer(seen, run)
     enough = seen.steps_at_stop + 1
-    cluster.wait(
-        "a step of the new pod", lambda: len(_lines(run / "metrics.jsonl")) >= enough, 10 * _MINUTES
-    )
+    cluster.wait("a step of the new pod", lambda: len(_rows(run)) >= enough, 10 * _MINUTES)
     for component in ("verifier", "engine"):
         (pod, *_) = cluster.pods(component)
         cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
-    cluster.wait("Complete", lambda: "Complete" in _conditions(), 12 * _MINUTES)
-    seen.rows, seen.swaps = _lines(run / "metrics.jsonl"), _lines(run / "swaps.jsonl")
-    seen.log = _log(cluster.pods("trainer")[-1])
+    cluster.wait("Complete", lambda: "Complete" in cluster.conditions(JOB), 12 * _MINUTES)
+    seen.rows, seen.weights = _rows(run), of_swaps(run)
+    seen.log = cluster.log(cluster.pods("trainer")[-1])
     seen.tokens = sorted(path.name for path in (run / "lease").iterdir())
-    cluster.kubectl("delete", "-k", str(K8S / "overlays/end-to-end"), "--ignore-not-found")
-    seen.left = cluster.call(
-        "kubectl", "get", "all,configmaps,persistentvolumeclaims,networkpolicies", "-A",
-        "-l", "app.kubernetes.io/name=sdpo-megatron", "-o", "name",
-    ).split()  # fmt: skip
-    return seen
 
 
-def _attack() -> dict[str, tuple[bool, str | None, list[str]]]:
-    """What the service of a verifier pod says to programs that want out."""
-    program = (REPOSITORY / "tests/cluster/attacks.py").read_text()
-    cluster.kubectl("rollout", "status", "deployment", "end-to-end-verifier", "--timeout=120s")
-    name = cluster.pods("verifier")[0]["metadata"]["name"]
-    said = cluster.kubectl("exec", "-i", name, "--", "python3", "-", text=program)
-    told: dict[str, tuple[bool, str | None, list[str]]] = json.loads(said)
-    return told
+def _waits(seen: Seen) -> bool:
+    for pod in cluster.pods("trainer"):
+        seen.before_engines = pod["status"]["phase"]
+        if "engines: 0 of" in cluster.log(pod) or seen.before_engines == "Failed":
+            return True
+    return False
+
+
+def _watch(seen: Seen) -> None:
+    watching.tell()
+
+    def all_up() -> bool:
+        found = watching.ask("min by (component, run) (up)")
+        seen.up = {f["metric"]["component"]: float(f["value"][1]) for f in found}
+        seen.runs = {f["metric"]["run"] for f in found}
+        return seen.up == dict.fromkeys(COMPONENTS, 1.0) and bool(watching.ask("sdpo_step"))
+
+    cluster.wait("Prometheus has scraped all three", all_up, 1 * _MINUTES)
+    seen.faulty_rules, seen.firing = watching.faulty_rules(), watching.firing()
+
+
+def _healthy(component: str) -> bool:
+    """Whether the HEALTHCHECK of the component's image succeeds in its pod."""
+    name = f"localhost/sdpo-{IMAGES[component]}:end-to-end"
+    said = subprocess.run(
+        ["buildah", "inspect", "--type=image", name], capture_output=True, text=True, check=True
+    ).stdout
+    kind, *command = json.loads(said)["Docker"]["config"]["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    try:
+        cluster.inside(cluster.pods(component)[0], *command)
+    except AssertionError:
+        return False
+    return True
 
 
 def _delete_trainer(seen: Seen, run: Path) -> None:
@@ -164,59 +166,19 @@ def _delete_trainer(seen: Seen, run: Path) -> None:
     def ended() -> bool:
         found = {p["metadata"]["name"]: p for p in cluster.pods("trainer")}
         code = cluster.exit_code(found[name])
-        others = [p for n, p in found.items() if n != name and p["status"]["phase"] == "Running"]
-        seen.running_together |= code is None and bool(others)
         if code is not None:
             seen.stopped_code = code
         return code is not None
 
     cluster.wait("the deleted pod ends", ended, 3 * _MINUTES, every_s=0.3)
-    seen.complete_at_stop = "Complete" in _conditions()
-    seen.steps_at_stop = len(_lines(run / "metrics.jsonl"))
+    seen.complete_at_stop = "Complete" in cluster.conditions(JOB)
+    seen.steps_at_stop = len(_rows(run))
     finalizers([])
 
 
-def _conditions() -> list[str]:
-    (job,) = cluster.objects("jobs")
-    return [c["type"] for c in job["status"].get("conditions", []) if c["status"] == "True"]
-
-
-def _log(pod: dict[str, Any]) -> str:
-    try:
-        return cluster.kubectl("logs", pod["metadata"]["name"])
-    except AssertionError:  # not started yet
-        return ""
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _rows(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _list(items: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "List", "items": items}
-
-
-def _volume(runs: Path) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": "end-to-end-runs"},
-        "spec": {
-            "capacity": {"storage": "20Gi"},
-            "accessModes": ["ReadWriteMany"],
-            "storageClassName": "",
-            "hostPath": {"path": str(runs)},
-        },
-    }
-
-
-def _token() -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "verifier-token", "namespace": cluster.NAMESPACE},
-        "stringData": {"token": secrets.token_hex(32)},
-    }
 
 
 def test_a_trainer_before_its_engines_waits_and_nothing_fails(seen: Seen) -> None:
@@ -224,15 +186,18 @@ def test_a_trainer_before_its_engines_waits_and_nothing_fails(seen: Seen) -> Non
     assert seen.failed_before == []
 
 
-def test_in_a_verifier_pod_programs_reach_nothing(seen: Seen) -> None:
-    judged = {name: (success, layers) for name, (success, _, layers) in seen.attacks.items()}
-    layers = list(RESTRICTED_LAYERS)
-    assert judged.pop("honest") == (True, layers)
-    assert judged == dict.fromkeys(judged, (False, layers))
-    refused = ("Permission denied", "Operation not permitted", "Read-only file system")
-    told = {name: feedback or "" for name, (_, feedback, _) in seen.attacks.items()}
-    del told["honest"]
-    assert {n: t for n, t in told.items() if not any(reason in t for reason in refused)} == {}
+def test_prometheus_reaches_all_three_roles_by_our_scrape_configuration(seen: Seen) -> None:
+    assert seen.up == dict.fromkeys(COMPONENTS, 1.0)
+    assert seen.runs == {"end-to-end"}
+
+
+def test_the_rules_hold_and_nothing_is_wrong_with_the_machinery(seen: Seen) -> None:
+    assert seen.faulty_rules == []
+    assert set(seen.firing) <= _OF_LEARNING
+
+
+def test_the_health_checks_of_the_images_succeed_in_their_pods(seen: Seen) -> None:
+    assert seen.sick == []
 
 
 def test_a_deleted_trainer_stops_with_a_checkpoint_and_the_job_goes_on(seen: Seen) -> None:
@@ -251,11 +216,11 @@ def test_there_was_one_writer_after_the_other(seen: Seen) -> None:
     assert seen.tokens == ["000002.released"]
 
 
-def test_engines_served_every_version_after_theirs_were_deleted(seen: Seen) -> None:
-    versions = {swap["version"] for swap in seen.swaps}
-    assert versions == set(range(STEPS + 1))
-    # What was published again after the resume is what it was before.
-    assert len({(swap["version"], swap["checksum"]) for swap in seen.swaps}) == len(versions)
+def test_every_version_was_served_with_the_weights_of_an_undisturbed_run(
+    seen: Seen, checksums: dict[int, str]
+) -> None:
+    assert sorted(seen.weights) == list(range(STEPS + 1))
+    assert seen.weights == checksums
 
 
 def test_delete_k_leaves_nothing(seen: Seen) -> None:

@@ -143,6 +143,41 @@ def test_silence_is_noticed(pair: tuple[Peers, Peers]) -> None:
     assert told.losses == ["node 1 gave no sign of life for 0.5 s"]
 
 
+@pytest.mark.parametrize("code", [None, STOPPED], ids=["killed", "stopped"])
+def test_a_machine_that_comes_again_waits_for_the_others_next_time(
+    code: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pod was replaced while the others still were there: they must not take it for the one
+    before, which their ranks wait for in vain."""
+    monkeypatch.setattr(nodes, "_BEAT_S", 0.02)
+    monkeypatch.setattr(nodes, "_AGAIN_S", 0.02)
+    port = free_pair()
+    first, second = (Peers(Place(n, 2, "127.0.0.1", port), silence_s=60.0) for n in range(2))
+    with ExitStack() as stack:
+        stack.enter_context(first)
+        first.tell_prepared("/runs/before", 1)
+        stack.enter_context(second)
+        told = watched(first)
+        if code is not None:
+            second.leave(code)
+        again = Peers(Place(1, 2, "127.0.0.1", port), silence_s=60.0)
+        entering = threading.Thread(target=again.__enter__)
+        entering.start()
+        if code is None:
+            assert told.hears(lambda t: bool(t.losses))
+            assert told.losses == ["node 1 has failed (exit code 1): see its log"]
+        time.sleep(0.2)
+        assert entering.is_alive()
+        first.leave(FAILED if code is None else code)
+    del first, second, told
+    with Peers(Place(0, 2, "127.0.0.1", port), silence_s=60.0) as anew:
+        anew.tell_prepared("/runs/now", 2)
+        entering.join(60)
+        assert again.wait_prepared() == ("/runs/now", 2)
+        again.leave(DONE)
+        again.__exit__()
+
+
 def test_a_first_machine_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "START_S", 1.0)
     with pytest.raises(PeerLost, match=r"node 0 does not answer at 127\.0\.0\.1:"):

@@ -39,9 +39,6 @@ WINDOW = "1m"  # what `plain` puts for $__rate_interval
 LIMIT_S = 900.0
 
 NEEDS = {
-    "sdpo_engine_exits_total": "an engine that fails",
-    "sdpo_engine_rejoins_total": "an engine that fails",
-    "sdpo_swap_failures_total": "an engine that fails",
     "sdpo_verifier_failures_total": "a verifier that fails",
     "ALERTS": "an alert that fires",
     "sdpo_device_memory_bytes": "a GPU",
@@ -54,6 +51,7 @@ NEEDS = {
 """Series that a healthy run on a CPU does not show, and what they need."""
 NEEDS_MORE = {
     'outcome!="answered"': "a request that is not answered",
+    'increase(sdpo_engine_exits_total{cluster=~".*",run=~".*"}[1m]) > 0': "an engine that fails",
     'code="429"': "a verifier service that is saturated",
     "changes(sdpo_run_start_timestamp_seconds": "a run that is started again",
 }

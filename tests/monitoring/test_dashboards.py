@@ -102,7 +102,7 @@ def test_there_are_variables_links_and_annotations(page: Dashboard) -> None:
     assert link["tags"] == dashboard["tags"] == ["sdpo"]
     assert (link["includeVars"], link["keepTime"]) == (True, True)
     marks = {mark["name"]: mark["expr"] for mark in dashboard["annotations"]["list"]}
-    assert set(marks) == {"Hot swaps", "Checkpoints", "Restarts", "Engines lost"}
+    assert set(marks) == {"Hot swaps", "Checkpoints", "Restarts", "Engines lost", "Alerts"}
     assert [wrong for expr in marks.values() for wrong in strangers(expr)] == []
 
 
@@ -112,6 +112,33 @@ def test_every_panel_has_a_unit_and_says_what_is_seen(page: Dashboard) -> None:
         if panel["type"] != "row":
             assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
             assert panel["description"].endswith("."), panel["title"]
+
+
+@pages
+def test_states_have_a_meaning_and_a_colour_and_tables_the_columns_that_matter(
+    page: Dashboard,
+) -> None:
+    for panel, drawn in zip(page.panels, _drawn(page), strict=True):
+        if panel.kind == "state-timeline":
+            (mapping,) = drawn["fieldConfig"]["defaults"]["mappings"]
+            assert {mapping["options"][value]["color"] for value in "01"} == {"green", "red"}
+        if panel.kind == "table":
+            wanted, order = [t["options"] for t in drawn["transformations"][1:]]
+            assert wanted["include"]["names"] == [label for label, _ in panel.columns]
+            assert order["renameByName"] == dict(panel.columns)
+        if panel.kind == "stat":  # a phase is the name of the only series
+            named = any(curve.legend for curve in panel.curves)
+            assert drawn["options"]["textMode"] == ("value_and_name" if named else "value")
+
+
+def _drawn(page: Dashboard) -> list[dict[str, Any]]:
+    return [panel for panel in plain(page)["panels"] if panel["type"] != "row"]
+
+
+def test_alerts_link_to_their_pages_where_an_address_is_known() -> None:
+    linked = as_json(DASHBOARDS[0], "https://pages.example.com/runbooks")
+    assert "https://pages.example.com/runbooks/${__value.raw}.md" in linked
+    assert "${__value.raw}" not in as_json(DASHBOARDS[0], "docs/runbooks")
 
 
 @pytest.mark.parametrize(("page", "panel", "curve"), CURVES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 import yaml
 
 from sdpo_megatron.monitoring.alerts import ALERTS
+from sdpo_megatron.monitoring.dashboards import DASHBOARDS
 from sdpo_megatron.monitoring.files import files
+from sdpo_megatron.monitoring.grafana import as_json
 from sdpo_megatron.monitoring.recording import RECORDED
 from sdpo_megatron.monitoring.rules import prometheus_rule, rule_groups
 from tests.monitoring.alert_cases import CASES, POD, STARTING, Case
-from tests.monitoring.exported import strangers
+from tests.monitoring.exported import plain, strangers
 
 REPOSITORY = Path(__file__).parents[2]
 needs_promtool = pytest.mark.skipif(
@@ -142,6 +145,24 @@ def test_the_summaries_read_well(tmp_path: Path) -> None:
     }
     told = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test]}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(told))
+    promtool("test", "rules", "tests.yaml", folder=tmp_path)
+
+
+@needs_promtool
+def test_the_first_checkpoint_is_marked_for_half_a_minute(tmp_path: Path) -> None:
+    marks = json.loads(as_json(DASHBOARDS[0]))["annotations"]["list"]
+    (expr,) = [plain(mark["expr"]) for mark in marks if mark["name"] == "Checkpoints"]
+    saved = 'sdpo_checkpoint_last_success_timestamp_seconds{cluster="c",run="r"}'
+    marked = [{"labels": '{cluster="c", run="r"}', "value": 10.0}]
+    test = {
+        "interval": "10s",
+        "input_series": [{"series": saved, "values": "_x10 100x20"}],
+        "promql_expr_test": [
+            {"expr": expr, "eval_time": at, "exp_samples": found}
+            for at, found in (("90s", []), ("110s", marked), ("150s", []))
+        ],
+    }
+    _write_tests(tmp_path, [test])
     promtool("test", "rules", "tests.yaml", folder=tmp_path)
 
 

@@ -129,3 +129,20 @@ def test_the_current_phase_counts_while_it_lasts() -> None:
 def test_an_unknown_phase_is_refused() -> None:
     with pytest.raises(ValueError, match="'rolout' is not a phase"):
         PhaseClock(Board()).enter("rolout")
+
+
+def test_counters_of_a_label_value_that_is_known_only_now_begin_at_zero() -> None:
+    """Else a first failure would be no increase, and raise no alert."""
+    board = Board()
+    board.add("sdpo_engine_exits_total", engine="a", reason="hung")
+    for _ in range(2):
+        board.begin("sdpo_engine_exits_total", engine="a")
+        board.begin("sdpo_swap_failures_total", engine="a")
+    found = shown(board)
+    exits = {key: value for key, value in found.items() if "_engine_exits_" in key}
+    assert sorted(exits.values()) == [0.0, 0.0, 0.0, 1.0]
+    assert found["sdpo_swap_failures_total{engine=a}"] == 0.0
+    with pytest.raises(UndeclaredSeries, match="has the labels"):
+        board.begin("sdpo_swap_failures_total", verifier="a")
+    with pytest.raises(UndeclaredSeries, match="is not a declared counter"):
+        board.begin("sdpo_step")

@@ -33,8 +33,8 @@ from tests.rendering.k8s_folder import (
 from tests.rendering.restricted import pods, violations
 
 VERSIONS = [f"1.{minor}" for minor in range(28, 38)]
-CUSTOM = {"JobSet", "ScaledObject"}
-"""Kinds of components that no schema of Kubernetes knows."""
+CUSTOM = {"JobSet", "ScaledObject", "PodMonitor", "PrometheusRule"}
+"""Kinds of components that no schema of Kubernetes knows: see test_custom_kinds."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -172,6 +172,16 @@ def test_an_autoscaler_names_the_verifiers_and_owns_their_number(
     deployment = only(manifests, "Deployment")
     assert only(manifests, kind)["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert "replicas" not in deployment["spec"]
+
+
+def test_the_scrape_objects_are_in_the_namespace_of_the_run(tmp_path: Path) -> None:
+    manifests = with_component("pod-monitor", "overlays/multi-node", tmp_path)
+    for kind in ("PodMonitor", "PrometheusRule"):
+        assert only(manifests, kind)["metadata"]["namespace"] == "sdpo"
+    monitor, deployment = only(manifests, "PodMonitor")["spec"], only(manifests, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    assert "namespaceSelector" not in monitor  # pods of its own namespace
 
 
 def test_kueue_finds_a_suspended_job_with_its_queue(tmp_path: Path) -> None:

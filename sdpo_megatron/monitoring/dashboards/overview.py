@@ -49,6 +49,7 @@ _MOVING = Row(
             title="Alerts that fire",
             help="Of this run, now; each has a page in docs/runbooks.", unit="1", kind="table",
             curves=(Curve(f'ALERTS{{alertstate="firing",{THIS_RUN}}}', ""),), width=12,
+            columns=(("alertname", "Alert"), ("severity", "Severity"), ("engine", "Engine"), ("instance", "Target")),
         ),
         PHASES,
         Panel(
@@ -129,12 +130,17 @@ _COST = Row(
             ),
         ),
         Panel(
-            title="What runs", help="Versions, model, task and devices.", unit="1", kind="table", width=24,
-            curves=(
-                Curve(select(series.BUILD_INFO, THIS_RUN), ""),
-                Curve(select(series.RUN_INFO, THIS_RUN), ""),
-                Curve(select(series.DEVICES, THIS_RUN), ""),
+            title="What runs", help="Model, task and versions.", unit="1", kind="table", width=16,
+            curves=(Curve(select(series.RUN_INFO, THIS_RUN), ""), Curve(select(series.BUILD_INFO, THIS_RUN), "")),
+            columns=(
+                ("run_name", "Run"), ("model", "Model"), ("task", "Task"), ("version", "Version"),
+                ("commit", "Commit"), ("torch", "torch"), ("megatron_core", "Megatron-core"),
             ),
+        ),
+        Panel(
+            title="Devices", help="How many of which kind do what.", unit="items", kind="table", width=8,
+            curves=(Curve(select(series.DEVICES, THIS_RUN), ""),),
+            columns=(("role", "Role"), ("model", "Kind"), ("Value", "Devices")),
         ),
     ),
 )  # fmt: skip

@@ -30,10 +30,12 @@ _GROUPS = Row("Where are the groups?", (
           curves=(step("ledger/dropped_stale", "too old"), step("ledger/dropped_no_signal", "no signal"))),
     Panel(title="Begun anew", help="Of the step, by what cost the first try.", unit="items", bounds=(0, None),
           curves=tuple(step(f"ledger/returned_{name}", name.replace("_", " ")) for name in ("expired", "worker_died", "abandoned", "file_lost", "restart"))),
-    Panel(title="Workers", help="1 while a rollout worker takes groups.", unit="1", kind="state-timeline", curves=(Curve(select(series.WORKER_UP, THIS_RUN), "{{worker}}"),)),
+    Panel(title="Workers", help="1 while a rollout worker takes groups.", unit="1", kind="state-timeline", states=((1, "takes groups", "green"), (0, "out", "red")),
+          curves=(Curve(select(series.WORKER_UP, THIS_RUN), "{{worker}}"),)),
 ))
 _ENGINES = Row("Are the engines well?", (
-    Panel(title="In the pool", help="1 while an engine takes requests.", unit="1", kind="state-timeline", curves=(Curve(select(series.ENGINE_UP, THIS_RUN), "{{engine}}"),), width=12),
+    Panel(title="In the pool", help="1 while an engine takes requests.", unit="1", kind="state-timeline", states=((1, "takes requests", "green"), (0, "out", "red")),
+          curves=(Curve(select(series.ENGINE_UP, THIS_RUN), "{{engine}}"),), width=12),
     Panel(title="Policy version", help="Of each engine, and of the trainer. They are equal but for the seconds of a swap.", unit="version", width=12,
           curves=(Curve(select(series.ENGINE_POLICY_VERSION, THIS_RUN), "{{engine}}"), step("policy/version", "trainer"))),
     Panel(title="Left and came back", help="Times that an engine left the pool, by reason, and came back.", unit="items", bounds=(0, None),

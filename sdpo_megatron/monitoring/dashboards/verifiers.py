@@ -41,7 +41,7 @@ _SANDBOX = Row("What do they judge, and is it confined?", (
           curves=(Curve(f"sum by (verifier, reason) ({rate(select(service.FAILURES, THIS_RUN))})", "{{verifier}}: {{reason}}"),)),
     Panel(title="Programs ended by a limit", help="Wrong answers that ran too long, held too much or wrote too much. They are verdicts.", unit="items/s", stacked=True, bounds=(0, None),
           curves=(Curve(f"sum by (limit) ({rate(select(service.KILLS, THIS_RUN))})", "{{limit}}"),)),
-    Panel(title="Isolation layers", help="1 where a layer works. A layer that goes from 1 to 0 is a change of the node.", unit="1", kind="state-timeline", width=16,
+    Panel(title="Isolation layers", help="1 where a layer works. A layer that goes from 1 to 0 is a change of the node.", unit="1", kind="state-timeline", width=16, states=((1, "works", "green"), (0, "missing", "red")),
           curves=(Curve(f"min by (layer) ({select(service.SANDBOX_LAYER_ACTIVE, THIS_RUN)})", "{{layer}}"),)),
     Panel(title="Refused by the sandbox", help="Items not judged because too few layers work.", unit="items", bounds=(0, None),
           curves=(Curve(f"increase({select(service.SANDBOX_REFUSALS, THIS_RUN)}[{RATE}])", "{{instance}}"),)),

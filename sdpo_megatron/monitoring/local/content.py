@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.monitoring.dashboards import DASHBOARDS
@@ -15,6 +18,7 @@ from sdpo_megatron.observability.run_folder import read_reports
 __all__ = ["data", "page"]
 
 _FOLDER = Path(__file__).parent / "page"
+_SILENT_S = 60.0  # a trainer touches its lease every few seconds
 
 
 def page(run: Path) -> str:
@@ -37,7 +41,8 @@ def page(run: Path) -> str:
 
 
 def data(run: Path) -> dict[str, Any]:
-    """The run's name, and each metric of its steps: a list with null where there is no value.
+    """The run's name, how many steps it is to have (null: not known), whether a trainer writes it
+    (null: not known), and each metric of its steps: a list with null where there is no value.
 
     Raises:
         ConfigError: `run` is no run folder, or its metrics.jsonl cannot be read.
@@ -52,11 +57,32 @@ def data(run: Path) -> dict[str, Any]:
     values = {key: [_known(r.metrics.get(key, math.nan)) for r in reports] for key in keys}
     return {
         "run": run.resolve().name,
+        "target": _target(run / "config.yaml"),
+        "running": _running(run / "lease"),
         "steps": [report.step for report in reports],
         "values": {
             key: found for key, found in values.items() if any(v is not None for v in found)
         },
     }
+
+
+def _target(config: Path) -> int | None:
+    try:
+        steps = yaml.safe_load(config.read_text(encoding="utf-8"))["run"]["steps"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return steps if isinstance(steps, int) else None
+
+
+def _running(lease: Path) -> bool | None:
+    """By the lease of its writer: the entry with the highest number, which is given back at an end
+    and is not touched any more after a death."""
+    try:
+        newest = max(lease.iterdir(), key=lambda path: path.name.partition(".")[0])
+        age_s = time.time() - newest.stat().st_mtime
+    except (OSError, ValueError):
+        return None
+    return newest.suffix != ".released" and age_s < _SILENT_S
 
 
 def _dashboards() -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -72,7 +73,22 @@ def test_a_step_that_is_being_written_is_left_out_and_nothing_is_written(run: Pa
 
 def test_a_run_before_its_first_step(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    assert data(tmp_path) == {"run": tmp_path.name, "steps": [], "values": {}}
+    unknown = {"target": None, "running": None}
+    assert data(tmp_path) == {"run": tmp_path.name, "steps": [], "values": {}, **unknown}
+
+
+def test_whether_it_goes_on_is_what_its_lease_says(run: Path) -> None:
+    (run / "config.yaml").write_text("run:\n  steps: 8\n")
+    (run / "lease").mkdir()
+    assert data(run)["target"] == 8
+    assert data(run)["running"] is None
+    (run / "lease" / "000001.released").touch()
+    assert data(run)["running"] is False
+    held = run / "lease" / "000002"
+    held.touch()
+    assert data(run)["running"] is True
+    os.utime(held, (0, 0))  # its holder has died
+    assert data(run)["running"] is False
 
 
 def test_wrong_folders_are_named(tmp_path: Path, run: Path) -> None:

@@ -131,6 +131,17 @@ def test_it_is_light_or_dark_as_the_system_is_and_can_be_switched(
     assert seen.complaints == []
 
 
+def test_a_run_that_has_ended_says_how(browser: Browser, url: str, run: Path) -> None:
+    (run / "lease").mkdir()
+    (run / "lease" / "000001.released").touch()
+    for steps, tile, text in ((8, "8 of 8", "finished"), (9, "8 of 9", "not running; ")):
+        (run / "config.yaml").write_text(f"run: {{steps: {steps}}}")
+        seen = opened(browser, url)
+        expect(seen.page.locator(".tile b").first).to_have_text(tile)
+        expect(seen.page.locator("#state")).to_contain_text(text)
+        assert seen.complaints == []
+
+
 def test_a_run_without_a_step_says_so(browser: Browser, url: str, run: Path) -> None:
     (run / "metrics.jsonl").write_text("")
     seen = opened(browser, url)

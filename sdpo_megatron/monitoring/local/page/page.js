@@ -79,6 +79,13 @@ function bounded(least, most, low, high) {
   return [from === low ? from : from - air, to === high ? to : to + air];
 }
 
+/* Distances of the vertical axis's marks; none between whole numbers where there are none. */
+const WHOLE = Array.from({ length: 40 }, (_, index) => [1, 2, 5][index % 3] * 10 ** Math.floor(index / 3));
+const INCREMENTS = {
+  bytes: Array.from({ length: 50 }, (_, power) => 2 ** power),
+  items: WHOLE, version: WHOLE, tokens: WHOLE,
+};
+
 function options(panel, width) {
   const colours = COLOURS[theme()];
   const style = getComputedStyle(document.documentElement);
@@ -103,7 +110,7 @@ function options(panel, width) {
       {
         ...axis,
         size: 62,
-        ...(panel.unit === "bytes" ? { incrs: Array.from({ length: 50 }, (_, power) => 2 ** power) } : {}),
+        ...(panel.unit in INCREMENTS ? { incrs: INCREMENTS[panel.unit] } : {}),
         values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : shown(tick, panel.unit, 4))),
       },
     ],
@@ -153,9 +160,17 @@ function describe() {
   const last = data.steps.length - 1;
   byId("tiles").replaceChildren(...TILES.map(([key, name, unit]) => {
     const value = key === "step" ? data.steps[last] : data.values[key]?.[last];
+    const target = key === "step" && data.target !== null ? ` of ${data.target}` : "";
     return node("div", { className: "tile" },
-      node("b", { textContent: shown(value ?? null, unit) }), node("span", { textContent: name }));
+      node("b", { textContent: shown(value ?? null, unit) + target }), node("span", { textContent: name }));
   }));
+}
+
+/* Whether there will be more of it. */
+function life() {
+  if (!data.steps.length) return data.running === false ? "ended before its first step" : "no step yet";
+  if (data.running !== false) return "live";
+  return data.steps.at(-1) >= data.target ? "finished" : "not running; sdpo train --resume goes on";
 }
 
 function state(text) {
@@ -184,7 +199,7 @@ async function refresh() {
       if (measured) charts.forEach(({ chart, panel }) => chart.setData(columns(panel)));
       else draw();
     }
-    state(data.steps.length ? "live" : "no step yet");
+    state(life());
   } catch (error) {
     state("the server is gone; these are the last steps it told");
   }
@@ -208,4 +223,4 @@ describe();
 draw();
 /* A page that was saved stays as it is. */
 if (location.protocol.startsWith("http")) refresh();
-else state(data.steps.length ? "saved" : "no step yet");
+else state(life() === "live" ? "saved" : life());
