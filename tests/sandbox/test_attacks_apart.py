@@ -95,10 +95,10 @@ print(names, sorted(found), sys.orig_argv, len(sys._current_frames()))
 def test_what_is_left_of_the_template_tells_nothing_of_earlier_runs(anywhere: Target) -> None:
     """A program reads the same out of it whatever ran before, but for its own uid and folder."""
     source = """
-import gc, os, struct, sys
-own = [os.getcwd().encode()]
-forms = struct.Struct("=q").pack, b"%d".__mod__, b"%08x".__mod__
-own += [form(os.getuid() + i) for i in (0, 1) for form in forms]
+import gc, os, sys
+uids = os.getuid(), os.getuid() + 1  # its own, and its judge's
+own = os.getcwd().encode(), *(b"%08x" % uid for uid in uids)
+changes = lambda number: 1 << 40 <= number < 1 << 47 or number in uids  # an address, or a uid
 todo, seen, found = [sys.modules["inside.template"]._servers[0]], set(), []
 while todo:
     one = todo.pop()
@@ -107,12 +107,12 @@ while todo:
     seen.add(id(one))
     todo += gc.get_referents(one)
     one = getattr(one, "raw", one)
-    if isinstance(one, int) and one >= 1 << 40:
+    if isinstance(one, int) and changes(one):
         one = 0
     one = bytes(one) if isinstance(one, (bytes, bytearray, memoryview)) else repr(one).encode()
     one = b"" if b" at 0x" in one else one
-    for at in range(0, len(one) - 7, 8):  # addresses
-        if 1 << 40 <= int.from_bytes(one[at : at + 8], "little") < 1 << 47:
+    for at in range(0, len(one) - 7, 8):
+        if changes(int.from_bytes(one[at : at + 8], "little")):
             one = one[:at] + bytes(8) + one[at + 8 :]
     for mine in own:
         one = one.replace(mine, b"?")

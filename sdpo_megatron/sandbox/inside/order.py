@@ -13,7 +13,7 @@ UNJUDGED: dict[str, tuple[int, ...]] = {"attempt": (0, 1, 2, 3)}
 RPC_ENDS = slice(4, 6)
 JUDGED = {"attempt": (0, 1, 2, 3, 4), "judge": (7, 7, 7, 6, 5)}
 
-_KIND = struct.Struct("=2d4q2?")  # limits, judged, whether there is a folder
+_KIND = struct.Struct("=2d4q2?6x")  # limits, judged, whether there is a folder
 _UIDS = struct.Struct("=2q")
 KIND_BYTES = _KIND.size
 _HEAD_BYTES = _KIND.size + _UIDS.size
