@@ -50,7 +50,10 @@ class OpenRun:
         if self.coordinator:
             make = self.coordinator.next_plan if learn else self.coordinator.next_batch
             self.board.announce(state.step + 1, make(state))
-        return self.board.wait(state.step + 1, self.stop)
+        plan = self.board.wait(state.step + 1, self.stop)
+        if plan is None:
+            any_rank(True)  # rank 0 keeps the board: it stays until all have read this
+        return plan
 
     def share(self, plan: str) -> BatchShare:
         """This rank's share of a planned rollout batch."""
@@ -100,7 +103,6 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
         while not stopping and trainer.state.step < run.steps:
             plan = run.next_plan()
             if plan is None:  # stopped while sampling: the step is abandoned
-                any_rank(True)  # rank 0 keeps the board: it stays until all have read this
                 break
             metrics = trainer.step(run.share(plan))
             metrics |= trainer.publish(coordinator)
