@@ -9,12 +9,14 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from sdpo_megatron.errors import EngineDiedError
 from sdpo_megatron.nouns import PolicyVersion
+from sdpo_megatron.observability.board import Board
 from serving.completion import SamplingParams
 from serving.config import EngineConfig
 from serving.pool import EnginePool
@@ -117,3 +119,14 @@ def test_engine_that_cannot_come_back_is_an_error_with_the_reason(
     finally:
         pool.close()
     assert running_with(tag) == []
+
+
+def test_an_engines_counters_are_there_before_anything_fails() -> None:
+    """The first failure must be an increase: it raises an alert."""
+    board = Board()
+    one = SimpleNamespace(state="ready", label="engine-0", in_flight=0)
+    EnginePool._show_engines(cast(EnginePool, SimpleNamespace(engines=[one], board=board)))
+    shown = {sample.name: sample for family in board.collect() for sample in family.samples}
+    for counter in ("engine_exits", "engine_rejoins", "swap_failures"):
+        assert shown[f"sdpo_{counter}_total"].labels["engine"] == "engine-0"
+        assert shown[f"sdpo_{counter}_total"].value == 0.0
