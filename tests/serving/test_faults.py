@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sdpo_megatron.errors import CheckpointError
+from sdpo_megatron.errors import CheckpointError, EngineError
 from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.weights.bucket import Bucket, TensorMeta
 from serving.completion import Completion, SamplingParams
@@ -221,9 +221,14 @@ class _Stage:
         async def wait() -> int:
             pool = self.thread.pool
             async with asyncio.timeout(300):
-                while len(pool.ready) < 2:
+                while True:
+                    try:
+                        found = [await engine.client.version() for engine in pool.ready]
+                    except EngineError:  # dead, and no request has noticed yet
+                        found = []
+                    if len(found) == 2:
+                        return sum(number == version for number in found)
                     await asyncio.sleep(0.05)
-            return sum([await engine.client.version() == version for engine in pool.ready])
 
         return self.thread.call(wait())
 
