@@ -96,12 +96,7 @@ def run(
             )
 
     with tempfile.TemporaryDirectory() as logs:
-        pool = FullLengthPool(config, model_dir, logs, progress=progress)
-        try:
-            pool.start()
-            pairs = asyncio.run(main(pool))
-        finally:
-            pool.close()
+        pairs = asyncio.run(main(FullLengthPool(config, model_dir, logs, progress=progress)))
     ratios = [ours.tokens_per_s / bare.tokens_per_s for bare, ours in pairs]
     return {
         "what": "tokens/s of Sampler against a bare load generator, same engine, same prompts",

@@ -1,10 +1,12 @@
 """The checksums that an engine reports for its weights, computed by the trainer without SGLang.
 
 SGLang 0.5.23 answers ``/weights_checker {"action": "checksum"}`` from the parameters as it stores
-them, which differ from a checkpoint's tensors in four ways (read from srt/utils/weight_checker.py,
+them, which differ from a checkpoint's tensors in five ways (read from srt/utils/weight_checker.py,
 srt/managers/mm_utils.py and the model files):
 - q, k and v are one parameter ``qkv_proj``, gate and up are ``gate_up_proj``, rows one after the
   other; biases alike;
+- a layer's experts are two parameters, expert after expert: ``w13_weight`` (gate above up) and
+  ``w2_weight`` (down);
 - each tensor-parallel rank holds its own slice, k and v repeated where there are fewer heads than
   ranks;
 - the rows of the embedding and of the LM head are filled up with zeros to a multiple of 64;
@@ -24,11 +26,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from sdpo_megatron.errors import SwapError
+from serving.command import resolve_device
+from serving.config import EngineConfig
 from serving.gpu_hash import gpu_hash
 
 _VOCAB_MULTIPLE = 64
@@ -37,6 +41,7 @@ _FUSED |= {"gate_proj": ("gate_up_proj", 0), "up_proj": ("gate_up_proj", 1)}
 _PARTS = {"qkv_proj": 3, "gate_up_proj": 2}
 _FUSABLE = re.compile(r"\.(q_proj|k_proj|v_proj|gate_proj|up_proj)\.")
 _INPUT_SPLIT = re.compile(r"\.(o_proj|down_proj)\.weight$")
+_EXPERT = re.compile(r"(\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$")
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -60,13 +65,28 @@ class EngineChecksum:
         self._hash = tensor_checksum if device == "cpu" else gpu_tensor_checksum
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._tied = bool(model_config.get("tie_word_embeddings", False))
+        self._num_experts = _num_experts(model_config)
+        self._experts: dict[str, dict[tuple[int, str], torch.Tensor]] = {}
         self._slicers = [_Slicer(model_config, tp_size, rank) for rank in range(tp_size)]
         self._waiting: dict[str, dict[int, torch.Tensor]] = {}
         self._checksums: list[dict[str, str]] = [{} for _ in range(tp_size)]
 
+    @classmethod
+    def of_engine(cls, model_config: Mapping[str, Any], engine: EngineConfig) -> Self | None:
+        """What an engine of that configuration will report; None where that is not known: SGLang
+        lays the experts out for whichever kernel it finds on a GPU.
+        """
+        device = resolve_device(engine)
+        if device != "cpu" and _num_experts(model_config):
+            return None
+        return cls(model_config, dtype=engine.dtype, tp_size=engine.tp, device=device)
+
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """One whole tensor under its Hugging Face name."""
         if name == "lm_head.weight" and self._tied:
+            return
+        if expert := _EXPERT.search(name):
+            self._add_expert(name[: expert.end(1)], int(expert[2]), expert[3], tensor)
             return
         match = _FUSABLE.search(name)
         if match is None:
@@ -87,8 +107,8 @@ class EngineChecksum:
         Raises:
             SwapError: part of a fused parameter never came.
         """
-        if self._waiting:
-            missing = ", ".join(sorted(self._waiting))
+        if self._waiting or self._experts:
+            missing = ", ".join(sorted(self._waiting | self._experts))
             raise SwapError(
                 f"cannot compute the engine's checksums: parts of {missing} are missing from the "
                 "weights"
@@ -99,6 +119,22 @@ class EngineChecksum:
         """The whole engine's checksum, `PolicyVersion.checksum`. Raises as `ranks`."""
         return overall_checksum(self.ranks())
 
+    def _add_expert(self, prefix: str, number: int, part: str, tensor: torch.Tensor) -> None:
+        """Hash a layer's experts once they are all there: [E, 2 F, H] and [E, H, F]."""
+        target, parts = (
+            ("w2_weight", ("down",)) if part == "down" else ("w13_weight", ("gate", "up"))
+        )
+        found = self._experts.setdefault(prefix + target, {})
+        found[number, part] = tensor
+        if len(found) < self._num_experts * len(parts):
+            return
+        del self._experts[prefix + target]
+        ordered = [found[e, p] for e in range(self._num_experts) for p in parts]
+        for slicer, checksums in zip(self._slicers, self._checksums, strict=True):
+            own = [slicer.expert(tensor, 1 if part == "down" else 0) for tensor in ordered]
+            flat = torch.cat([tensor.to(self._dtype).reshape(-1) for tensor in own])
+            checksums[prefix + target] = self._hash(flat)
+
     def _finish(
         self, target: str, parts: list[torch.Tensor], members: Sequence[str] = ("",)
     ) -> None:
@@ -107,6 +143,16 @@ class EngineChecksum:
                 slicer(target, member, part) for member, part in zip(members, parts, strict=True)
             ]
             checksums[target] = self._hash(torch.cat([part.to(self._dtype) for part in own]))
+
+
+def merged(parts: Iterable[Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
+    """`EngineChecksum.ranks()` of a model whose layers were added in several places."""
+    ranks: list[dict[str, str]] = []
+    for part in parts:
+        ranks = ranks or [{} for _ in part]
+        for rank, checksums in zip(ranks, part, strict=True):
+            rank.update(checksums)
+    return ranks
 
 
 def engine_checksums(
@@ -172,6 +218,10 @@ class _Slicer:
             return tensor.chunk(self.kv_heads)[self.rank * self.kv_heads // self.size]
         return tensor.chunk(self.size)[self.rank]
 
+    def expert(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        """The slice of one expert's matrix."""
+        return tensor.chunk(self.size, dim=axis)[self.rank]
+
     def _vocabulary(self, tensor: torch.Tensor) -> torch.Tensor:
         """[V, H] -> [padded V / size, H]."""
         rows = tensor.shape[0]
@@ -182,3 +232,8 @@ class _Slicer:
         if padded != rows:
             tensor = torch.cat([tensor, tensor.new_zeros(padded - rows, tensor.shape[1])])
         return tensor.chunk(self.size)[self.rank]
+
+
+def _num_experts(model_config: Mapping[str, Any]) -> int:
+    """transformers 5 calls it num_local_experts in the files that it writes."""
+    return int(model_config.get("num_experts") or model_config.get("num_local_experts") or 0)

@@ -4,6 +4,7 @@ that names the engine."""
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,25 @@ from typing import Any, Literal
 import aiohttp
 
 from sdpo_megatron.errors import EngineDiedError, EngineError
+from sdpo_megatron.weights.bucket import TensorMeta
 from serving.completion import Completion, SamplingParams, parse_completion
 from serving.config import EngineConfig
 
 PauseMode = Literal["retract", "abort", "in_place"]
+MIXED = "mixed"
+"""What an engine calls its weights while they are neither of two versions."""
+
+
+class EngineRefusal(EngineError):
+    """The engine answered that it will not do this.
+
+    Attributes:
+        status: The HTTP status of its answer.
+    """
+
+    def __init__(self, message: str, status: int = 200):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +88,8 @@ class EngineClient:
     async def version(self) -> int:
         """The policy version it serves."""
         text = (await self.model_info())["weight_version"]
+        if text == MIXED:
+            raise EngineError(f"{self.url}: an update of its weights began and did not finish")
         try:
             return int(text)
         except ValueError as error:
@@ -79,6 +97,66 @@ class EngineClient:
                 f"{self.url}: weight version {text!r} is not a number; start it with "
                 "--weight-version 0"
             ) from error
+
+    async def begin_update(self) -> None:
+        """Open a weight update. One that somebody left open is ended first."""
+        try:
+            await self._control("/begin_weight_update", {})
+        except EngineRefusal:
+            await self.end_update()
+            await self._control("/begin_weight_update", {})
+
+    async def end_update(self) -> None:
+        """Close the weight update: what the new weights need is derived from them."""
+        await self._control("/end_weight_update", {})
+
+    async def join_group(
+        self, name: str, address: str, port: int, size: int, backend: str, first_rank: int = 1
+    ) -> None:
+        """Take ranks from `first_rank` of a process group of `size`, whose rank 0 listens there."""
+        await self._control(
+            "/init_weights_update_group",
+            {
+                "master_address": address,
+                "master_port": port,
+                "rank_offset": first_rank,
+                "world_size": size,
+                "group_name": name,
+                "backend": backend,
+            },
+        )
+
+    async def leave_group(self, name: str) -> None:
+        """Forget that group."""
+        await self._control("/destroy_weights_update_group", {"group_name": name})
+
+    async def receive_broadcast(
+        self, metas: Sequence[TensorMeta], group: str, *, flush: bool
+    ) -> None:
+        """Take one bucket, which rank 0 of `group` broadcasts, into the weights."""
+        await self._control(
+            "/update_weights_from_distributed",
+            {
+                "names": [meta.name for meta in metas],
+                "dtypes": [meta.dtype_name for meta in metas],
+                "shapes": [meta.shape for meta in metas],
+                "group_name": group,
+                "load_format": "flattened_bucket",
+                "flush_cache": flush,
+            },
+        )
+
+    async def take_tensors(self, payloads: Sequence[bytes], *, flush: bool) -> None:
+        """Take named tensors into the weights; one pickled list of them for each of its ranks."""
+        await self._control(
+            "/update_weights_from_tensor",
+            {
+                "serialized_named_tensors": [
+                    base64.b64encode(payload).decode() for payload in payloads
+                ],
+                "flush_cache": flush,
+            },
+        )
 
     async def pause(self, mode: PauseMode = "retract") -> None:
         """Stop decoding.
@@ -99,8 +177,17 @@ class EngineClient:
 
     async def set_version(self, number: int) -> None:
         """Name the loaded weights; tokens sampled before keep the former version in their spans."""
+        await self._name_weights(str(number))
+
+    async def mark_mixed(self) -> None:
+        """Say that its weights are no version from now on, until `set_version`: whoever meets it in
+        between, after our death for instance, can tell.
+        """
+        await self._name_weights(MIXED)
+
+    async def _name_weights(self, name: str) -> None:
         await self._control(
-            "/update_weight_version", {"new_version": str(number), "abort_all_requests": False}
+            "/update_weight_version", {"new_version": name, "abort_all_requests": False}
         )
 
     async def checksums(self) -> ReportedChecksums:
@@ -120,7 +207,7 @@ class EngineClient:
     async def _control(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         answer = await self._call("POST", path, body, self.config.control_timeout_s)
         if answer.get("success") is False:
-            raise EngineError(f"{self.url}{path}: {answer.get('message')}")
+            raise EngineRefusal(f"{self.url}{path}: {answer.get('message')}")
         return answer
 
     async def _call(self, method: str, path: str, body: Any, timeout_s: float) -> Mapping[str, Any]:
@@ -130,8 +217,9 @@ class EngineClient:
                 method, self.url + path, json=body, timeout=timeout
             ) as response:
                 if response.status != 200:
-                    raise EngineError(
-                        _refusal(self.url + path, response.status, await response.text())
+                    raise EngineRefusal(
+                        _refusal(self.url + path, response.status, await response.text()),
+                        response.status,
                     )
                 if response.content_length == 0 or response.content_type != "application/json":
                     return {}

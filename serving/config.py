@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -20,6 +21,7 @@ from sdpo_megatron.fields import (
     refuse,
     settings,
 )
+from serving.swap_config import SwapConfig
 
 
 @settings
@@ -48,6 +50,20 @@ class EngineConfig:
     """Engines that somebody else runs, e.g. http://engine-0:30000, or dns+http://engines:30000 for
     every address of that name. Then nothing is started or restarted here; they may come up later
     than the run, up to `start_timeout_s`, and go and come back."""
+
+    gateway: Text = ""
+    """An SGLang gateway (smg, sglang-router) in front of `urls`: requests go to it, control calls
+    straight to the engines, which it must know under the same URLs. "": requests go straight."""
+
+    transport: Literal["auto", "distributed", "tensor", "disk"] = "auto"
+    """How weights travel. distributed: broadcast from each pipeline stage (NCCL; gloo on a CPU);
+    tensor: memory shared with engines on this machine; disk: a folder that engines see at the same
+    path. auto: disk where `urls` are given or GPUs shared, else tensor on a CPU whose shared memory
+    holds the weights, and distributed. An engine that misses a swap reloads from disk whatever this
+    is."""
+
+    swap: SwapConfig = field(default_factory=SwapConfig)
+    """The transaction around it."""
 
     host: Word = "127.0.0.1"
     """Address to listen on."""
@@ -120,6 +136,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "urls", tuple(url.rstrip("/") for url in self.urls))
+        object.__setattr__(self, "gateway", self.gateway.rstrip("/"))
         problems = []
         last_port = self.port + self.num_engines - 1
         if self.port and last_port > 65535:
@@ -132,6 +149,18 @@ class EngineConfig:
         bare = [url.removeprefix(DNS_PREFIX) for url in self.urls]
         if any(not url.startswith(("http://", "https://")) for url in bare):
             problems.append(("urls", "each must begin with http://, https:// or dns+http://"))
+        if self.gateway and not self.urls:
+            problems.append(("gateway", "needs {urls}: the engines behind it, for control calls"))
+        if self.gateway and not self.gateway.startswith(("http://", "https://")):
+            problems.append(("gateway", "must begin with http:// or https://"))
+        if self.transport == "tensor" and self.urls:
+            problems.append(
+                (
+                    "transport",
+                    "needs engines on this machine, and {urls} may be anywhere; use distributed, "
+                    "or disk",
+                )
+            )
         if any("=" not in pair for pair in self.extra_env):
             problems.append(("extra_env", "each must be NAME=value"))
         refuse(self, problems)

@@ -1,160 +1,177 @@
-"""New weights into running engines, as a transaction: `swap(clients, weights_dir, version)`.
+"""The transaction that brings new weights into an engine that serves, step by step.
 
-    pause        running requests are retracted: they wait and carry on with the new weights, their
-                 tokens keep their spans
-    load         by a `Transport`
-    verify       the engine's own checksum of its weights against the trainer's
-                 (`PolicyVersion.checksum`)
-    set version  only now can a token be said to come from `version`
-    resume
+    begin        pause (running requests are retracted: they wait, and go on with the new weights),
+                 name the weights "mixed", open the update
+    (buckets)    by a `transports.Transport`; or `load`, from a folder
+    complete     close the update, checksum, and only where that is right: name the version, resume
 
-Each engine goes through it by itself, all at the same time, every wait bounded by
-`EngineConfig.control_timeout_s`. An engine that fails is never resumed unless its weights are
-provably those of before; whoever holds the engines takes it out of the pool.
+An engine that fails on the way stays paused, and its weights have no version: whoever finds it,
+this run or a later one, can tell, and `reload` brings it back from a folder. Every call is bounded
+by `EngineConfig.control_timeout_s`; waiting for many by `Patience`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
-from sdpo_megatron.errors import EngineDiedError, EngineError, SwapError
+from sdpo_megatron.errors import EngineError, SwapError
 from sdpo_megatron.nouns import PolicyVersion
-from serving.client import EngineClient
+from serving.client import EngineClient, EngineRefusal, PauseMode
+from serving.settle import settle
+from serving.transports.transport import Patience
 from serving.weight_files import check_weight_files
 
+Observe = Callable[[str, float], None]
+"""Hears how many seconds a stage of one engine took: pause, load, verify, resume."""
+Errors = dict[EngineClient, EngineError]
 
-class Transport(Protocol):
-    """Moves one version of the weights into one paused engine.
 
-    `disk` works everywhere and is the only one so far. A transport that streams buckets from the
-    trainer (NCCL, gloo, CUDA IPC) brackets them by SGLang's /begin_weight_update and
-    /end_weight_update, and leaves version and checksum to `swap`.
+def unobserved(stage: str, seconds: float) -> None:
+    """For who does not ask."""
+
+
+async def begin(
+    client: EngineClient,
+    *,
+    mode: PauseMode = "retract",
+    stream: bool = True,
+    observe: Observe = unobserved,
+) -> None:
+    """Pause, mark and, for a stream of buckets, open the update."""
+    with _timed(observe, "pause"):
+        await client.pause(mode)
+        await client.mark_mixed()
+        if stream:
+            await client.begin_update()
+
+
+async def load(client: EngineClient, folder: Path, observe: Observe = unobserved) -> None:
+    """The weights of a folder into an engine that has begun without a stream."""
+    with contextlib.suppress(EngineRefusal):  # who died left one open: loading does not close it
+        await client.end_update()
+    with _timed(observe, "load"):
+        await client.load_weights_from_disk(folder)
+
+
+async def complete(
+    clients: Sequence[EngineClient],
+    version: PolicyVersion,
+    patience: Patience,
+    *,
+    folder: Path | None = None,
+    verify: bool = True,
+    observe: Observe = unobserved,
+) -> Errors:
+    """From weights that have arrived to serving them; returns the engines that failed.
+
+    Args:
+        clients: Those that have begun and taken every bucket.
+        version: Its checksum is `checksum.EngineChecksum.overall()` for these engines. "": they are
+            compared with each other, and a minority fails; without a majority all do.
+        folder: They load it first; None: the buckets came by a transport.
+        verify: False: nothing is compared.
     """
+    compare = verify and (bool(version.checksum) or len(clients) > 1)
 
-    async def load(self, client: EngineClient, weights_dir: Path) -> None:
-        """Raises EngineError when the engine did not take all of them."""
-        ...
+    async def arrive(client: EngineClient) -> str:
+        if folder is None:
+            await client.end_update()
+        else:
+            await load(client, folder, observe)
+        if not compare:
+            return ""
+        with _timed(observe, "verify"):
+            return (await client.checksums()).overall
+
+    async def resume(client: EngineClient) -> None:
+        with _timed(observe, "resume"):
+            await client.set_version(version.number)
+            await client.resume()
+
+    sums, failures = await settle(
+        {client: arrive(client) for client in clients}, patience, "loaded the weights"
+    )
+    if compare:
+        failures |= _mismatches(sums, version)
+    _, not_resumed = await settle(
+        {client: resume(client) for client in sums if client not in failures}, patience, "resumed"
+    )
+    return failures | not_resumed
 
 
-class DiskTransport:
-    """The engine reads an HF checkpoint folder that it can see at the same path."""
+async def reload(
+    client: EngineClient,
+    folder: Path,
+    version: PolicyVersion,
+    *,
+    verify: bool = True,
+    observe: Observe = unobserved,
+) -> None:
+    """One engine by itself, whatever state it was left in: from `folder` to serving `version`.
 
-    async def load(self, client: EngineClient, weights_dir: Path) -> None:
-        """SGLang keeps the old weights when it cannot find the files, but not when one turns out to
-        be corrupt half-way."""
-        await client.load_weights_from_disk(weights_dir)
-
-
-@dataclass(frozen=True)
-class SwapFailure:
-    """One engine that did not take the weights.
-
-    Attributes:
-        error: Why.
-        kept_old: It still serves the version of before, proven by checksum, and was resumed.
-        died: It does not answer any more.
+    Raises:
+        SwapError: The folder cannot be read, or the checksum differs.
+        EngineError: The engine failed, and stays paused.
     """
-
-    error: SwapError
-    kept_old: bool
-    died: bool
+    check_weight_files(folder, version.number)
+    await begin(client, stream=False, observe=observe)
+    bound = time.monotonic() + client.config.swap.deadline_s
+    failures = await complete(
+        [client], version, Patience(1, 0.0, bound), folder=folder, verify=verify, observe=observe
+    )
+    if failures:
+        raise failures[client]
 
 
 async def swap(
     clients: Sequence[EngineClient],
-    weights_dir: str | Path,
+    folder: str | Path,
     version: PolicyVersion,
-    transport: Transport | None = None,
-    observe: Callable[[str, float], None] = lambda stage, seconds: None,
-) -> dict[EngineClient, SwapFailure]:
-    """Bring every engine to `version`; returns those that failed (empty: all serve it now).
-
-    Args:
-        clients: Engines that are up.
-        weights_dir: HF checkpoint folder of that version. It must stay until the next version is
-            served.
-        version: Its checksum is `checksum.EngineChecksum.overall()` for these engines; "" compares
-            nothing.
-        observe: Hears how many seconds each stage of each engine took: pause, load, verify, resume.
+    observe: Observe = unobserved,
+) -> Errors:
+    """Bring several engines to the weights in a folder; returns those that failed.
 
     Raises:
-        SwapError: the folder holds no readable safetensors; no engine was touched.
+        SwapError: The folder holds no readable safetensors; no engine was touched.
     """
-    folder = Path(weights_dir)
-    try:
-        check_weight_files(folder)
-    except SwapError as error:
-        raise SwapError(f"policy version {version.number}: {error}") from error
-    outcomes = await asyncio.gather(
-        *(
-            _swap_one(client, folder, version, transport or DiskTransport(), observe)
-            for client in clients
-        )
-    )
+    check_weight_files(Path(folder), version.number)
+
+    async def one(client: EngineClient) -> EngineError | None:
+        try:
+            await reload(client, Path(folder), version, observe=observe)
+        except EngineError as error:
+            return error
+        return None
+
+    errors = await asyncio.gather(*(one(client) for client in clients))
+    return {client: error for client, error in zip(clients, errors, strict=True) if error}
+
+
+def _mismatches(sums: dict[EngineClient, str], version: PolicyVersion) -> Errors:
+    if version.checksum:
+        due, whose = version.checksum, "the trainer's"
+    else:
+        counted = collections.Counter(sums.values()).most_common(2)
+        tied = len(counted) > 1 and counted[0][1] == counted[1][1]
+        due, whose = ("", "that of no majority") if tied else (counted[0][0], "most engines'")
     return {
-        client: failure
-        for client, failure in zip(clients, outcomes, strict=True)
-        if failure is not None
+        client: SwapError(
+            f"{client.url}: policy version {version.number} has checksum {found[:16]}… there, "
+            f"{whose} is {due[:16]}…: the engine's weights are not the trainer's (same dtype and "
+            "tp on both sides?)"
+        )
+        for client, found in sums.items()
+        if found != due
     }
 
 
-async def _swap_one(
-    client: EngineClient,
-    folder: Path,
-    version: PolicyVersion,
-    transport: Transport,
-    observe: Callable[[str, float], None],
-) -> SwapFailure | None:
-    before, lap = "", _Laps(observe)
-    try:
-        await client.pause()
-        lap("pause")
-        before = (await client.checksums()).overall
-        lap("verify")
-        await transport.load(client, folder)
-        lap("load")
-        after = (await client.checksums()).overall
-        lap("verify")
-        if version.checksum and after != version.checksum:
-            raise SwapError(
-                f"{client.url}: policy version {version.number} from {folder} has checksum "
-                f"{after[:16]}…, the trainer's is {version.checksum[:16]}…: the engine's weights "
-                "are not the trainer's (same dtype and tp on both sides?)"
-            )
-        await client.set_version(version.number)
-        await client.resume()
-        lap("resume")
-        return None
-    except EngineError as error:
-        failure = (
-            error
-            if isinstance(error, SwapError)
-            else SwapError(f"policy version {version.number}: {error}")
-        )
-        kept_old = await _resume_if_unchanged(client, before)
-        return SwapFailure(failure, kept_old, died=isinstance(error, EngineDiedError))
-
-
-class _Laps:
-    def __init__(self, observe: Callable[[str, float], None]) -> None:
-        self._observe, self._since = observe, time.monotonic()
-
-    def __call__(self, stage: str) -> None:
-        now = time.monotonic()
-        self._observe(stage, now - self._since)
-        self._since = now
-
-
-async def _resume_if_unchanged(client: EngineClient, before: str) -> bool:
-    try:
-        if not before or (await client.checksums()).overall != before:
-            return False
-        await client.resume()
-        return True
-    except EngineError:
-        return False
+@contextlib.contextmanager
+def _timed(observe: Observe, stage: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    observe(stage, time.monotonic() - started)

@@ -1,7 +1,4 @@
-"""The engines of a run: which serve, which are out, and how one comes back.
-
-    ready ──dies or fails a swap──► out ──restarted, current version loaded and verified──► ready
-                                     └──more than max_restarts, or it does not come up──► lost
+"""The engines of a run: which serve (`engine.Engine`), and swaps over all of them.
 
 The pool starts engines, watches them and brings them to a version. Requests are sent by a `Router`,
 here or in another process, which is told who is ready (`listen`) and tells what it finds wrong
@@ -18,66 +15,40 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from sdpo_megatron.addresses import DNS_PREFIX, REFRESH_S, addresses_of
-from sdpo_megatron.errors import EngineDiedError, EngineError
+from sdpo_megatron.errors import EngineDiedError, EngineError, SwapError
 from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.observability.board import Board
+from serving import hot_swap
 from serving.client import EngineClient
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
-from serving.hot_swap import DiskTransport, SwapFailure, Transport, swap
+from serving.engine import STATES, Engine
 from serving.launch import EngineProcess
+from serving.publication import Publication
+from serving.recovery import Recovery
 from serving.router import Roster, Router, Served
+from serving.settle import settle
+from serving.swap_target import SwapFailure, SwapTarget
+from serving.transports.transport import Patience
+from serving.weight_files import check_weight_files
 
 log = logging.getLogger(__name__)
 
-_URL_RETRY_S = 5.0
 _FIND_POLL_S = 0.1
+_DRAIN_POLL_S = 0.05
 _OF_AN_ENGINE = (
     "sdpo_engine_up", "sdpo_engine_requests_in_flight", "sdpo_engine_policy_version",
 )  # fmt: skip
 _HEALTH_FAILURES = 3
 
 
-@dataclass(eq=False)
-class Engine:
-    """One engine as the pool sees it. `process` is None for an engine that somebody else runs."""
-
-    client: EngineClient
-    process: EngineProcess | None
-    state: Literal["ready", "out", "lost"] = "ready"
-    in_flight: int = 0
-    restarts: int = 0
-    why: str = ""
-    joined: bool = False  # has been ready before
-    recovery: asyncio.Task[None] | None = field(default=None, repr=False)
-    watch: asyncio.Task[None] | None = field(default=None, repr=False)
-
-    @property
-    def name(self) -> str:
-        return self.client.url
-
-    @property
-    def served(self) -> Served:
-        """Its name for routers, which another life does not share."""
-        return Served(self.client.url, self.restarts)
-
-    @property
-    def label(self) -> str:
-        """Its name in metrics: the same after a restart on another port."""
-        return f"engine-{self.process.index}" if self.process else self.client.url
-
-
 class EnginePool:
-    """Use it from one event loop.
-
-    `start`, `close` and the constructor may be called outside of one.
-    """
+    """A context manager of one event loop: engines run, or are found, inside the block."""
 
     def __init__(
         self,
@@ -86,7 +57,6 @@ class EnginePool:
         log_dir: str | Path,
         *,
         seed: int = 0,
-        transport: Transport | None = None,
         progress: Callable[[str], None] | None = None,
         board: Board | None = None,
     ):
@@ -95,17 +65,17 @@ class EnginePool:
         `progress` hears of starts, deaths and recoveries, and `board` shows them as metrics.
         """
         self.config = config
-        self.transport = transport or DiskTransport()
         self._report = progress or log.info
         self.board = board or Board()
         self.board.before_collect(self._show_engines)
-        self._published: tuple[Path, PolicyVersion] | None = None
-        self._changed = asyncio.Condition()  # engines' states
-        self._swapping = asyncio.Lock()  # one swap, or one rejoin, at a time
-        self.num_restarts = 0
+        self._publication = Publication()
+        self._recovery = Recovery(config, self._publication, self._report, self._observe)
         self._looking: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[Roster], None]] = []
         self._router: Router | None = None
+        self._holding = False
+        self._in_swap: list[Engine] = []
+        self._patience = Patience(1, 0.0, 0.0)
         self.engines: list[Engine] = []
         if not config.urls:
             processes = [
@@ -119,42 +89,66 @@ class EnginePool:
     @property
     def ready(self) -> list[Engine]:
         """Engines that take requests now."""
-        return [engine for engine in self.engines if engine.state == "ready"]
+        return [engine for engine in self.engines if engine.serves]
 
     @property
     def version(self) -> PolicyVersion:
         """The version that ready engines serve; 0 until something was published."""
-        return self._published[1] if self._published else PolicyVersion(0)
+        return self._publication.version
 
-    def start(self) -> None:
-        """Start our engines side by side and wait for them; those given as URLs, see `find`.
+    @property
+    def num_restarts(self) -> int:
+        """Of engines, so far."""
+        return self._recovery.num_restarts
+
+    # --- the life of the pool ----------------------------------------------------------------
+
+    async def __aenter__(self) -> EnginePool:
+        """Start our engines side by side; or wait until those given as URLs answer: all of them, or
+        after `start_timeout_s` any. Whoever comes later joins then.
 
         Raises:
-            EngineStartError: one did not come up; the others are stopped.
+            EngineStartError: One of ours did not come up; the others are stopped.
+            EngineDiedError: None of the URLs answered in time.
         """
-        processes = [engine.process for engine in self.engines if engine.process]
         try:
-            for process in processes:
-                process.launch(self._report)
-            for process in processes:
-                process.wait_ready(self._report)
+            if self.config.urls:
+                await self._find()
+            else:
+                await asyncio.to_thread(self._start)
         except BaseException:
-            self.close()
+            await self.__aexit__()
             raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End recoveries, close connections, and stop the engines that we started."""
+        for task in (self._looking, *(engine.recovery for engine in self.engines)):
+            if task is not None:
+                task.cancel()
+        if self._router is not None:
+            await self._router.close()
+        for engine in self.engines:
+            if engine.watch is not None:
+                engine.watch.cancel()
+            await engine.client.close()
+        await asyncio.gather(
+            *(asyncio.to_thread(e.process.close) for e in self.engines if e.process is not None)
+        )
+
+    def _start(self) -> None:
+        processes = [engine.process for engine in self.engines if engine.process]
+        for process in processes:
+            if not process.alive:
+                process.launch(self._report)
+        for process in processes:
+            process.wait_ready(self._report)
         for engine in self.engines:
             assert engine.process is not None
             engine.client.url = engine.process.url
+        self._tell()
 
-    async def find(self) -> None:
-        """Wait until the engines given as URLs answer: all of them, or after `start_timeout_s` any.
-
-        Whoever comes later joins then. Does nothing where we start the engines ourselves.
-
-        Raises:
-            EngineDiedError: none answered in time.
-        """
-        if not self.config.urls:
-            return
+    async def _find(self) -> None:
         await self._look_up()
         self._looking = asyncio.create_task(self._keep_looking())
         end = time.monotonic() + self.config.start_timeout_s
@@ -171,31 +165,7 @@ class EnginePool:
             await asyncio.sleep(_FIND_POLL_S)
         self._report(f"engines: {len(self.ready)} of {len(self.engines)} answer")
 
-    def close(self) -> None:
-        """Stop the engines that we started. Callable from any thread, more than once."""
-        for engine in self.engines:
-            if engine.process is not None:
-                engine.process.close()
-
-    async def __aenter__(self) -> EnginePool:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.disconnect()
-
-    async def disconnect(self) -> None:
-        """End recoveries and close connections; call in the event loop, before `close`."""
-        if self._looking is not None:
-            self._looking.cancel()
-        if self._router is not None:
-            await self._router.close()
-        for engine in self.engines:
-            for task in (engine.watch, engine.recovery):
-                if task is not None:
-                    task.cancel()
-            if engine.state == "out" and engine.process is not None:
-                await asyncio.to_thread(engine.process.close)  # or its restart would go on
-            await engine.client.close()
+    # --- requests ----------------------------------------------------------------------------
 
     async def generate(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> Completion:
         """One response from any ready engine, by a router in this process (`Router.generate`)."""
@@ -217,6 +187,7 @@ class EnginePool:
             version=self.version.number,
             why="" if self.ready else self._nobody(),
             lost=not self.ready and self._settled(),
+            holding=self._holding,
         )
 
     def complain(self, served: Served, why: str, reason: str) -> None:
@@ -237,57 +208,206 @@ class EnginePool:
                 if in_flight:
                     self._watch(engine)
 
-    async def publish(self, weights_dir: str | Path, version: PolicyVersion) -> None:
-        """Bring every engine to `version` (see `hot_swap.swap`).
+    # --- swaps -------------------------------------------------------------------------------
 
-        Returns when all ready engines serve it. An engine that dies meanwhile is restarted and
-        tried again.
+    async def begin(self, number: int, *, stream: bool = True) -> SwapTarget:
+        """Pause every ready engine for a swap to version `number`; `finish` must follow.
+
+        Args:
+            stream: Buckets will come; else the weights are in a folder.
 
         Raises:
-            SwapError: no engine took it. Engines whose old weights are intact go on serving them;
-                the others recover to the last version that was published with success.
-            EngineDiedError: every engine is lost.
+            EngineDiedError: Every engine is lost.
         """
-        while True:
-            await self._wait_for_any()
-            async with self._swapping:
-                engines = self.ready
-                failures = await self._swap(engines, Path(weights_dir), version)
-                took_it = len(failures) < len(engines)
-                if took_it:
-                    self._published = (Path(weights_dir), version)
-                    self._tell()
-                for engine in engines:
-                    failure = failures.get(engine.client)
-                    if failure and (took_it or not failure.kept_old):
-                        self._take_out(engine, str(failure.error), "swap")
-            if took_it:
-                return
-            if engines and not any(failure.died for failure in failures.values()):
-                raise next(iter(failures.values())).error
+        swap = self.config.swap
+        started = time.monotonic()
+        await self._wait_for_any()
+        self._publication.swapping = True
+        if swap.in_flight == "wait":
+            await self._drain(started + swap.deadline_s / 2)
+        self._in_swap = self.ready
+        for engine in self._in_swap:
+            engine.state, engine.paused_at = "updating", time.monotonic()
+        left = started + swap.deadline_s - time.monotonic()
+        self._patience = Patience.of(self.config, len(self._in_swap), left)
+        mode: Literal["abort", "retract"] = "abort" if swap.in_flight == "abort" else "retract"
+        _, failures = await settle(
+            {
+                engine: hot_swap.begin(
+                    engine.client, mode=mode, stream=stream, observe=self._observe
+                )
+                for engine in self._in_swap
+            },
+            self._patience,
+            "paused",
+        )
+        self._fail(failures)
+        self._in_swap = [engine for engine in self._in_swap if engine.state == "updating"]
+        return SwapTarget(
+            number=number,
+            engines=tuple(engine.served for engine in self._in_swap),
+            seconds_left=max(0.0, self._patience.deadline - time.monotonic()),
+        )
 
-    async def _swap(
-        self, engines: Sequence[Engine], weights_dir: Path, version: PolicyVersion
-    ) -> dict[EngineClient, SwapFailure]:
-        def observe(stage: str, seconds: float) -> None:
-            self.board.observe("sdpo_swap_seconds", seconds, stage=stage)
+    async def finish(
+        self,
+        version: PolicyVersion,
+        folder: str | Path,
+        *,
+        stream: bool = True,
+        failures: Mapping[str, SwapFailure] | None = None,
+    ) -> None:
+        """The other half of `begin`: engines that took the weights serve them as `version`.
 
-        clients = [engine.client for engine in engines]
-        failures = await swap(clients, weights_dir, version, self.transport, observe)
-        for engine in engines:
-            if engine.client in failures:
-                self.board.add("sdpo_swap_failures_total", engine=engine.label)
-            else:
-                self.board.set("sdpo_engine_policy_version", version.number, engine=engine.label)
-        return failures
+        Returns when a quorum of those that began does, if need be after they were reloaded from
+        `folder`, which may still be written (after a stream) or must be there.
 
-    def _show_engines(self) -> None:
-        """What moves too often to be told at each change; and that an engine's counters begin."""
-        for engine in list(self.engines):
-            for counter in ("engine_exits", "engine_rejoins", "swap_failures"):
-                self.board.begin(f"sdpo_{counter}_total", engine=engine.label)
-            self.board.set("sdpo_engine_up", float(engine.state == "ready"), engine=engine.label)
-            self.board.set("sdpo_engine_requests_in_flight", engine.in_flight, engine=engine.label)
+        Args:
+            failures: Of those that did not get every bucket, by URL.
+
+        Raises:
+            SwapError: There was no quorum before the deadline, or the folder is torn.
+            EngineDiedError: Every engine is lost.
+        """
+        folder = Path(folder)
+        try:
+            self._fail(
+                {
+                    engine: _as_error(failures[engine.name])
+                    for engine in self._in_swap
+                    if failures and engine.name in failures
+                }
+            )
+            by_client = {e.client: e for e in self._in_swap if e.state == "updating"}
+            failed = await hot_swap.complete(
+                list(by_client),
+                version,
+                self._patience,
+                folder=None if stream else folder,
+                observe=self._observe,
+            )
+            self._publication.folder, self._publication.version = folder, version
+            self._fail({by_client[client]: error for client, error in failed.items()})
+            for engine in by_client.values():
+                if engine.state == "updating":
+                    engine.state, engine.version = "ready", version.number
+                    self._observe_pause(engine)
+        finally:
+            self._in_swap = []
+            self._publication.swapping = self._holding = False
+            await self._publication.notify()
+        self._tell()
+        await self._quorum_serves(self._patience.quorum)
+
+    async def publish(self, folder: str | Path, version: PolicyVersion) -> None:
+        """Bring every engine to the weights in `folder`: `begin` and `finish` at once."""
+        check_weight_files(Path(folder), version.number)
+        await self.begin(version.number, stream=False)
+        await self.finish(version, folder, stream=False)
+
+    async def _drain(self, deadline: float) -> None:
+        """Hold requests back until those in flight have ended, at most until `deadline`."""
+        self._holding = True
+        self._tell()
+        while any(engine.in_flight for engine in self.ready) and time.monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)
+
+    def _fail(self, failures: Mapping[Engine, EngineError]) -> None:
+        for engine, error in failures.items():
+            self.board.add("sdpo_swap_failures_total", engine=engine.label)
+            died = isinstance(error, EngineDiedError)
+            self._take_out(engine, str(error), "died" if died else "swap")
+
+    async def _quorum_serves(self, quorum: int) -> None:
+        """Until that many engines serve what was published."""
+        current = self.version
+
+        def settled() -> bool:
+            recovering = [engine for engine in self.engines if engine.state == "out"]
+            return len(self.ready) >= quorum or not recovering
+
+        async with self._publication.changed:
+            with contextlib.suppress(TimeoutError):
+                left = max(0.0, self._patience.deadline - time.monotonic())
+                await asyncio.wait_for(self._publication.changed.wait_for(settled), left)
+        if len(self.ready) >= quorum:
+            return
+        reasons = "\n".join(f"- {e.name}: {e.why}" for e in self.engines if not e.serves)
+        if not self.ready and self._settled():
+            raise EngineDiedError(self._nobody())
+        raise SwapError(
+            f"policy version {current.number}: {len(self.ready)} engines serve it within "
+            f"rollout.engine.swap.deadline_s={self.config.swap.deadline_s:g}, "
+            f"rollout.engine.swap.quorum={self.config.swap.quorum:g} asks for {quorum}:\n{reasons}"
+        )
+
+    # --- engines come and go -----------------------------------------------------------------
+
+    def _take_out(self, engine: Engine, why: str, reason: str = "died") -> None:
+        if not engine.serves:
+            return  # another request noticed before
+        self.board.add("sdpo_engine_exits_total", engine=engine.label, reason=reason)
+        engine.state, engine.why = "out", why
+        engine.life += 1
+        self._tell()
+        self._report(f"engine {engine.name} leaves the pool: {why}")
+        engine.recovery = asyncio.create_task(self._recover(engine, reason in ("swap", "stale")))
+
+    async def _recover(self, engine: Engine, alive: bool) -> None:
+        await self._recovery.bring_back(engine, alive=alive)
+        self._tell()
+        if engine.state != "ready":
+            return
+        how = "is back" if engine.process or engine.joined else "joins"
+        engine.joined = True
+        if how == "is back":
+            self.board.add("sdpo_engine_rejoins_total", engine=engine.label)
+        self._report(f"engine {engine.name} {how}, serving policy version {self.version.number}")
+
+    async def _wait_for_any(self) -> None:
+        patience = self.config.start_timeout_s if self.config.urls else None
+        async with self._publication.changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    self._publication.changed.wait_for(lambda: bool(self.ready) or self._settled()),
+                    patience,
+                )
+        if not self.ready:
+            raise EngineDiedError(self._nobody())
+
+    def _settled(self) -> bool:
+        """Whether none will ever be ready again."""
+        return not self.config.urls and all(engine.state == "lost" for engine in self.engines)
+
+    def _nobody(self) -> str:
+        reasons = "\n".join(f"- {engine.name}: {engine.why}" for engine in self.engines)
+        nobody = f"- {', '.join(self.config.urls)}: no address"
+        waited = f" after {self.config.start_timeout_s:g} s" if self.config.urls else ""
+        return f"no inference engine is left{waited}:\n{reasons or nobody}"
+
+    async def _look_up(self) -> None:
+        """Begin to wait for engines that are new, and forget those that are out and gone."""
+        urls = [found for url in self.config.urls for found in await addresses_of(url)]
+        for engine in [e for e in self.engines if e.name not in urls and e.state == "out"]:
+            if engine.recovery is not None:
+                engine.recovery.cancel()
+            self.engines.remove(engine)
+            for name in _OF_AN_ENGINE:
+                self.board.remove(name, engine=engine.label)
+            for state in STATES:
+                self.board.remove("sdpo_engine_state", engine=engine.label, state=state)
+            self._report(f"engine {engine.name} is gone for good: its name has no such address")
+            await engine.client.close()
+        for url in urls:
+            if url not in [engine.name for engine in self.engines]:
+                engine = Engine(EngineClient(url, self.config), None, "out", why="not asked yet")
+                self.engines.append(engine)
+                engine.recovery = asyncio.create_task(self._recover(engine, alive=True))
+
+    async def _keep_looking(self) -> None:
+        while any(url.startswith(DNS_PREFIX) for url in self.config.urls):
+            await asyncio.sleep(REFRESH_S)
+            await self._look_up()
 
     def _watch(self, engine: Engine) -> None:
         """Check on the engine for as long as it has requests in flight."""
@@ -300,135 +420,38 @@ class EnginePool:
         Its requests break when the recovery ends the process, or closes our connections to it.
         """
         failures = 0
-        while engine.in_flight and engine.state == "ready" and failures < _HEALTH_FAILURES:
+        while engine.in_flight and engine.serves and failures < _HEALTH_FAILURES:
             await asyncio.sleep(self.config.health_interval_s)
-            if (
-                engine.in_flight and not self._swapping.locked()
-            ):  # a paused engine generates nothing
+            if engine.in_flight and engine.state == "ready":  # paused, it generates nothing
                 failures = 0 if await engine.client.healthy() else failures + 1
         if failures == _HEALTH_FAILURES:
             why = f"it is up but generates nothing ({failures} checks in a row)"
             self._take_out(engine, why, "hung")
 
-    async def _wait_for_any(self) -> None:
-        patience = self.config.start_timeout_s if self.config.urls else None
-        async with self._changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(self._settled), patience)
-        if not self.ready:
-            raise EngineDiedError(self._nobody())
-
-    def _settled(self) -> bool:
-        """Whether one is ready, or none ever will be."""
-        return bool(self.ready) or (
-            not self.config.urls and all(engine.state == "lost" for engine in self.engines)
-        )
-
-    def _nobody(self) -> str:
-        reasons = "\n".join(f"- {engine.name}: {engine.why}" for engine in self.engines)
-        nobody = f"- {', '.join(self.config.urls)}: no address"
-        waited = f" after {self.config.start_timeout_s:g} s" if self.config.urls else ""
-        return f"no inference engine is left{waited}:\n{reasons or nobody}"
-
-    def _take_out(self, engine: Engine, why: str, reason: str = "died") -> None:
-        if engine.state != "ready":
-            return  # another request noticed before
-        self.board.add("sdpo_engine_exits_total", engine=engine.label, reason=reason)
-        engine.state, engine.why = "out", why
-        self._tell()
-        self._report(f"engine {engine.name} leaves the pool: {why}")
-        engine.recovery = asyncio.create_task(self._recover(engine))
-
-    async def _recover(self, engine: Engine) -> None:
-        """Bring it back at the current version, or declare it lost."""
-        if engine.process is None:
-            await self._wait_for(engine)
-            return
-        while engine.restarts < self.config.max_restarts:
-            engine.restarts += 1
-            self.num_restarts += 1
-            try:
-                await self._bring_up(engine)
-                async with self._swapping:
-                    await self._bring_to_current(engine)
-                    await self._set_state(engine, "ready")
-                self._welcome(engine, "is back")
-                return
-            except EngineError as error:
-                engine.why = str(error)
-                self._report(f"engine {engine.name}: recovery {engine.restarts} failed: {error}")
-        engine.why += f"\n(given up after max_restarts = {self.config.max_restarts})"
-        await self._set_state(engine, "lost")
-
-    async def _bring_up(self, engine: Engine) -> None:
-        assert engine.process is not None
-        tail = (
-            "" if engine.process.alive else f"; its last log lines:\n{engine.process.log_tail(8)}"
-        )
-        self._report(f"engine {engine.name}: restarting it{tail}")
-        await asyncio.to_thread(engine.process.restart, self._report)
-        await engine.client.close()
-        engine.client.url = engine.process.url
-
-    async def _wait_for(self, engine: Engine) -> None:
-        """Take an engine that somebody else runs in, at the current version, once it answers."""
-        await engine.client.close()  # breaks what hangs on it
-        while True:
-            try:
-                await engine.client.model_info()
-                await engine.client.resume()  # a swap that failed left it paused
-                async with self._swapping:
-                    await self._bring_to_current(engine)
-                    engine.restarts += engine.joined
-                    await self._set_state(engine, "ready")
-                break
-            except EngineError as error:
-                engine.why = str(error)
-            await asyncio.sleep(_URL_RETRY_S)
-        self.num_restarts += engine.joined
-        self._welcome(engine, "is back" if engine.joined else "joins")
-        engine.joined = True
-
-    def _welcome(self, engine: Engine, how: str) -> None:
-        if how == "is back":
-            self.board.add("sdpo_engine_rejoins_total", engine=engine.label)
-        self._report(f"engine {engine.name} {how}, serving policy version {self.version.number}")
-
-    async def _look_up(self) -> None:
-        """Begin to wait for engines that are new, and forget those that are out and gone."""
-        urls = [found for url in self.config.urls for found in await addresses_of(url)]
-        for engine in [e for e in self.engines if e.name not in urls and e.state == "out"]:
-            if engine.recovery is not None:
-                engine.recovery.cancel()
-            self.engines.remove(engine)
-            for name in _OF_AN_ENGINE:
-                self.board.remove(name, engine=engine.label)
-            self._report(f"engine {engine.name} is gone for good: its name has no such address")
-            await engine.client.close()
-        for url in urls:
-            if url not in [engine.name for engine in self.engines]:
-                engine = Engine(EngineClient(url, self.config), None, "out", why="not asked yet")
-                self.engines.append(engine)
-                engine.recovery = asyncio.create_task(self._recover(engine))
-
-    async def _keep_looking(self) -> None:
-        while any(url.startswith(DNS_PREFIX) for url in self.config.urls):
-            await asyncio.sleep(REFRESH_S)
-            await self._look_up()
-
-    async def _bring_to_current(self, engine: Engine) -> None:
-        if self._published is None:
-            return
-        failures = await self._swap([engine], *self._published)
-        for failure in failures.values():
-            raise failure.error
-
-    async def _set_state(self, engine: Engine, state: Literal["ready", "lost"]) -> None:
-        async with self._changed:
-            engine.state = state
-            self._tell()
-            self._changed.notify_all()
+    # --- who is told -------------------------------------------------------------------------
 
     def _tell(self) -> None:
         for listener in self._listeners:
             listener(self.roster)
+
+    def _observe(self, stage: str, seconds: float) -> None:
+        self.board.observe("sdpo_swap_seconds", seconds, stage=stage)
+
+    def _observe_pause(self, engine: Engine) -> None:
+        self.board.observe("sdpo_swap_pause_seconds", time.monotonic() - engine.paused_at)
+        self.board.set("sdpo_engine_policy_version", engine.version, engine=engine.label)
+
+    def _show_engines(self) -> None:
+        """What moves too often to be told at each change; and that an engine's counters begin."""
+        for engine in list(self.engines):
+            for counter in ("engine_exits", "engine_rejoins", "swap_failures"):
+                self.board.begin(f"sdpo_{counter}_total", engine=engine.label)
+            self.board.set("sdpo_engine_up", float(engine.serves), engine=engine.label)
+            self.board.set("sdpo_engine_requests_in_flight", engine.in_flight, engine=engine.label)
+            for state in STATES:
+                is_it = float(engine.state == state)
+                self.board.set("sdpo_engine_state", is_it, engine=engine.label, state=state)
+
+
+def _as_error(failure: SwapFailure) -> EngineError:
+    return EngineDiedError(failure.why) if failure.died else EngineError(failure.why)

@@ -14,19 +14,25 @@ from sdpo_megatron.errors import SwapError
 _LENGTH_BYTES = 8
 
 
-def check_weight_files(folder: Path) -> None:
+def check_weight_files(folder: Path, number: int) -> None:
     """Read the header of every safetensors file and compare it with the file's size.
+
+    `number` is the policy version's, for the message.
 
     Raises:
         SwapError: there is no such file, or one is torn or no safetensors file.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise SwapError(f"no *.safetensors in {folder}; every engine keeps its weights")
+        raise SwapError(
+            f"policy version {number}: no *.safetensors in {folder}; every engine keeps its weights"
+        )
     for file in files:
         problem = _problem(file)
         if problem:
-            raise SwapError(f"{file}: {problem}; every engine keeps its weights")
+            raise SwapError(
+                f"policy version {number}: {file}: {problem}; every engine keeps its weights"
+            )
 
 
 def _problem(file: Path) -> str:

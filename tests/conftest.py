@@ -63,6 +63,24 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
 
 
 @pytest.fixture(scope="session")
+def tiny_qwen3_moe(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """An fp32 Qwen3-MoE with random weights: 4 experts, 2 of them for each token."""
+    import transformers
+
+    config = transformers.Qwen3MoeConfig(
+        **{**_TINY, "head_dim": 32},
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=128,
+        norm_topk_prob=True,
+        tie_word_embeddings=False,
+        vocab_size=len(tokenizer),
+    )
+    folder = tmp_path_factory.mktemp("tiny-qwen3-moe")
+    return _save(transformers.Qwen3MoeForCausalLM, config, tokenizer, folder)
+
+
+@pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct in bf16, made from the package that carries it (5 s)."""
     import importlib.util

@@ -14,11 +14,16 @@ T = TypeVar("T")
 
 def from_rank_0(value: T) -> T:
     """The object that rank 0 holds, on every rank."""
+    return from_rank(0, value)  # type: ignore[no-any-return]
+
+
+def from_rank(rank: int, value: Any) -> Any:
+    """The object that `rank` holds, on every rank."""
     box: list[Any] = [value]
     # Over gloo also on GPUs: ranks wait here while attempts are sampled, and an NCCL broadcast
     # would keep their GPUs and a core each busy with waiting.
-    torch.distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-    return box[0]  # type: ignore[no-any-return]
+    torch.distributed.broadcast_object_list(box, src=rank, device=torch.device("cpu"))
+    return box[0]
 
 
 def leads_model() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -48,6 +47,7 @@ from sdpo_megatron.rollout.summary import rollout_metrics, teacher_metrics
 from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
 from sdpo_megatron.rollout.tokenizer import load_tokenizer
 from sdpo_megatron.tasks import load_task
+from serving.swap_target import StageReport, SwapTarget
 
 _SHOW_EVERY_S = 0.05  # counting a large batch's attempts at each of them would take longer
 
@@ -73,7 +73,7 @@ class Coordinator:
         self._history: list[Mapping[str, float]] = []
         self._restarts = 0
         self._failed = 0.0
-        self._step_started = time.monotonic()
+        self._step_started = self._swap_started = time.monotonic()
 
     def __enter__(self) -> Coordinator:
         """Engines begin to start; `open` waits for them."""
@@ -293,21 +293,43 @@ class Coordinator:
                 f"{found['validation/best_of_n']:.3f} of the questions are solved by one of theirs"
             )
 
-    def swap(self, folder: Path, version: PolicyVersion) -> None:
-        """Engines take the weights in `folder` and prove it by their checksum, else SwapError; the
-        swap goes on record in swaps.jsonl, and the weights of older versions are deleted.
+    @property
+    def transport(self) -> str:
+        """How weights travel to the engines of this run: distributed, tensor or disk."""
+        return self.rollouts.transport
+
+    def begin_swap(self, number: int, *, stream: bool) -> SwapTarget:
+        """Engines pause for version `number`: see `EnginePool.begin`."""
+        self._swap_started = time.monotonic()
+        with self.display.phase(f"swapping to version {number}"):
+            return self.rollouts.begin_swap(number, stream=stream)
+
+    def finish_swap(
+        self, version: PolicyVersion, folder: Path, reports: Sequence[StageReport], transport: str
+    ) -> None:
+        """A quorum of engines serves `version`, proven by checksum, else SwapError; the swap goes
+        on record in swaps.jsonl.
         """
-        started = time.monotonic()
+        failures = {url: why for report in reports for url, why in report.failures.items()}
+        for report in reports:
+            self.board.add("sdpo_swap_bytes_total", report.num_bytes, transport=transport)
+            for stage, seconds in report.seconds.items():
+                self.board.observe("sdpo_swap_seconds", seconds, stage=stage)
         with self.display.phase(f"swapping to version {version.number}"):
-            self.rollouts.swap(folder, version)
-        seconds = round(time.monotonic() - started, 3)
-        line = {"version": version.number, "checksum": version.checksum, "seconds": seconds}
+            self.rollouts.finish_swap(
+                version, folder, stream=transport != "disk", failures=failures
+            )
+        seconds = round(time.monotonic() - self._swap_started, 3)
+        line = {
+            "version": version.number,
+            "checksum": version.checksum,
+            "seconds": seconds,
+            "transport": transport,
+            "bytes": sum(report.num_bytes for report in reports),
+        }
         self.folder.may_write()
         with (self.folder.path / "swaps.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for old in folder.parent.iterdir():  # older versions, and what a kill left half written
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
 
     def report(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """The finished step: to the table, the file and Prometheus."""

@@ -31,6 +31,11 @@ class Placement:
     ranks: tuple[int, ...] = ()
     engines: tuple[tuple[int, ...], ...] = ()
 
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether an engine sits on a rank's GPU."""
+        return any(gpu in self.ranks for engine in self.engines for gpu in engine)
+
     def lines(self) -> list[str]:
         """Who owns which GPU, one GPU a line; nothing without GPUs."""
         owners: dict[int, list[str]] = {gpu: [f"rank {gpu}"] for gpu in self.ranks}
@@ -52,8 +57,20 @@ def placement_here(config: TrainConfig) -> Placement:
     """
     from sdpo_megatron.actor.runtime import visible_gpus
 
-    world = config.parallel.model_ranks * config.run.data_parallel
-    return assign(config, visible_gpus(), int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+    return assign(config, visible_gpus(), _local_ranks(config))
+
+
+def all_ranks_here(config: TrainConfig) -> bool:
+    """Whether the run has no trainer rank on another machine than this process's."""
+    return _local_ranks(config) == _world(config)
+
+
+def _world(config: TrainConfig) -> int:
+    return config.parallel.model_ranks * config.run.data_parallel
+
+
+def _local_ranks(config: TrainConfig) -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", _world(config)))
 
 
 def assign(

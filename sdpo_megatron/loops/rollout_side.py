@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.loops.placement import placement_here
+from sdpo_megatron.loops.placement import all_ranks_here, placement_here
 from sdpo_megatron.loops.workers.crew import Crew, OnAttempt, QuestionAt
 from sdpo_megatron.nouns import GroupReceipt, Message, PolicyVersion, Question
 from sdpo_megatron.observability.board import Board
@@ -22,12 +22,18 @@ from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.desk import Desk
 from sdpo_megatron.rollout.summary import Sums
 from serving.pool import EnginePool
+from serving.swap_target import SwapFailure, SwapTarget
+from serving.transports.transport import resolve_transport
 
 T = TypeVar("T")
 
 
 class RolloutSide:
-    """Engines and rollout workers of a run. A context manager; nothing of it outlives the block."""
+    """Engines and rollout workers of a run. A context manager; nothing of it outlives the block.
+
+    Attributes:
+        transport: How weights travel to the engines: distributed, tensor or disk.
+    """
 
     def __init__(
         self,
@@ -41,7 +47,14 @@ class RolloutSide:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout", daemon=True)
         self._stack = AsyncExitStack()
-        engine = placement_here(config).engine_config(config.rollout.engine)
+        placement = placement_here(config)
+        engine = placement.engine_config(config.rollout.engine)
+        self.transport = resolve_transport(
+            engine,
+            shares_gpus=placement.shares_gpus,
+            one_machine=all_ranks_here(config),
+            num_bytes=sum(file.stat().st_size for file in model_folder.glob("*.safetensors")),
+        )
         self._pool = EnginePool(
             engine,
             model_folder,
@@ -143,12 +156,20 @@ class RolloutSide:
         finally:
             self._waiting_for = None
 
-    def swap(self, folder: Path, version: PolicyVersion) -> None:
-        """Hot-swap every engine to the weights in `folder`.
+    def begin_swap(self, number: int, *, stream: bool) -> SwapTarget:
+        """See `EnginePool.begin`."""
+        return self._wait(self._pool.begin(number, stream=stream))
 
-        Returns when all serve `version` with its checksum.
-        """
-        self._wait(self._pool.publish(folder, version))
+    def finish_swap(
+        self,
+        version: PolicyVersion,
+        folder: Path,
+        *,
+        stream: bool,
+        failures: Mapping[str, SwapFailure],
+    ) -> None:
+        """See `EnginePool.finish`: returns when a quorum serves `version`."""
+        self._wait(self._pool.finish(version, folder, stream=stream, failures=failures))
 
     def published(self, trained_batches: int) -> None:
         """Engines have the weights after so many rollout batches; see `Crew.published`."""
@@ -174,12 +195,10 @@ class RolloutSide:
         return self._submit(work).result()
 
     async def _open(self) -> None:
-        self._stack.callback(self._pool.close)
-        self._stack.push_async_callback(self._pool.disconnect)
+        self._stack.push_async_exit(self._pool)
         self._stack.push_async_callback(self._crew.close)
         await self._crew.open()
-        await asyncio.to_thread(self._pool.start)
-        await self._pool.find()
+        await self._pool.__aenter__()
         self._crew.engines_are_up()
         await self._crew.wait_ready()
 

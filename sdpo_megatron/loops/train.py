@@ -114,6 +114,7 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
                 coordinator.saved()
             stopping = any_rank(stop.asked)
         trainer.checkpoint_if_due(now=True)
+        trainer.close()
         if coordinator:
             coordinator.finish(trainer.state)
         return trainer.state.step >= run.steps

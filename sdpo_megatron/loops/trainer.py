@@ -13,7 +13,7 @@ from sdpo_megatron.actor.batches.share import BatchShare
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import SdpoError
-from sdpo_megatron.loops.publish import write_version
+from sdpo_megatron.loops.publish import Publisher
 from sdpo_megatron.loops.state import TrainState, diagnostics_due
 from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.observability.board import Board
@@ -62,6 +62,7 @@ class Trainer:
         self.ledger_place = Place(**saved["ledger"]) if saved else Place()
         self._saved_step = self.state.step
         self._published = -1
+        self._publisher: Publisher | None = None
         self._checkpoint_s = 0.0
 
     def step(self, share: BatchShare) -> dict[str, float]:
@@ -123,14 +124,22 @@ class Trainer:
 
     def _publish(self, number: int, coordinator: Coordinator | None) -> None:
         self.folder.may_write()
-        target = self.folder.weights / f"v{number:06d}"
-        checksum = write_version(
-            self.actor, Path(self.config.model.path), target, self.config.rollout.engine
-        )
-        self.state = replace(self.state, version=PolicyVersion(number, from_rank_0(checksum)))
-        if coordinator:
-            coordinator.swap(target, self.state.version)
+        if self._publisher is None:
+            self._publisher = Publisher(
+                self.actor,
+                Path(self.config.model.path),
+                self.folder.weights,
+                self.config.rollout.engine,
+                from_rank_0(coordinator.transport if coordinator else ""),
+            )
+        version = self._publisher.publish(number, coordinator)
+        self.state = replace(self.state, version=version)
         self._published = number
+
+    def close(self) -> None:
+        """Once what is written behind the steps is whole."""
+        if self._publisher is not None:
+            self._publisher.close()
 
     def checkpoint_if_due(self, *, now: bool = False) -> None:
         """Save when `run.checkpoint_every` says so (or `now`) and something is new.

@@ -80,7 +80,10 @@ ENGINE_REQUESTS_IN_FLIGHT = Series("sdpo_engine_requests_in_flight", "gauge", "r
 ENGINE_POLICY_VERSION = Series("sdpo_engine_policy_version", "gauge", "version", "Policy version that the engine was last given", {"engine": ()})
 ENGINE_EXITS = Series("sdpo_engine_exits_total", "counter", "exits", "Times that the engine left the pool, by reason", {"engine": (), "reason": ("died", "hung", "swap", "stale")})
 ENGINE_REJOINS = Series("sdpo_engine_rejoins_total", "counter", "rejoins", "Times that it came back at the current version", {"engine": ()})
-SWAP_SECONDS = Series("sdpo_swap_seconds", "histogram", "s", "Seconds of a hot swap of one engine, by stage", {"stage": ("pause", "load", "verify", "resume")}, _SECONDS)
+ENGINE_STATE = Series("sdpo_engine_state", "gauge", "1", "1 for the state that the engine is in: ready, updating (in a swap), out (coming back), lost", {"engine": (), "state": ("ready", "updating", "out", "lost")})
+SWAP_SECONDS = Series("sdpo_swap_seconds", "histogram", "s", "Seconds of a hot swap by stage: of one engine, open and send of one pipeline stage, load from a folder", {"stage": ("pause", "open", "send", "load", "verify", "resume")}, _SECONDS)
+SWAP_PAUSE_SECONDS = Series("sdpo_swap_pause_seconds", "histogram", "s", "Seconds that an engine generated nothing for a hot swap", {}, _SECONDS)
+SWAP_BYTES = Series("sdpo_swap_bytes_total", "counter", "bytes", "Weights sent to engines, those to each counted, by transport", {"transport": ("distributed", "tensor", "disk")})
 SWAP_FAILURES = Series("sdpo_swap_failures_total", "counter", "failures", "Hot swaps that an engine did not take", {"engine": ()})
 # Which verifier?
 VERIFY_INFRASTRUCTURE_FAILURES = Series("sdpo_verify_infrastructure_failures_total", "counter", "failures", "Verifications that infrastructure failed, before retries", {"where": ("local", "endpoints")})

@@ -51,7 +51,6 @@ def export_hf(
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
-    observe: Callable[[str, torch.Tensor], None] | None = None,
 ) -> None:
     """Write the model to `out_folder`, which appears complete or not at all.
 
@@ -63,7 +62,6 @@ def export_hf(
             the like are taken from it.
         dtype: Of the written tensors; None means the one config.json names.
         overwrite: Replace `out_folder` where it exists.
-        observe: Called on rank 0 with every tensor as it was gathered, in `dtype` (for checksums).
 
     Raises:
         CheckpointError: On every rank: the folder exists, or it could not be written (disk full).
@@ -80,10 +78,8 @@ def export_hf(
     _raise_together(_attempt(lambda: writer.start(overwrite)))
     failure: Exception | None = None
     for name, tensor in iter_hf_tensors(chunks, spec, dtype):
-        if observe is not None and tensor is not None:
-            observe(name, tensor)
         # After a failure the other ranks still send: take what they send, then tell them.
-        if failure is None and tensor is not None:
+        if failure is None:
             failure = _attempt(lambda name=name, tensor=tensor: writer.add(name, tensor))  # type: ignore[misc]
     if failure is None:
         failure = _attempt(writer.finish)
@@ -141,10 +137,11 @@ class _Writer:
         self.shards = list(_plan(shapes, self.dtype.itemsize, self.max_shard_bytes))
         self.total = sum(math.prod(shape) for shape in shapes.values()) * self.dtype.itemsize
         self.temporary.mkdir(parents=True)
-        self._copy_companions()
+        copy_companions(self.source, self.temporary, self.dtype)
+        self._write_index()
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        self.pending[name] = tensor.cpu()
+        self.pending[name] = tensor.to("cpu", copy=True)  # a view would keep its whole bucket
         if name == EMBED and self.copies_head:
             self.pending[HEAD] = self.pending[EMBED].clone()
         for number, names in enumerate(self.shards):
@@ -172,27 +169,38 @@ class _Writer:
             return SINGLE_NAME
         return f"model-{number + 1:05d}-of-{len(self.shards):05d}.safetensors"
 
-    def _copy_companions(self) -> None:
-        for file in sorted(self.source.iterdir()):
-            skip = (
-                file.suffix in _WEIGHT_SUFFIXES
-                or file.name.endswith(".index.json")
-                or file.name[0] == "."
-            )
-            if file.is_file() and not skip:
-                shutil.copyfile(file, self.temporary / file.name)
-        config: dict[str, Any] = read_config(self.source)
-        name = "torch_dtype" if "torch_dtype" in config else "dtype"
-        config[name] = str(self.dtype).removeprefix("torch.")
-        _write_json(self.temporary / CONFIG_NAME, config)
+    def _write_index(self) -> None:
         if len(self.shards) > 1:
             where = {
                 name: self._name(number)
                 for number, names in enumerate(self.shards)
                 for name in names
             }
-            index = {"metadata": {"total_size": self.total}, "weight_map": where}
-            _write_json(self.temporary / INDEX_NAME, index)
+            write_index(self.temporary, where, self.total)
+
+
+def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
+    """What belongs to a checkpoint besides its weights: tokenizer and the like as they are, and
+    config.json with the dtype that is written.
+    """
+    for file in sorted(source.iterdir()):
+        skip = (
+            file.suffix in _WEIGHT_SUFFIXES
+            or file.name.endswith(".index.json")
+            or file.name[0] == "."
+        )
+        if file.is_file() and not skip:
+            shutil.copyfile(file, target / file.name)
+    config: dict[str, Any] = read_config(source)
+    name = "torch_dtype" if "torch_dtype" in config else "dtype"
+    config[name] = str(dtype).removeprefix("torch.")
+    _write_json(target / CONFIG_NAME, config)
+
+
+def write_index(folder: Path, where: dict[str, str], num_bytes: int) -> None:
+    """Which file of `folder` holds which tensor."""
+    index = {"metadata": {"total_size": num_bytes}, "weight_map": where}
+    _write_json(folder / INDEX_NAME, index)
 
 
 def _plan(shapes: dict[str, Shape], itemsize: int, max_bytes: int) -> Iterator[list[str]]:

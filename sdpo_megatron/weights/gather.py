@@ -1,122 +1,147 @@
-"""Turn the model chunks of all ranks back into Hugging Face tensors on rank 0, one layer at a time.
+"""Turn the shards of the ranks of one pipeline stage back into Hugging Face tensors, by buckets.
 
-A rank knows where every other rank stands, so both ends of a transfer know its contents from the
-mapping alone: each rank that holds the first copy of something in a bucket sends it to rank 0 as
-one flat tensor, and rank 0 puts the pieces in place. No rank holds more than one bucket besides its
-own parameters.
+Both ends of a transfer know its contents from the plan: each holder sends its share of a bucket to
+the stage's first rank as one flat tensor, and that puts the pieces in place, in the dtype that is
+wanted. Nothing crosses a stage's border, and no rank holds more than one bucket besides its own
+parameters and what it was given buffers for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 
-from sdpo_megatron.weights.layout import Chunks, current_position, holds_first_copy, local_params
-from sdpo_megatron.weights.mapping import Param, Position, Shape, hf_shapes, params
+from sdpo_megatron.weights.bucket import Bucket, TensorMeta, total_bytes
+from sdpo_megatron.weights.layout import Chunks, current_position, local_params
+from sdpo_megatron.weights.mapping import Param
 from sdpo_megatron.weights.spec import ModelSpec
+from sdpo_megatron.weights.stage_plan import StagePlan, plan_stage
+
+Buffers = Callable[[int], torch.Tensor]
+"""Gives a uint8 tensor of that many bytes, which the bucket then owns."""
 
 
-@dataclass(frozen=True)
-class _Holder:
-    """Where a rank stands, and whether its dense and expert parameters are the first copies."""
+class StageGather:
+    """One rank's part in gathering its pipeline stage. Made anew is cheap; it talks to nobody.
 
-    position: Position
-    dense: bool
-    experts: bool
+    Attributes:
+        stage: This rank's pipeline stage, of `num_stages`.
+        plan: Of this stage.
+        is_sender: Whether this rank ends up with the whole tensors: the stage's first one.
+        device: Where its parameters lie.
+    """
 
-    def buckets(self, spec: ModelSpec) -> dict[int, list[Param]]:
-        """Its parameters that travel, by bucket number."""
-        found: dict[int, list[Param]] = {}
-        for param in params(spec, self.position):
-            if not param.is_copy and (self.experts if param.is_expert else self.dense):
-                found.setdefault(param.bucket, []).append(param)
-        return found
+    def __init__(
+        self,
+        chunks: Chunks,
+        spec: ModelSpec,
+        dtype: torch.dtype | None = None,
+        bucket_mib: int = 0,
+    ) -> None:
+        """`dtype` is of what travels; None means the parameters' own."""
+        here = current_position()
+        held = local_params(chunks, spec, here)
+        self._tensors = {param.name: tensor.detach() for param, tensor in held}
+        self._own_dtype, self.device = held[0][1].dtype, held[0][1].device
+        self.plan: StagePlan = plan_stage(spec, here, dtype or self._own_dtype, bucket_mib)
+        self.stage, self.num_stages = here.pp, here.pp_size
+        self._first = self.sender_of(here.pp)
+        self._place = dist.get_rank() - self._first
+        if self._place < len(self.plan.positions):
+            planned = self.plan.positions[self._place]
+            assert planned == here, f"ranks are not numbered as planned: {planned} is {here}"
+        self.is_sender = self._place == 0
+
+    def sender_of(self, stage: int) -> int:
+        """The global rank that gathers `stage`."""
+        return stage * (dist.get_world_size() // self.num_stages)
+
+    @torch.no_grad()
+    def buckets(self, buffers: Buffers | None = None) -> Iterator[Bucket | None]:
+        """The stage's buckets: whole on its first rank, None elsewhere.
+
+        Collective over the holders of the stage: each must run it to its end. The other ranks of
+        the stage yield the same number of None at once.
+
+        Args:
+            buffers: Where the first rank gathers into; None: fresh tensors on its own device.
+        """
+        buffers = buffers or (lambda size: torch.empty(size, dtype=torch.uint8, device=self.device))
+        for metas, moves in zip(self.plan.buckets, self.plan.moves, strict=True):
+            if self._place >= len(moves):
+                yield None
+            elif not self.is_sender:
+                self._send(moves[self._place])
+                yield None
+            else:
+                yield self._collect(metas, moves, buffers)
+
+    def _send(self, mine: Sequence[Param]) -> None:
+        if mine:
+            flat = torch.cat([self._tensors[param.name].reshape(-1) for param in mine])
+            dist.send(flat, dst=self._first)
+
+    def _collect(
+        self, metas: Sequence[TensorMeta], moves: Sequence[Sequence[Param]], buffers: Buffers
+    ) -> Bucket:
+        coming = [
+            (part, self._receive(place, part))
+            for place, part in enumerate(moves)
+            if place > 0 and part
+        ]
+        bucket = Bucket(tuple(metas), buffers(total_bytes(metas)))
+        whole = dict(bucket.tensors())
+        for param in moves[0]:
+            _put(param, self._tensors[param.name], whole)
+        for part, (flat, work) in coming:
+            work.wait()
+            sizes = [math.prod(param.shape) for param in part]
+            for param, values in zip(part, torch.split(flat, sizes), strict=True):
+                _put(param, values.view(param.shape), whole)
+        return bucket
+
+    def _receive(self, place: int, part: Sequence[Param]) -> tuple[torch.Tensor, dist.Work]:
+        size = sum(math.prod(param.shape) for param in part)
+        flat = torch.empty(size, dtype=self._own_dtype, device=self.device)
+        work = dist.irecv(flat, src=self._first + place)
+        assert work is not None
+        return flat, work
 
 
-@torch.no_grad()
 def iter_hf_tensors(
     chunks: Chunks, spec: ModelSpec, dtype: torch.dtype | None = None
-) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """Every Hugging Face tensor of the model, by name, in the order of `mapping.hf_shapes`.
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every Hugging Face tensor of the model, by name, in the order of `mapping.hf_shapes`, on
+    rank 0; nothing on the other ranks.
 
-    Collective over the world: every rank must run it to its end. Replicated tensors come from
-    tensor-parallel rank 0.
+    Collective over the world: every rank must run it to its end. Stages after the first send their
+    buckets to rank 0, in turn.
 
     Args:
         chunks: This rank's model chunks, DDP-wrapped or not.
         dtype: Of the yielded tensors; None means the parameters' own.
-
-    Yields:
-        (name, tensor) on rank 0, on the runtime's device, owned by the caller; (name, None) on the
-        other ranks.
     """
-    here = current_position()
-    held = local_params(chunks, spec, here)
-    tensors = {param.name: tensor.detach() for param, tensor in held}
-    own_dtype = held[0][1].dtype
-    device = held[0][1].device
-    holders = _all_holders(_Holder(here, *holds_first_copy()))
-    plans = [holder.buckets(spec) for holder in holders]
-    rank = dist.get_rank()
-    for number, names in enumerate(_bucket_names(spec)):
-        mine = plans[rank].get(number, [])
-        if rank != 0:
-            if mine:
-                dist.send(torch.cat([tensors[param.name].reshape(-1) for param in mine]), dst=0)
-            yield from ((name, None) for name in names)
-            continue
-        whole = {
-            name: torch.empty(shape, dtype=own_dtype, device=device)
-            for name, shape in names.items()
-        }
-        for param in mine:
-            _place(param, tensors[param.name], whole)
-        for source in range(1, len(holders)):
-            _receive(source, plans[source].get(number, []), whole, own_dtype, device)
-        for name in names:
-            tensor = whole.pop(name)
-            yield name, tensor if dtype is None else tensor.to(dtype)
+    gather = StageGather(chunks, spec, dtype)
+    for bucket in gather.buckets():
+        if dist.get_rank() == 0:
+            assert bucket is not None
+            yield from bucket.tensors()
+        elif bucket is not None:
+            dist.send(bucket.flat, dst=0)
+    if dist.get_rank() == 0:
+        here = current_position()
+        for stage in range(1, gather.num_stages):
+            plan = plan_stage(spec, here.at_stage(stage), gather.plan.buckets[0][0].dtype)
+            for metas in plan.buckets:
+                flat = torch.empty(total_bytes(metas), dtype=torch.uint8, device=gather.device)
+                dist.recv(flat, src=gather.sender_of(stage))
+                yield from Bucket(metas, flat).tensors()
 
 
-def _all_holders(mine: _Holder) -> list[_Holder]:
-    holders: list[_Holder | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(holders, mine)
-    return [holder for holder in holders if holder is not None]
-
-
-def _bucket_names(spec: ModelSpec) -> list[dict[str, Shape]]:
-    """Names and shapes of the Hugging Face tensors of each bucket."""
-    buckets: list[dict[str, Shape]] = [{} for _ in range(spec.num_layers + 2)]
-    for name, shape in hf_shapes(spec).items():
-        if name.startswith("model.layers."):
-            number = 1 + int(name.split(".", 3)[2])
-        else:
-            number = 0 if name.startswith("model.embed_tokens.") else 1 + spec.num_layers
-        buckets[number][name] = shape
-    return buckets
-
-
-def _receive(
-    source: int,
-    expected: list[Param],
-    whole: dict[str, torch.Tensor],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    if not expected:
-        return
-    sizes = [math.prod(param.shape) for param in expected]
-    flat = torch.empty(sum(sizes), dtype=dtype, device=device)
-    dist.recv(flat, src=source)
-    for param, values in zip(expected, torch.split(flat, sizes), strict=True):
-        _place(param, values.view(param.shape), whole)
-
-
-def _place(param: Param, values: torch.Tensor, whole: dict[str, torch.Tensor]) -> None:
+def _put(param: Param, values: torch.Tensor, whole: dict[str, torch.Tensor]) -> None:
     for piece in param.pieces:
         size = piece.hf_stop - piece.hf_start
         target = whole[piece.hf].narrow(piece.axis, piece.hf_start, size)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sdpo_megatron.weights.spec import ModelSpec
 
@@ -56,6 +56,10 @@ class Position:
     @property
     def is_last(self) -> bool:
         return self.pp == self.pp_size - 1
+
+    def at_stage(self, stage: int) -> Position:
+        """The same place in another pipeline stage."""
+        return replace(self, pp=stage)
 
     def layers(self, spec: ModelSpec) -> range:
         """Global numbers of the layers of this stage, from 0."""

@@ -42,7 +42,7 @@ def test_prometheus_conventions_of_units_and_counters() -> None:
         if metric.unit == "s":
             assert metric.name.removesuffix("_total").endswith("_seconds"), metric.name
         if metric.unit == "bytes":
-            assert metric.name.endswith("_bytes"), metric.name
+            assert metric.name.removesuffix("_total").endswith("_bytes"), metric.name
         if metric.unit == "ratio":
             assert metric.name.endswith("_ratio"), metric.name
 

@@ -49,7 +49,6 @@ def sample(
 
     async def main() -> tuple[list[Group], Sampler]:
         async with EnginePool(config, engine.model_dir, "unused") as pool:
-            await pool.find()
             await pool.publish(engine.model_dir, VERSION)
             sampler = Sampler(pool, PromptBuilder(tokenizer), SamplingConfig(**settings))
             groups = await sampler.sample_groups(questions, judge, version, step, on_attempt)

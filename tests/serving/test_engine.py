@@ -170,14 +170,22 @@ def test_torn_weights_never_reach_an_engine(
 
 
 def test_checksum_mismatch_is_found(tiny_engine: EngineProcess, other_weights: Path) -> None:
+    """Neither named nor resumed: a request waits until it is reloaded."""
+
     async def use(client: EngineClient) -> Any:
         failures = await swap([client], other_weights, PolicyVersion(5, checksum="0" * 64))
-        still_paused_at = await client.version()
-        return failures[client], still_paused_at
+        request = asyncio.create_task(client.generate(PROMPT, SamplingParams(max_new_tokens=2)))
+        with pytest.raises(EngineError, match="began and did not finish"):
+            await client.version()
+        done, _ = await asyncio.wait([request], timeout=0.5)
+        assert not done
+        assert not await swap([client], other_weights, PolicyVersion(5, checksum_of(other_weights)))
+        return failures[client], await request
 
-    failure, version = with_client(tiny_engine, use)
-    assert "the engine's weights are not the trainer's" in str(failure.error)
-    assert (failure.kept_old, failure.died, version) == (False, False, 0)
+    failure, completion = with_client(tiny_engine, use)
+    assert isinstance(failure, SwapError)
+    assert "the engine's weights are not the trainer's" in str(failure)
+    assert [span.version for span in completion.versions] == [5]
 
 
 def test_checksums_name_by_name(tiny_engine: EngineProcess, tiny_llama: Path) -> None:

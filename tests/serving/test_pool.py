@@ -37,7 +37,7 @@ def test_unreachable_url_is_named(tmp_path: Path) -> None:
 
     async def find() -> None:
         async with pool:
-            await pool.find()
+            pass
 
     with pytest.raises(
         EngineDiedError,
@@ -84,11 +84,7 @@ def test_engine_that_dies_or_hangs_in_a_rollout_comes_back_at_the_current_versio
             await rollout_with(freeze_scheduler)
             assert pool.num_restarts == 2
 
-    try:
-        pool.start()
-        asyncio.run(main())
-    finally:
-        pool.close()
+    asyncio.run(main())
     assert "leaves the pool" in "".join(heard)
     assert "it is up but generates nothing" in "".join(heard)
     assert "serving policy version 3" in heard[-1]

@@ -181,12 +181,12 @@ def run_case(folder: str, layout: Layout) -> dict[str, Any]:
     init_model_parallel(parallel)
     chunks = build_model(spec, parallel, PrecisionConfig(dtype="fp32"))
     load_hf_weights(chunks, spec, folder)
-    gathered = {name: t.numpy() for name, t in iter_hf_tensors(chunks, spec) if t is not None}
+    gathered = {name: t.numpy() for name, t in iter_hf_tensors(chunks, spec)}
     logits = step(chunks[0])
     with torch.no_grad():
         for parameter in chunks[0].parameters():
             parameter.copy_(parameter.main_grad)
-    grads = {name: t.numpy() for name, t in iter_hf_tensors(chunks, spec) if t is not None}
+    grads = {name: t.numpy() for name, t in iter_hf_tensors(chunks, spec)}
     return {
         "logits": logits,
         "gathered": gathered,

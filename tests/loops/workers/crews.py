@@ -153,14 +153,14 @@ async def scene(model: Path, folder: Path, *overrides: str) -> AsyncIterator[Sce
         questions = load_task(config.task).questions
         try:
             await crew.open()
-            await pool.find()
+            await pool.__aenter__()
             crew.engines_are_up()
             await crew.wait_ready()
             crew.begin(desk, lambda at: question_at(questions, at, seed=0).id, lambda _: None)
             yield Scene(crew, desk, engine, board, pool, questions, heard)
         finally:
             await crew.close()
-            await pool.disconnect()
+            await pool.__aexit__()
 
 
 async def publish(scene: Scene, number: int, model: Path) -> None:
