@@ -67,7 +67,7 @@ function plotOptions(panel, width, lines, steps, dark) {
         : { range: (_, least, most) => bounded(least, most, low, high) },
     },
     axes: [
-      { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] },
+      { ...axis, size: 32, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] },
       {
         ...axis,
         size: 62,
