@@ -16,6 +16,8 @@ from sdpo_megatron.rollout.token_scores import TokenScoreStore
 __all__ = ["attempts_of_step", "changed", "recorded_steps"]
 
 _MOST_CHARS = 100_000  # of a text; a model, or a program that it wrote, can say anything at length
+_MOST_OF_TOKEN = 2000
+_MOST_OF_ALTERNATIVE = 200
 _MILLI = 1000  # scores are whole thousandths of a nat: shorter to write, and more than one can see
 _SURE = (-20, 20)  # log q of a lone alternative, and the gap, within which it tells nothing
 
@@ -82,9 +84,16 @@ def _row(prompt: str, attempt: Attempt, verdict: Verdict) -> dict[str, Any]:
         "prompt": _short(prompt),
         "feedback": _short(verdict.feedback),
         "reveals": verdict.reveals_answer,
-        "details": _short(", ".join(f"{key}: {value}" for key, value in verdict.details.items())),
+        "details": _short(", ".join(_details(verdict))),
         "pieces": [_short(attempt.text)],
     }
+
+
+def _details(verdict: Verdict) -> list[str]:
+    """What is null or false says nothing; names are written as words."""
+    facts = verdict.details.items()
+    told = [(key.replace("_", " "), value) for key, value in facts if value not in (None, False)]
+    return [key if value is True else f"{key}: {value}" for key, value in told]
 
 
 def _scored(score: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,13 +101,14 @@ def _scored(score: Mapping[str, Any]) -> dict[str, Any]:
     teacher = [round(value * _MILLI) for value in score["teacher"]]
     gap = [q - pi for q, pi in zip(teacher, student, strict=True)]
     return {
-        "pieces": score["pieces"],
+        "pieces": [_short(piece, _MOST_OF_TOKEN) for piece in score["pieces"]],
         "student": student,
         "gap": gap,
         "gain": round(sum(gap) / len(gap) / _MILLI, 3) if gap else None,
         "alternatives": {
             str(position): [
-                [_short(text), round(q * _MILLI), round(pi * _MILLI)] for text, q, pi in others
+                [_short(text, _MOST_OF_ALTERNATIVE), round(q * _MILLI), round(pi * _MILLI)]
+                for text, q, pi in others
             ]
             for position, others in enumerate(score["alternatives"])
             if not _tells_nothing(others, gap[position])
@@ -119,8 +129,8 @@ def _conversation(messages: Sequence[Message], prefill: str) -> str:
     return "\n\n".join([*turns, f"[assistant]\n{prefill}"])
 
 
-def _short(text: str) -> str:
-    if len(text) <= _MOST_CHARS:
+def _short(text: str, most: int = _MOST_CHARS) -> str:
+    if len(text) <= most:
         return text
-    half, left_out = _MOST_CHARS // 2, len(text) - _MOST_CHARS
+    half, left_out = most // 2, len(text) - most
     return f"{text[:half]}\n[... {left_out} characters are left out here ...]\n{text[-half:]}"

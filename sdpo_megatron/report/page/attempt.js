@@ -9,6 +9,9 @@ async function showAttempt(entry, beside = null) {
   hideCard();
   byId("shown").className = beside ? "two" : "";
   byId("shown").replaceChildren(besideChoice(entry, beside), ...attempts.map(attemptView));
+  for (const mark of byId("shown").querySelectorAll("pre mark")) { // into sight
+    mark.parentElement.scrollTop = mark.offsetTop - mark.parentElement.offsetTop - 40;
+  }
 }
 
 /* Before and after: which other attempt at the same question stands beside this one. */

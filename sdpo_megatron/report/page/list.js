@@ -58,7 +58,7 @@ function list(rows) {
   byId("count").textContent = `${rows.length.toLocaleString("en")} of ${entries.length.toLocaleString("en")} attempts`;
   byId("rows").style.height = `${rows.length * ROW}px`;
   byId("list").scrollTop = 0;
-  if (rows.length) choose(Math.max(0, rows.indexOf(pair[0])));
+  if (rows.length) choose(0);
   else {
     cursor = -1;
     byId("list").removeAttribute("aria-activedescendant");

@@ -41,14 +41,14 @@ async function start() {
   }
   let settled;
   addEventListener("resize", () => {
-    hideCard();
+    placeCard();
     clearTimeout(settled);
     settled = setTimeout(() => {
       for (const [place, { plot }] of plots) plot?.setSize({ width: place.clientWidth, height: 190 });
       paint();
     }, 100);
   });
-  addEventListener("scroll", hideCard, { passive: true });
+  addEventListener("scroll", placeCard, { passive: true, capture: true }); // of boxes, too
   addEventListener("beforeprint", () => { for (const place of plots.keys()) if (!plots.get(place).plot) drawPlot(place); });
   document.documentElement.dataset.ready = "true";
 }

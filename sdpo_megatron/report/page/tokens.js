@@ -83,7 +83,9 @@ function tokenView(attempt) {
   return box;
 }
 
-/* The card of a token, below it or above. */
+let cardOf = null; // the token that the card is about
+
+/* The card of a token. */
 function showCard(attempt, place, anchor) {
   const card = byId("card");
   const title = node("p", { className: "card-title" });
@@ -100,7 +102,19 @@ function showCard(attempt, place, anchor) {
   }
   card.replaceChildren(...parts);
   card.hidden = false;
-  const at = anchor.getClientRects()[0] ?? anchor.getBoundingClientRect();
+  cardOf = anchor;
+  placeCard();
+}
+
+/* Below the token or above it; nowhere when the token is gone. */
+function placeCard() {
+  const card = byId("card");
+  if (card.hidden) return;
+  if (!cardOf.isConnected) {
+    hideCard();
+    return;
+  }
+  const at = cardOf.getClientRects()[0] ?? cardOf.getBoundingClientRect();
   const below = at.bottom + 8 + card.offsetHeight < innerHeight;
   card.style.left = `${Math.max(8, Math.min(at.left, document.documentElement.clientWidth - card.offsetWidth - 8))}px`;
   card.style.top = `${below ? at.bottom + 8 : Math.max(8, at.top - 8 - card.offsetHeight)}px`;
@@ -112,8 +126,8 @@ function alternatives(rows) {
   const body = node("tbody", {});
   const sorted = [sampled, ...others.filter(([text]) => text !== sampled[0])].sort((a, b) => b[1] - a[1]);
   for (const [text, teacher, student, own] of sorted) {
-    const bar = node("meter", { min: 0, max: 1, value: Math.exp(teacher / 1000) });
-    bar.setAttribute("aria-label", "teacher");
+    const bar = node("div", { className: "bar" }, node("div", {}));
+    bar.firstChild.style.width = `${100 * Math.exp(teacher / 1000)}%`;
     body.append(node("tr", { className: own ? "own" : "" },
       node("td", {}, visible("code", "", text || "…", true), own ? " ◂ sampled" : ""),
       node("td", {}, bar), node("td", { textContent: percent(teacher) }), node("td", { textContent: percent(student) })));

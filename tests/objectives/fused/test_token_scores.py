@@ -35,9 +35,7 @@ def score(group: Any, rank: int, world: int, case: Case, num: int = NUM) -> Toke
     data = make(case)
     assert data.teacher is not None
     rows = [shard(w, world, rank, case.padding) for _, w, _ in data.teacher]
-    heads = [
-        TeacherHead(h, w, c) for (h, _, c), w in zip(data.teacher, rows, strict=True)
-    ]
+    heads = [TeacherHead(h, w, c) for (h, _, c), w in zip(data.teacher, rows, strict=True)]
     options = HeadOptions(
         temperature=case.temperature,
         chunk_tokens=case.chunk_tokens,
