@@ -398,8 +398,9 @@ class Coordinator:
         self._page.finish()
         self.display.message(
             f"{how} after step {state.step}, policy version {state.version.number}; everything is "
-            f"in {self.folder.path}; what the teacher taught: {self.folder.path / NAME}"
+            f"in {self.folder.path}"
         )
+        self.display.message(f"what the teacher taught, token by token: {self.folder.path / NAME}")
 
     def _ask_teacher(self, state: TrainState, groups: Sequence[GroupReceipt]) -> dict[str, float]:
         """Success rate of answers sampled from teacher prompts: does what the teacher is shown help

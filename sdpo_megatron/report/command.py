@@ -30,9 +30,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE",
-        help=f"where to write it (default: {NAME} in the run's folder, {_TOGETHER} here for several)",
-    )  # fmt: skip
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"where to write it; {NAME} in the run's folder, {_TOGETHER} here for several",
+    )
     parsed = parser.parse_args(arguments)
     runs: list[Path] = parsed.runs
     target = parsed.output or (runs[0] / NAME if len(runs) == 1 else Path(_TOGETHER))

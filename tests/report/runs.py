@@ -19,7 +19,12 @@ from sdpo_megatron.rollout.store import RolloutStore
 from sdpo_megatron.rollout.token_scores import FORMAT, TokenScoreStore
 
 STEPS = Path(__file__).parents[2] / "docs" / "pictures" / "quickstart.jsonl"
-_WORDS = ("return", " max", "(", "l", ")", "\n", "    ", " if", " x", " for", " in", " values", "0")
+_LETTERS = random.Random(2)
+_WORDS = (
+    *("return", " max", "(", "l", ")", "\n", "    ", " if", " x", " for", " in", " values", "0"),
+    # As hard to compress as what a model writes.
+    *(f" {''.join(_LETTERS.choices('abcdefghij', k=5))}" for _ in range(1000)),
+)
 
 
 def write_run(
