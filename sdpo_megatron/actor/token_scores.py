@@ -6,8 +6,8 @@ rank 0 gets the numbers once a step. With a limit of 0 nothing is computed and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 
 import torch
@@ -24,30 +24,45 @@ _LEAST = -4.6  # log of 1 %: nobody looks at an alternative below it
 _DIGITS = 4
 
 Key = tuple[str, int]
+"""Question id and index: they name a sample."""
+_Token = tuple[float, float, tuple[tuple[int, float, float], ...]]
 
 
 def choose(samples: Sequence[TrainSample], limit: int) -> list[Key]:
-    """Up to `limit` attempts that have a teacher, spread over the questions: of each in turn a
-    failed one, then a solved one, and so on.
+    """Up to `limit` attempts that have a teacher, spread over the questions."""
+    taught = (s for s in samples if s.distill_weight and s.teacher_prompt_ids is not None)
+    return in_turn((s.question_id, s.index, s.success) for s in taught)[:limit]
+
+
+def in_turn(attempts: Iterable[tuple[str, int, bool]]) -> list[Key]:
+    """(question id, index, success) in another order: of each question in turn a failed attempt,
+    then a solved one, and so on.
     """
     queues: dict[str, tuple[list[Key], list[Key]]] = {}
-    for sample in samples:
-        if sample.distill_weight and sample.teacher_prompt_ids is not None:
-            queue = queues.setdefault(sample.question_id, ([], []))
-            queue[sample.success].append((sample.question_id, sample.index))
-    each = [list(chain(*zip_longest(*queue))) for queue in queues.values()]
-    in_turn = (key for row in zip_longest(*([k for k in q if k] for q in each)) for key in row)
-    return [key for key in in_turn if key is not None][:limit]
+    for question, index, success in attempts:
+        queues.setdefault(question, ([], []))[success].append((question, index))
+    each = ([k for k in chain(*zip_longest(*queue)) if k] for queue in queues.values())
+    return [key for row in zip_longest(*each) for key in row if key is not None]
+
+
+@dataclass
+class _Part:
+    """What one rank knows of an attempt; the tokens by their position in the response."""
+
+    sample: TrainSample
+    tokens: dict[int, _Token] = field(default_factory=dict)
 
 
 class TokenScoring:
-    """Scores the chosen attempts of one rollout batch. Every rank has one, of the same samples."""
+    """Scores the chosen attempts of one rollout batch, on every rank those of the samples that it
+    knows.
+    """
 
     def __init__(self, samples: Sequence[TrainSample], limit: int) -> None:
-        self._chosen = set(choose(samples, limit)) if limit else set()
-        self._samples = {
-            (s.question_id, s.index): s for s in samples if (s.question_id, s.index) in self._chosen
-        }
+        self._limit = limit
+        chosen = set(choose(samples, limit))
+        named = {(s.question_id, s.index): s for s in samples}
+        self._chosen = {key: sample for key, sample in named.items() if key in chosen}
         self._found: list[tuple[list[tuple[Key, int]], TokenScores]] = []
 
     def score(
@@ -76,80 +91,78 @@ class TokenScoring:
             for s in samples
             for position in range(len(s.response_ids))
         ]
-        ids = [token for s in samples for token in s.response_ids]
         held = range(len(place)) if rows is None else rows.tolist()
         wanted = [
-            (row, token)
+            (row, *place[token])
             for row, token in enumerate(held)
             if place[token][0] in self._chosen and place[token][1] < MOST_TOKENS
         ]
         if not wanted:
             return
-        chosen = torch.tensor([row for row, _ in wanted], device=hidden.device)
+        chosen = torch.tensor([row for row, _, _ in wanted], device=hidden.device)
+        ids = [int(self._chosen[key].response_ids[position]) for _, key, position in wanted]
         scores = head_token_scores(
             hidden.detach()[chosen],
             weight.detach(),
-            torch.tensor([ids[token] for _, token in wanted], device=hidden.device),
+            torch.tensor(ids, device=hidden.device),
             replace(teacher, heads=[replace(h, hidden=h.hidden[chosen]) for h in teacher.heads]),
             ALTERNATIVES,
             options,
         )
-        self._found.append(([place[token] for _, token in wanted], scores))
+        self._found.append(([(key, position) for _, key, position in wanted], scores))
 
     def gathered(self) -> list[ScoredAttempt]:
-        """What all ranks have found, on rank 0, in the order of the samples; [] elsewhere.
-        Collective over all ranks.
+        """What all ranks have found, up to the limit, on rank 0 in order of question and index; []
+        elsewhere. Collective over all ranks.
         """
         from megatron.core import parallel_state
 
         first = parallel_state.get_tensor_model_parallel_rank() == 0
-        mine = [entry for part in self._found for entry in _plain(*part)] if first else []
+        mine = self._parts() if first else {}
         here = torch.distributed.get_rank() == 0
-        parts: list[list[_Token]] | None = (
-            [[] for _ in range(torch.distributed.get_world_size())] if here else None
+        everyone: list[dict[Key, _Part]] | None = (
+            [{} for _ in range(torch.distributed.get_world_size())] if here else None
         )
-        torch.distributed.gather_object(mine, parts, dst=0)
-        by_key: dict[Key, dict[int, _Token]] = {}
-        for entry in chain(*(parts or [])):
-            by_key.setdefault(entry[0], {})[entry[1]] = entry
-        return [self._attempt(key, by_key[key]) for key in self._samples if key in by_key]
+        torch.distributed.gather_object(mine, everyone, dst=0)
+        parts: dict[Key, _Part] = {}
+        for key, part in chain(*(found.items() for found in everyone or ())):
+            parts.setdefault(key, part).tokens.update(part.tokens)
+        order = in_turn((*key, parts[key].sample.success) for key in sorted(parts))
+        return [_attempt(parts[key]) for key in sorted(order[: self._limit])]
 
-    def _attempt(self, key: Key, found: dict[int, _Token]) -> ScoredAttempt:
-        sample = self._samples[key]
-        tokens = [found[position] for position in sorted(found)]
-        assert sample.teacher_prompt_ids is not None
-        return ScoredAttempt(
-            question_id=sample.question_id,
-            index=sample.index,
-            prompt_ids=sample.prompt_ids,
-            teacher_prompt_ids=sample.teacher_prompt_ids,
-            response_ids=sample.response_ids,
-            student=tuple(token[2] for token in tokens),
-            teacher=tuple(token[3] for token in tokens),
-            alternatives=tuple(token[4] for token in tokens),
-        )
+    def _parts(self) -> dict[Key, _Part]:
+        parts: dict[Key, _Part] = {}
+        for place, scores in self._found:
+            for (key, position), token in zip(place, _plain(scores), strict=True):
+                parts.setdefault(key, _Part(self._chosen[key])).tokens[position] = token
+        return parts
 
 
-Alternatives = tuple[tuple[int, float, float], ...]
-_Token = tuple[Key, int, float, float, Alternatives]
+def _attempt(part: _Part) -> ScoredAttempt:
+    sample = part.sample
+    tokens = [part.tokens[position] for position in sorted(part.tokens)]
+    assert sample.teacher_prompt_ids is not None
+    return ScoredAttempt(
+        question_id=sample.question_id,
+        index=sample.index,
+        prompt_ids=tuple(map(int, sample.prompt_ids)),
+        teacher_prompt_ids=tuple(map(int, sample.teacher_prompt_ids)),
+        response_ids=tuple(map(int, sample.response_ids)),
+        student=tuple(student for student, _, _ in tokens),
+        teacher=tuple(teacher for _, teacher, _ in tokens),
+        alternatives=tuple(alternatives for _, _, alternatives in tokens),
+    )
 
 
-def _plain(place: list[tuple[Key, int]], scores: TokenScores) -> list[_Token]:
+def _plain(scores: TokenScores) -> Iterable[_Token]:
     """Token by token, as plain numbers."""
-    columns = (scores.student, scores.teacher, scores.alternatives)
-    student, teacher, ids = (column.tolist() for column in columns)
-    at = zip(ids, scores.teacher_at.tolist(), scores.student_at.tolist(), strict=True)
-    alternatives = [
-        tuple(
-            (token, round(log_q, _DIGITS), round(log_pi, _DIGITS))
-            for token, log_q, log_pi in zip(*rows, strict=True)
-            if log_q > _LEAST
+    columns = (scores.student, scores.teacher, scores.alternatives, scores.teacher_at)
+    student, teacher, ids, teacher_at = (column.tolist() for column in columns)
+    rows = zip(student, teacher, ids, teacher_at, scores.student_at.tolist(), strict=True)
+    for log_pi, log_q, others, of_teacher, of_student in rows:
+        alternatives = tuple(
+            (token, round(q, _DIGITS), round(pi, _DIGITS))
+            for token, q, pi in zip(others, of_teacher, of_student, strict=True)
+            if q > _LEAST
         )
-        for rows in at
-    ]
-    return [
-        (key, position, round(log_pi, _DIGITS), round(log_q, _DIGITS), others)
-        for (key, position), log_pi, log_q, others in zip(
-            place, student, teacher, alternatives, strict=True
-        )
-    ]
+        yield round(log_pi, _DIGITS), round(log_q, _DIGITS), alternatives

@@ -14,8 +14,9 @@ from typing import Any
 
 import zstandard
 
-from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict, VersionSpan
-from sdpo_megatron.rollout.store import RolloutStore
+from sdpo_megatron.nouns import Attempt, Group, Question, Verdict, VersionSpan
+from sdpo_megatron.rollout.store import FORMAT as ROLLOUTS
+from sdpo_megatron.rollout.store import RolloutStore, group_to_json
 from sdpo_megatron.rollout.token_scores import FORMAT, TokenScoreStore
 
 STEPS = Path(__file__).parents[2] / "docs" / "pictures" / "quickstart.jsonl"
@@ -95,13 +96,23 @@ def write_step(
     folder: Path, step: int, groups: Sequence[Group], scored: int, draw: random.Random
 ) -> None:
     """The files of a step; the texts of the scored attempts are cut into their words."""
-    RolloutStore(folder / "rollouts").write(step, PolicyVersion(step - 1), groups)
+    write_rollouts(folder, step, groups)
     lines: list[dict[str, Any]] = [
         score(a, [_WORDS[token] for token in a.response_ids], draw)
         for group in groups
         for a in group.attempts[:scored]
     ]
     write_scores(folder, step, lines)
+
+
+def write_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> None:
+    """As a run records them (rollout/store.py)."""
+    store = RolloutStore(folder / "rollouts")
+    store.folder.mkdir(exist_ok=True)
+    header = {"format": ROLLOUTS, "step": step, "version": {"number": step - 1, "checksum": ""}}
+    lines = [header | {"groups": len(groups)}, *(group_to_json(group) for group in groups)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    store.path(step).write_bytes(zstandard.compress(text.encode()))
 
 
 def score(made: Attempt, pieces: Sequence[str], draw: random.Random) -> dict[str, Any]:
@@ -142,5 +153,5 @@ def write_hostile_step(folder: Path, step: int, texts: Sequence[str]) -> None:
         line = score(made, pieces, draw)
         hostile = [[(text, -0.2, -2.0)] for _ in pieces]
         lines.append(line | {"prompt": text, "teacher_prompt": 2 * text, "alternatives": hostile})
-    RolloutStore(folder / "rollouts").write(step, PolicyVersion(0), groups)
+    write_rollouts(folder, step, groups)
     write_scores(folder, step, lines)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sdpo_megatron.nouns import Group, PolicyVersion, Question
+from sdpo_megatron.nouns import Group, Question
 from sdpo_megatron.report.attempts import attempts_of_step, changed, recorded_steps
-from sdpo_megatron.rollout.store import RolloutStore
-from tests.report.runs import attempt, score, verdict, write_run, write_scores
+from tests.report.runs import attempt, score, verdict, write_rollouts, write_run, write_scores
 
 
 def test_every_attempt_is_there_and_the_scored_ones_token_by_token(tmp_path: Path) -> None:
@@ -36,7 +35,7 @@ def of_two(tmp_path: Path, alternatives: list[list[tuple[str, float, float]]]) -
     made = attempt("q", 0, "ab", (7, 8))
     question = Question(id="q", task="t", messages=())
     group = Group(question=question, attempts=(made,), verdicts=(verdict(False, "no"),))
-    RolloutStore(tmp_path / "rollouts").write(1, PolicyVersion(0), [group])
+    write_rollouts(tmp_path, 1, [group])
     line = score(made, ["a", "b"], random.Random(0))
     line |= {"student": [-1.0, -2.0], "teacher": [-3.0, -2.0], "alternatives": alternatives}
     write_scores(tmp_path, 1, [line])
@@ -69,7 +68,7 @@ def test_a_question_that_a_batch_holds_twice(tmp_path: Path) -> None:
         )
         for text, ids in (("a", (1,)), ("b", (2,)))
     ]
-    RolloutStore(tmp_path / "rollouts").write(1, PolicyVersion(0), groups)
+    write_rollouts(tmp_path, 1, groups)
     line = score(groups[1].attempts[0], ["b"], random.Random(0)) | {"index": 1}
     write_scores(tmp_path, 1, [line])
     assert ["gap" in a for a in attempts_of_step(tmp_path, 1)] == [False, True]
@@ -82,7 +81,7 @@ def test_texts_without_end_are_cut_in_the_middle_and_say_so(tmp_path: Path) -> N
         question=Question(id="q", task="t", messages=()),
         attempts=(made,), verdicts=(verdict(False, long),),
     )  # fmt: skip
-    RolloutStore(tmp_path / "rollouts").write(1, PolicyVersion(0), [group])
+    write_rollouts(tmp_path, 1, [group])
     (found,) = attempts_of_step(tmp_path, 1)
     for text in (found["feedback"], *found["pieces"]):
         assert len(text) < 100_100
