@@ -28,6 +28,7 @@ LEVELS = {
     "sdpo_megatron.conf": 2,
     "sdpo_megatron.doctor": 2,
     "sdpo_megatron.report": 2,
+    "sdpo_megatron.evaluation": 2,
     "sdpo_megatron.monitoring": 3,
     "sdpo_megatron.rollout": 3,
     "sdpo_megatron.discovery": 3,
