@@ -41,7 +41,7 @@ def test_what_is_judged_is_there_when_the_command_goes_on(tmp_path: Path) -> Non
 
 def test_another_question_is_refused_and_named(tmp_path: Path) -> None:
     Evaluation(tmp_path).begin(ASKED)
-    with pytest.raises(ConfigError, match=r"'num_attempts': 4.*'num_attempts': 8.*another --output"):
+    with pytest.raises(ConfigError, match=r"'num_attempts': 4.*: 8.*another --output"):
         Evaluation(tmp_path).begin(ASKED | {"sampling": {"num_attempts": 8}})
     with pytest.raises(ConfigError, match="is no evaluation"):
         Evaluation(tmp_path / "nowhere").asked()
