@@ -29,9 +29,11 @@ _Token = tuple[float, float, tuple[tuple[int, float, float], ...]]
 
 
 def choose(samples: Sequence[TrainSample], limit: int) -> list[Key]:
-    """Up to `limit` attempts that have a teacher, spread over the questions."""
+    """Up to `limit` attempts that have a teacher, spread over the questions; which, does not depend
+    on the order of the samples.
+    """
     taught = (s for s in samples if s.distill_weight and s.teacher_prompt_ids is not None)
-    return in_turn((s.question_id, s.index, s.success) for s in taught)[:limit]
+    return in_turn(sorted((s.question_id, s.index, s.success) for s in taught))[:limit]
 
 
 def in_turn(attempts: Iterable[tuple[str, int, bool]]) -> list[Key]:

@@ -35,7 +35,6 @@ from serving.pool import EnginePool
 
 _AT_ONCE = 256
 """Attempts that are asked for before the next questions are: what a kill loses at most."""
-_FIRST = PolicyVersion(0)  # what an engine that was just started says it serves
 _EPILOG = """\
 examples:
   sdpo evaluate model=local model.path=/models/Qwen3-8B task=gsm8k task.path=test.jsonl
@@ -181,8 +180,9 @@ class _Session:
         if not left and not benchmarks:
             return
         async with self._engines() as pool:
+            version = await _served(pool)
             for job, questions in left:
-                await self._ask(pool, job, questions)
+                await self._ask(pool, version, job, questions)
             if benchmarks:
                 folder = self._evaluation.folder
                 model = Path(self._config.model.path).name
@@ -216,7 +216,9 @@ class _Session:
             await pool.disconnect()
             pool.close()
 
-    async def _ask(self, pool: EnginePool, job: _Job, questions: Sequence[Question]) -> None:
+    async def _ask(
+        self, pool: EnginePool, version: PolicyVersion, job: _Job, questions: Sequence[Question]
+    ) -> None:
         from sdpo_megatron.judging.judge import open_judge
         from sdpo_megatron.rollout.overlong import within_limits
         from sdpo_megatron.rollout.sampler import Sampler
@@ -240,22 +242,38 @@ class _Session:
                 for start in range(0, len(asked), at_once):
                     some = asked[start : start + at_once]
                     groups = await sampler.sample_groups(
-                        some, judge, _FIRST, 0, lambda *_: _advance(phase)
+                        some, judge, version, 0, lambda *_: _advance(phase)
                     )
                     hard = job.task.difficulties
-                    self._evaluation.append(
-                        [
-                            JudgedQuestion.of(job.task.name, group, hard.get(group.question.id, ""))
-                            for group in groups
-                        ]
-                    )
-                    self._tell(job.task.name, start + len(some), len(asked))
+                    judged = [
+                        JudgedQuestion.of(job.task.name, group, hard.get(group.question.id, ""))
+                        for group in groups
+                    ]
+                    self._evaluation.append(judged)
+                    self._tell(job.task.name, start + len(some), len(asked), judged)
 
-    def _tell(self, task: str, done: int, of: int) -> None:
+    def _tell(self, task: str, done: int, of: int, judged: Sequence[JudgedQuestion]) -> None:
         """A line for those who have no terminal."""
-        attempts = [a for q in self._evaluation.questions() if q.task == task for a in q.attempts]
-        rate = sum(attempt.success for attempt in attempts) / len(attempts) if attempts else 0.0
-        self._display.message(f"{task}: {done} of {of} questions asked; success {rate:.3f} so far")
+        successes = [attempt.success for question in judged for attempt in question.attempts]
+        rate = sum(successes) / len(successes) if successes else 0.0
+        self._display.message(
+            f"{task}: {done} of {of} questions; success {rate:.3f} on the last {len(judged)}"
+        )
+
+
+async def _served(pool: EnginePool) -> PolicyVersion:
+    """What the engines serve: 0 where they were just started here.
+
+    Raises:
+        ConfigError: Engines given by URL serve different weights.
+    """
+    versions = {engine.name: await engine.client.version() for engine in pool.ready}
+    if len(set(versions.values())) > 1:
+        raise ConfigError(
+            f"rollout.engine.urls: the engines serve different policy versions ({versions}); "
+            "which model would be evaluated?"
+        )
+    return PolicyVersion(next(iter(versions.values())))
 
 
 def _advance(phase: Phase) -> None:
