@@ -1,4 +1,6 @@
-"""Photograph a run's report for the docs: `python docs/pictures/report.py RUN` (needs Chromium).
+"""Photograph a run's report for the docs: `python docs/pictures/report.py RUN [RUN]`.
+
+It needs Chromium. The curves may be those of another, longer run.
 
 report-light.png    the beginning of the page
 report-reader.png   an attempt token by token, with what the teacher would rather have seen
@@ -22,15 +24,16 @@ FOLDER = Path(__file__).parent
 WIDTH, HEIGHT = 1280, 860
 
 
-def main(run: Path) -> None:
+def main(run: Path, curves: Path) -> None:
     """Write the three pictures."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page = Path(folder) / "report.html"
+        page, longer = Path(folder) / "report.html", Path(folder) / "curves.html"
         page.write_text(report_page([BlockCache(run)]))
+        longer.write_text(report_page([BlockCache(curves)]))
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened(browser, longer, "light").screenshot(path=FOLDER / "report-light.png")
         light = opened(browser, page, "light")
-        light.screenshot(path=FOLDER / "report-light.png")
         show_attempts(light)
         token = light.locator(".tokens .token.b4, .tokens .token.b3").first
         token.hover()
@@ -63,4 +66,4 @@ def show_attempts(page: Page) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[-1]))

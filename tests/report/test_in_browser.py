@@ -5,6 +5,7 @@ anything, and what a model wrote does nothing.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,25 @@ def test_runs_side_by_side(browser: Browser, tmp_path: Path) -> None:
     expect(page.locator("#count")).to_have_text("6 of 40 attempts")
     page.get_by_role("button", name="Earliest").click()
     expect(page.locator(".attempt")).to_have_count(2)
+    assert_quiet(seen, url)
+
+
+@pytest.mark.slow
+def test_ten_thousand_attempts(browser: Browser, tmp_path: Path) -> None:
+    """The time is printed; benchmarks/report.py is where it is measured."""
+    run = write_run(tmp_path / "r", steps=40, questions=25, attempts=10, tokens=100, scored=2)
+    url = written(tmp_path, run)
+    assert (tmp_path / "page.html").stat().st_size < 20 * 2**20
+    began = time.monotonic()
+    seen = ready(browser, url)
+    print(f"10,000 attempts opened in {time.monotonic() - began:.2f} s")
+    page = seen.page
+    page.locator("#scored").uncheck()
+    expect(page.locator("#count")).to_have_text("10,000 of 10,000 attempts")
+    page.locator("#list").focus()
+    page.keyboard.press("End")
+    expect(page.locator(".attempt h3")).to_have_text("q/9 ✓ solved")  # q/9 sorts last
+    assert page.locator(".entry").count() < 60  # only what is in sight exists
     assert_quiet(seen, url)
 
 

@@ -4,8 +4,8 @@ const theme = () => document.documentElement.dataset.theme;
 const DASHES = [undefined, [7, 4], [2, 3], [9, 3, 2, 3]]; // of a panel's curves, where colours are runs
 const KEY_CURVES = ["rollout/success_rate", "train/loss", "student/entropy", "rollout/response_tokens_mean", "train/grad_norm", "teacher/gain_failed"];
 const LABELS = {
-  "rollout/success_rate": "success", "rollout/reward_mean": "reward", "train/loss": "loss", "teacher/kl_mean": "divergence, nats a token",
-  "student/entropy": "entropy, nats a token", "rollout/response_tokens_mean": "tokens a response", "train/grad_norm": "gradient norm", "time/step_s": "a step",
+  "rollout/success_rate": "success", "rollout/reward_mean": "reward", "train/loss": "loss", "teacher/kl_mean": "divergence",
+  "student/entropy": "entropy", "rollout/response_tokens_mean": "tokens a response", "train/grad_norm": "gradient norm", "time/step_s": "a step",
 };
 const plots = new Map(); // place of a plot -> what draws it, and the plot once it was in sight
 
@@ -29,9 +29,9 @@ function linesOf(panel) {
     label: many ? `${run.name}: ${curve.legend}` : curve.legend,
     colour: many ? number : index,
     dash: many ? DASHES[index % DASHES.length] : undefined,
-    values: run.values[curve.key] ?? run.steps.map(() => null),
+    values: run.values[curve.key] ?? [],
     run,
-  })).filter(({ values }) => !many || values.some((value) => value !== null)));
+  })).filter(({ values }) => values.some((value) => value !== null)));
 }
 
 function drawPlot(place) {
@@ -86,14 +86,14 @@ function panelRows(parent, rows, left) {
 
 /* --- sections --------------------------------------------------------------------------------- */
 
-function tile(key, unit, first, late) {
-  return node("div", { className: "tile" }, node("span", { textContent: LABELS[key] }),
+function tile({ key, help, unit, first, late }) {
+  return node("div", { className: "tile", title: help }, node("span", { textContent: LABELS[key] }),
     node("b", { textContent: shown(late, unit) }), node("small", { textContent: `from ${shown(first, unit)}` }));
 }
 
 function overview() {
   const single = content.runs.length === 1;
-  if (single) byId("tiles").append(...content.runs[0].summary.map(({ key, unit, first, late }) => tile(key, unit, first, late)));
+  if (single) byId("tiles").append(...content.runs[0].summary.map(tile));
   else {
     const keys = Object.keys(LABELS).filter((key) => content.runs.some((run) => run.summary.some((row) => row.key === key)));
     const cell = (run, key) => {
