@@ -46,6 +46,13 @@ function bounded(least, most, low, high) {
   return [from === low ? from : from - air, to === high ? to : to + air];
 }
 
+/* Distances of the vertical axis's marks; none between whole numbers where there are none. */
+const WHOLE = Array.from({ length: 40 }, (_, index) => [1, 2, 5][index % 3] * 10 ** Math.floor(index / 3));
+const INCREMENTS = {
+  bytes: Array.from({ length: 50 }, (_, power) => 2 ** power),
+  items: WHOLE, version: WHOLE, tokens: WHOLE,
+};
+
 /* uPlot's options for a panel. Each line has a label, the index of a colour, raw(index of a step) for the legend
    (a stacked line is drawn as a sum) and perhaps a dash. steps() are those known now: a page may get more. */
 function plotOptions(panel, width, lines, steps, dark) {
@@ -55,7 +62,6 @@ function plotOptions(panel, width, lines, steps, dark) {
   const grid = { stroke: style.getPropertyValue("--line").trim(), width: 1 };
   const axis = { stroke: faint, font: "11px system-ui, sans-serif", grid, ticks: grid };
   const [low, high] = panel.bounds;
-  const powersOfTwo = Array.from({ length: 50 }, (_, power) => 2 ** power);
   return {
     width,
     height: 190,
@@ -71,7 +77,7 @@ function plotOptions(panel, width, lines, steps, dark) {
       {
         ...axis,
         size: 62,
-        ...(panel.unit === "bytes" ? { incrs: powersOfTwo } : {}),
+        ...(panel.unit in INCREMENTS ? { incrs: INCREMENTS[panel.unit] } : {}),
         values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : shown(tick, panel.unit, 4))),
       },
     ],
