@@ -18,7 +18,7 @@ from typing import Any
 
 from sdpo_megatron.config import TrainConfig, load
 from sdpo_megatron.config.saved import yaml_groups
-from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.errors import ConfigError, ModelFileError
 from sdpo_megatron.evaluation.harness import check_harness, harness_command, run_harness
 from sdpo_megatron.evaluation.records import Evaluation, JudgedQuestion
 from sdpo_megatron.evaluation.summary import changes, summaries
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     before = Evaluation(parsed.against) if parsed.against else None
     if before:
         before.asked()  # a wrong folder is told before anything starts
+    _check_model(config)
     name = f"evaluations/{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}"
     evaluation = Evaluation(parsed.output or Path(name))
     evaluation.begin(_asked(jobs))
@@ -139,6 +140,22 @@ def _jobs(overrides: Sequence[str], tasks: Sequence[str]) -> list[_Job]:
 
 def _job(config: TrainConfig) -> _Job:
     return _Job(config, load_task(replace(config.task, hidden_tests=True)))
+
+
+def _check_model(config: TrainConfig) -> None:
+    """Before anything is written: the folder of a model that engines can serve.
+
+    Raises:
+        ModelFileError: It is not.
+    """
+    from sdpo_megatron.loops.prepare import prepare_model
+    from sdpo_megatron.weights.spec import read_config
+    from serving.model_fields import engine_problems
+
+    prepare_model(config)
+    model = Path(config.model.path)
+    if problems := engine_problems(read_config(model)):
+        raise ModelFileError(f"{model}/config.json: " + "; ".join(problems))
 
 
 def _asked(jobs: Sequence[_Job]) -> dict[str, Any]:
@@ -198,10 +215,8 @@ class _Session:
     async def _engines(self) -> AsyncIterator[EnginePool]:
         from sdpo_megatron.actor.runtime import visible_gpus
         from sdpo_megatron.loops.placement import assign
-        from sdpo_megatron.loops.prepare import prepare_model
 
         config = self._config
-        prepare_model(config)
         engine = assign(config, visible_gpus(), 0).engine_config(config.rollout.engine)
         logs = self._evaluation.folder / "logs"
         logs.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.errors import ConfigError, ModelFileError
 from sdpo_megatron.evaluation.records import Evaluation
 from sdpo_megatron.loops import evaluate
 from sdpo_megatron.loops.evaluate import main
@@ -82,6 +82,8 @@ def test_mistakes_are_told_before_an_engine_is_started(
         main([*command, "--against", str(tmp_path / "x")])
     with pytest.raises(ConfigError, match="no --benchmarks are named"):
         main([*command, "--benchmarks-only"])
+    with pytest.raises(ModelFileError, match="nowhere"):
+        main(command)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigError, match="pip install"):
         main([*command, "--benchmarks", "ifeval"])
