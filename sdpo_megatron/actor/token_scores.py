@@ -6,7 +6,7 @@ rank 0 gets the numbers once a step. With a limit of 0 nothing is computed and n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 
@@ -48,7 +48,7 @@ def in_turn(attempts: Iterable[tuple[str, int, bool]]) -> list[Key]:
 
 
 @dataclass
-class _Part:
+class Part:
     """What one rank knows of an attempt; the tokens by their position in the response."""
 
     sample: TrainSample
@@ -122,25 +122,32 @@ class TokenScoring:
         first = parallel_state.get_tensor_model_parallel_rank() == 0
         mine = self._parts() if first else {}
         here = torch.distributed.get_rank() == 0
-        everyone: list[dict[Key, _Part]] | None = (
+        everyone: list[dict[Key, Part]] | None = (
             [{} for _ in range(torch.distributed.get_world_size())] if here else None
         )
         torch.distributed.gather_object(mine, everyone, dst=0)
-        parts: dict[Key, _Part] = {}
-        for key, part in chain(*(found.items() for found in everyone or ())):
-            parts.setdefault(key, part).tokens.update(part.tokens)
-        order = in_turn((*key, parts[key].sample.success) for key in sorted(parts))
-        return [_attempt(parts[key]) for key in sorted(order[: self._limit])]
+        return joined(everyone or (), self._limit)
 
-    def _parts(self) -> dict[Key, _Part]:
-        parts: dict[Key, _Part] = {}
+    def _parts(self) -> dict[Key, Part]:
+        parts: dict[Key, Part] = {}
         for place, scores in self._found:
             for (key, position), token in zip(place, _plain(scores), strict=True):
-                parts.setdefault(key, _Part(self._chosen[key])).tokens[position] = token
+                parts.setdefault(key, Part(self._chosen[key])).tokens[position] = token
         return parts
 
 
-def _attempt(part: _Part) -> ScoredAttempt:
+def joined(everyone: Iterable[Mapping[Key, Part]], limit: int) -> list[ScoredAttempt]:
+    """Up to `limit` attempts of all ranks: those of data-parallel ranks are different ones, those
+    of context-parallel ranks have different tokens of the same.
+    """
+    parts: dict[Key, Part] = {}
+    for key, part in chain(*(found.items() for found in everyone)):
+        parts.setdefault(key, Part(part.sample)).tokens.update(part.tokens)
+    order = in_turn((*key, parts[key].sample.success) for key in sorted(parts))
+    return [_attempt(parts[key]) for key in sorted(order[:limit])]
+
+
+def _attempt(part: Part) -> ScoredAttempt:
     sample = part.sample
     tokens = [part.tokens[position] for position in sorted(part.tokens)]
     assert sample.teacher_prompt_ids is not None
