@@ -222,7 +222,7 @@ def _dashboard(arguments: Sequence[str]) -> int:
 
 def _evaluate(arguments: Sequence[str]) -> int:
     """how good a model is, and what it forgot"""
-    from sdpo_megatron.loops.evaluate import main as evaluate
+    from sdpo_megatron.loops.evaluate.command import main as evaluate
 
     return evaluate(arguments)
 

@@ -13,7 +13,7 @@ from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.evaluation.records import Evaluation, JudgedQuestion
 from sdpo_megatron.evaluation.summary import changes, summaries
 from sdpo_megatron.evaluation.tables import changes_table, summary_table
-from sdpo_megatron.loops.evaluate import write_tables
+from sdpo_megatron.loops.evaluate.command import write_tables
 from tests.evaluation.test_estimates import question
 from tests.report.runs import made_up_group
 

@@ -10,8 +10,9 @@ import pytest
 
 from sdpo_megatron.errors import ConfigError, ModelFileError
 from sdpo_megatron.evaluation.records import Evaluation
-from sdpo_megatron.loops import evaluate
-from sdpo_megatron.loops.evaluate import main
+from sdpo_megatron.loops.evaluate import command as commands
+from sdpo_megatron.loops.evaluate import session
+from sdpo_megatron.loops.evaluate.command import main
 
 PACKAGED = ["model.prepare=null", "task.name=gsm8k", "task.limit=6"]
 
@@ -38,7 +39,7 @@ def test_a_stopped_evaluation_is_gone_on_with_and_its_numbers_are_those_of_its_s
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(evaluate, "_AT_ONCE", 8)  # two questions
+    monkeypatch.setattr(session, "_AT_ONCE", 8)  # two questions
     told, stop_after = 0, 2
 
     def tell(*_args: Any) -> None:
@@ -49,7 +50,7 @@ def test_a_stopped_evaluation_is_gone_on_with_and_its_numbers_are_those_of_its_s
 
     command = [*overrides(tiny_llama, tiny_engine), "--output", str(tmp_path / "e")]
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate._Session, "_tell", tell)
+        patch.setattr(session.Session, "_tell", tell)
         with pytest.raises(KeyboardInterrupt):
             main(command)
     before = Evaluation(tmp_path / "e").questions()
@@ -91,8 +92,8 @@ def test_mistakes_are_told_before_an_engine_is_started(
 
 
 def test_tasks_are_named_with_their_files(tmp_path: Path) -> None:
-    jobs = evaluate._jobs(["model.path=m", "model.prepare=null"], ["humaneval", "gsm8k"])
+    jobs = commands._jobs(["model.path=m", "model.prepare=null"], ["humaneval", "gsm8k"])
     assert [job.task.name for job in jobs] == ["humaneval", "gsm8k"]
     assert len(jobs[0].task.questions) == 164
     with pytest.raises(ConfigError, match="unknown task"):
-        evaluate._jobs(["model.path=m"], ["gsm9k"])
+        commands._jobs(["model.path=m"], ["gsm9k"])
