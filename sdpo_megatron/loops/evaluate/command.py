@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpo_megatron.config import TrainConfig, load
-from sdpo_megatron.config.saved import yaml_groups
+from sdpo_megatron.config.composing import yaml_groups
 from sdpo_megatron.errors import ConfigError, ModelFileError
 from sdpo_megatron.evaluation.harness import check_harness
 from sdpo_megatron.evaluation.records import Evaluation
