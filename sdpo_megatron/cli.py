@@ -29,6 +29,9 @@ examples:
   sdpo dashboard runs/quickstart-...         plots of a run, live or finished, in the browser
   sdpo discover experiment=test_time ...     search for the answer to a hard question
   sdpo compare experiment=small              SDPO, GRPO and others on the same questions and seeds
+  sdpo evaluate experiment=quickstart        avg@n, pass@k, form and length; --against BEFORE
+  sdpo report runs/quickstart-...            its page anew: curves, and what the teacher taught
+  sdpo report RUN RUN ...                    runs side by side
   sdpo export runs/quickstart-... out/       write a Hugging Face checkpoint of the newest weights
   sdpo verify serve --help                   verifiers as a service, or over files (batch)
   sdpo doctor                                what is installed, what is missing, how to get it
@@ -217,6 +220,20 @@ def _dashboard(arguments: Sequence[str]) -> int:
     return dashboard(arguments)
 
 
+def _evaluate(arguments: Sequence[str]) -> int:
+    """how good a model is, and what it forgot"""
+    from sdpo_megatron.loops.evaluate.command import main as evaluate
+
+    return evaluate(arguments)
+
+
+def _report(arguments: Sequence[str]) -> int:
+    """a page of a run, or of several side by side"""
+    from sdpo_megatron.report.command import main as report
+
+    return report(arguments)
+
+
 def _doctor(arguments: Sequence[str]) -> int:
     """what is installed and what is missing"""
     from sdpo_megatron.doctor import main as doctor
@@ -234,6 +251,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "verify": _verify,
     "compare": _compare,
     "dashboard": _dashboard,
+    "report": _report,
+    "evaluate": _evaluate,
     "doctor": _doctor,
 }
 

@@ -348,3 +348,27 @@ class StepReport:
     step: int
     policy_version: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredAttempt:
+    """An attempt as student and teacher saw it in a step, token by token, for a reader.
+
+    Attributes:
+        question_id, index: Name the sample.
+        prompt_ids: The student's prompt.
+        teacher_prompt_ids: The teacher's.
+        response_ids: All R of them.
+        student: log pi of the first S <= R response tokens; the rest was not scored.
+        teacher: log q of the same.
+        alternatives: Of each of them the teacher's most probable tokens: (id, log q, log pi).
+    """
+
+    question_id: str
+    index: int
+    prompt_ids: tuple[int, ...]
+    teacher_prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    student: tuple[float, ...]
+    teacher: tuple[float, ...]
+    alternatives: tuple[tuple[tuple[int, float, float], ...], ...]

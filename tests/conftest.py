@@ -108,6 +108,17 @@ def tiny_engine(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     engine.stop()
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium. Not for the whole session: playwright's loop would be in the way of others
+    in the same process.
+    """
+    from tests.browser import started
+
+    with started() as launched:
+        yield launched
+
+
 _TINY = {
     "hidden_size": 64,
     "intermediate_size": 128,

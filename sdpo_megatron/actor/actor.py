@@ -36,10 +36,11 @@ from sdpo_megatron.actor.optimizer import (
 )
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.actor.teacher import Targets, Teacher, head_weight
+from sdpo_megatron.actor.token_scores import TokenScoring
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
 from sdpo_megatron.actor.work import over_ranks
 from sdpo_megatron.errors import NumericsError
-from sdpo_megatron.nouns import TrainSample
+from sdpo_megatron.nouns import ScoredAttempt, TrainSample
 from sdpo_megatron.objectives import HeadOptions, build_objective, chunk_within, head_log_probs
 from sdpo_megatron.objectives.health import summarise
 from sdpo_megatron.weights.spec import ModelSpec
@@ -54,6 +55,8 @@ class Actor:
     Attributes:
         on_phase: Called when a step comes to its teacher, student or optimizer part, and with
             "other" when that is over.
+        scored: On rank 0, up to `report_attempts` attempts of the last batch as student and teacher
+            saw them.
     """
 
     on_phase: Callable[[str], object] = staticmethod(lambda phase: None)
@@ -67,6 +70,7 @@ class Actor:
         *,
         temperature: float = 1.0,
         seed: int = 0,
+        report_attempts: int = 0,
     ) -> None:
         """Build the model and load the Hugging Face checkpoint of `model_folder` into it.
 
@@ -79,6 +83,7 @@ class Actor:
             runtime: Of this process.
             temperature: Of the rollouts: all distributions of the loss are taken at it.
             seed: Of Megatron's random states and of the composition of optimiser steps.
+            report_attempts: Attempts of a batch whose tokens are scored for a reader.
 
         Raises:
             ConfigError: The layout or the objective does not fit the model.
@@ -104,7 +109,8 @@ class Actor:
         self.teacher = Teacher(config.teacher, self.objective, self.weights, self.pipeline)
         self.optimizer_steps = 0
         self.rollout_batches = 0
-        self._seed = seed
+        self.scored: list[ScoredAttempt] = []
+        self._seed, self._report_attempts = seed, report_attempts
         self._options = _head_options(config, spec, temperature)
         self._reduction_began = 0.0
 
@@ -142,10 +148,12 @@ class Actor:
         start = time.monotonic()
         old = [self._old_log_probs(minibatch) for minibatch in minibatches]
         scoring_s = time.monotonic() - start
+        scoring = self._token_scoring(share)
         reports = [
-            self._optimizer_step(minibatch, scored)
+            self._optimizer_step(minibatch, scored, scoring)
             for minibatch, scored in zip(minibatches, old, strict=True)
         ]
+        self.scored = scoring.gathered() if scoring else []
         taken = [report for report in reports if report]
         if taken:
             self.teacher.after_rollout_batch()
@@ -177,6 +185,12 @@ class Actor:
                 }
             )
         return metrics | self._distance()
+
+    def _token_scoring(self, share: BatchShare) -> TokenScoring | None:
+        """None where nobody asked, or nobody teaches: then no rank scores or sends anything."""
+        if not self._report_attempts or not self.objective.needs_teacher:
+            return None
+        return TokenScoring(contents(share), self._report_attempts)
 
     def _why_skipped(self, counts: StepCounts) -> str:
         """The reason why nothing could be learnt from these samples, as a metric names it."""
@@ -222,7 +236,9 @@ class Actor:
             kl, tokens = kl + sums["kl"], tokens + sums["distill_tokens"]
         return kl / tokens
 
-    def _optimizer_step(self, batch: Minibatch, old: OldLogProbs | None) -> dict[str, float]:
+    def _optimizer_step(
+        self, batch: Minibatch, old: OldLogProbs | None, scoring: TokenScoring | None
+    ) -> dict[str, float]:
         """One step on these samples; an empty dict when nothing in them can be learnt from."""
         counts = batch.share.counts
         if counts.trained_tokens == 0:
@@ -232,7 +248,7 @@ class Actor:
         targets = self.teacher.score(batch.packed(self.teacher.roles))
         clock.lap("teacher")
         self.on_phase("student")
-        loss = self._loss(batch, targets, old)
+        loss = self._loss(batch, targets, old, scoring)
         student_started = time.monotonic()
         reports = self.pipeline.forward_backward(batch.packed({"student"})["student"], loss)
         self._fail_together(loss.fault, batch)
@@ -270,6 +286,7 @@ class Actor:
         batch: Minibatch,
         targets: Sequence[Targets],
         old: OldLogProbs | None = None,
+        scoring: TokenScoring | None = None,
     ) -> BatchLoss:
         return BatchLoss(
             self.objective,
@@ -280,6 +297,7 @@ class Actor:
             batch.share.counts,
             targets,
             old,
+            scoring,
         )
 
     def _update(self, batch: Minibatch) -> tuple[float, float]:

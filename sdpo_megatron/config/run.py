@@ -78,6 +78,9 @@ class RunConfig:
     """Steps between the early diagnostics teacher_prompt_success and null_teacher_kl; 0: off."""
     diagnostics_samples: PositiveInt = 4
     """Answers sampled from teacher prompts at each of them."""
+    report_attempts: Count = 8
+    """Attempts of each step whose tokens report.html shows as the teacher saw them. 0: none; no
+    step then computes anything for it."""
     collective_timeout_s: Seconds = 3600.0
     """Longest wait of a rank for the others (it must exceed the longest rollout phase)."""
     lease_wait_s: NonNegative = 0.0

@@ -23,7 +23,14 @@ from sdpo_megatron.loops.state import TrainState, diagnostics_due
 from sdpo_megatron.loops.stop import StopRequest
 from sdpo_megatron.loops.validation import Validation
 from sdpo_megatron.loops.workers.instruments import GroupInstruments
-from sdpo_megatron.nouns import Group, GroupReceipt, Message, PolicyVersion, StepReport
+from sdpo_megatron.nouns import (
+    Group,
+    GroupReceipt,
+    Message,
+    PolicyVersion,
+    ScoredAttempt,
+    StepReport,
+)
 from sdpo_megatron.objectives import build_objective
 from sdpo_megatron.objectives.health import CollapseRule, collapse_signs, prompt_sign
 from sdpo_megatron.observability import processes
@@ -35,6 +42,7 @@ from sdpo_megatron.observability.metrics import reconcile
 from sdpo_megatron.observability.phases import PhaseClock
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.observability.series import VERIFY_INFRASTRUCTURE_FAILURES
+from sdpo_megatron.report.writer import NAME, ReportWriter
 from sdpo_megatron.rollout.batch import BatchMaker
 from sdpo_megatron.rollout.desk import Desk
 from sdpo_megatron.rollout.ledger.ledger import Ledger
@@ -45,6 +53,7 @@ from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.store import RolloutStore
 from sdpo_megatron.rollout.summary import rollout_metrics, teacher_metrics
 from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
+from sdpo_megatron.rollout.token_scores import TokenScoreStore
 from sdpo_megatron.rollout.tokenizer import load_tokenizer
 from sdpo_megatron.tasks import load_task
 from serving.swap_target import StageReport, SwapTarget
@@ -65,6 +74,7 @@ class Coordinator:
         show_volume(self.board, folder.path)
         self.store = RolloutStore(folder.rollouts)
         self.plans = Plans(config, folder)
+        self.scores = TokenScoreStore(folder.token_scores)
         self._stack = ExitStack()
         self._metrics: dict[str, float] = {}
         self._groups: list[GroupReceipt] = []
@@ -82,6 +92,7 @@ class Coordinator:
         prompts = PromptBuilder(
             load_tokenizer(config.model.path), thinking=config.rollout.sampling.thinking
         )
+        self._tokenizer = prompts.tokenizer
         teacher_prompts = TeacherPromptBuilder(prompts, config.rollout.teacher_prompt)
         objective = build_objective(config.objective)
         self.questions = within_limits(
@@ -100,6 +111,9 @@ class Coordinator:
             port=config.run.metrics_port,
         )
         self._stack.enter_context(closing(Exporter(listen, self.display.warn, self.board)))
+        self._page = self._stack.enter_context(
+            ReportWriter(self.folder.path, self.display.warn, self.folder.may_write)
+        )
         self.validation = Validation(config, self.folder, prompts)
         self.searching = (
             Searching(config, self.folder, self.questions, prompts) if config.discovery else None
@@ -331,8 +345,16 @@ class Coordinator:
         with (self.folder.path / "swaps.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def report(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        """The finished step: to the table, the file and Prometheus."""
+    def report(
+        self,
+        state: TrainState,
+        metrics: Mapping[str, float],
+        scored: Sequence[ScoredAttempt] = (),
+    ) -> None:
+        """The finished step: to the table, the files, Prometheus and the page.
+
+        `scored`: attempts of it as student and teacher saw them.
+        """
         memory = processes.measure()
         seconds = time.monotonic() - self._step_started
         restarts = self.rollouts.engine_restarts
@@ -366,6 +388,9 @@ class Coordinator:
             )
         self._step_started = time.monotonic()
         self.folder.append(report)
+        if scored:
+            self.scores.write(state.step, scored, self._tokenizer)
+        self._page.after_step()
         self.board.publish(report)
         self.display.step(report, self._example(state.step))
 
@@ -392,10 +417,12 @@ class Coordinator:
         self.saved()
         self.clock.enter("idle")
         how = "finished" if state.step >= self.steps else "stopped"
+        self._page.finish()
         self.display.message(
             f"{how} after step {state.step}, policy version {state.version.number}; everything is "
             f"in {self.folder.path}"
         )
+        self.display.message(f"what the teacher taught, token by token: {self.folder.path / NAME}")
 
     def _ask_teacher(self, state: TrainState, groups: Sequence[GroupReceipt]) -> dict[str, float]:
         """Success rate of answers sampled from teacher prompts: does what the teacher is shown help

@@ -47,9 +47,8 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     from serving.model_fields import engine_problems
 
     check_same_run(config, folder)
+    prepare_model(config)
     model = Path(config.model.path)
-    if config.model.prepare == "smollm2" and not (model / "config.json").is_file():
-        _prepare_smollm2(model)
     spec = ModelSpec.from_folder(model)
     if problems := engine_problems(read_config(model)):
         raise ModelFileError(f"{model}/config.json: " + "; ".join(problems))
@@ -60,6 +59,17 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     load_task(config.task)
     if config.validation.every:
         load_task(validation_task(config.validation, config.task))
+
+
+def prepare_model(config: TrainConfig) -> None:
+    """Make the model folder where that is asked for.
+
+    Raises:
+        ModelFileError: Another one was meant to be there.
+    """
+    model = Path(config.model.path)
+    if config.model.prepare == "smollm2" and not (model / "config.json").is_file():
+        _prepare_smollm2(model)
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
             metrics |= trainer.publish(coordinator)
             if coordinator:
                 coordinator.validate(trainer.state)
-                coordinator.report(trainer.state, metrics)
+                coordinator.report(trainer.state, metrics, trainer.actor.scored)
             trainer.checkpoint_if_due()
             if coordinator:
                 coordinator.saved()

@@ -52,6 +52,7 @@ class Trainer:
             runtime,
             temperature=config.rollout.sampling.temperature,
             seed=config.run.seed,
+            report_attempts=config.run.report_attempts,
         )
         self.actor.on_phase = self._clock.enter
         # What every search of `sdpo discover` starts from.

@@ -3,8 +3,9 @@
 config.yaml     the resolved config
 versions.json   packages, git commit and platform, one record for each start of the run
 metrics.jsonl   one JSON object a step; a value that a step did not measure is null
+report.html     the page of the run
 rollouts/       attempts of each step; groups/ of samples and plans until a checkpoint covers them
-checkpoints/  weights/  logs/
+token_scores/  checkpoints/  weights/  logs/
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class RunFolder:
         self.path, self.may_write = Path(path), may_write
         self.rollouts = self.path / "rollouts"
         self.groups = self.rollouts / "groups"
+        self.token_scores = self.path / "token_scores"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
         self.logs = self.path / "logs"
@@ -55,7 +57,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         for folder in (self.rollouts, self.checkpoints, self.weights, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        for folder in (self.path, self.rollouts):
+        for folder in (self.path, self.rollouts, self.token_scores):
             clear_drafts(folder)  # of a run that was killed
 
     def save_versions(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Task:
         path: The file they came from.
         left_out: Items of the file that nobody can answer, each as ``file:line: why``. They are
             logged as a warning, too.
+        difficulties: By question id, what the file's ``difficulty`` or ``level`` says.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Task:
     verifier_name: str
     path: Path
     left_out: tuple[str, ...] = ()
+    difficulties: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -107,6 +109,12 @@ def load_task(config: TaskConfig) -> Task:
         verifier_name=verifier,
         path=path,
         left_out=tuple(left_out),
+        difficulties={
+            question.id: str(line.data[key])
+            for line, question in picked
+            for key in ("difficulty", "level")
+            if line.data.get(key) is not None
+        },
     )
 
 

@@ -13,6 +13,7 @@ from tests.distributed import run_ranks
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 5
 Row = tuple[float, float, float]
+Scores = list[Any]  # of nouns.ScoredAttempt
 
 # name: (ranks, what differs from one rank with small micro-batches, the case it must equal)
 CASES: dict[str, tuple[int, dict[str, Any], str]] = {
@@ -37,8 +38,10 @@ CASES: dict[str, tuple[int, dict[str, Any], str]] = {
 }
 
 
-def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
-    """(loss, gradient norm, weight of training against rollout engine) of each step."""
+def train(folders: dict[str, str], changes: dict[str, Any]) -> tuple[list[Row], Scores]:
+    """(loss, gradient norm, weight of training against rollout engine) of each step, and what this
+    rank knows of the tokens of the last one.
+    """
     from megatron.core import parallel_state
 
     from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig
@@ -69,6 +72,7 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
         ),
         optimizer=OptimizerConfig(lr=3e-3),
         objective=off_policy_grpo if grpo else small_objective(),
+        report_attempts=6,
     )
     found = []
     for step in range(STEPS):
@@ -78,7 +82,7 @@ def train(folders: dict[str, str], changes: dict[str, Any]) -> list[Row]:
             (metrics["train/loss"], metrics["train/grad_norm"], metrics["importance/weight_mean"])
         )
     parallel_state.destroy_model_parallel()
-    return found
+    return found, actor.scored
 
 
 def train_all(rank: int, world: int, folders: dict[str, str], names: list[str]) -> dict[str, Any]:
@@ -87,19 +91,24 @@ def train_all(rank: int, world: int, folders: dict[str, str], names: list[str]) 
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[Row]]]:
-    """By case, the rows that each rank reports."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[list[Row], Scores]]]:
+    """By case, what each rank reports."""
     root: Path = tmp_path_factory.mktemp("tiny")
     folders = {
         "dense": str(tiny_model(root / "dense")),
         "moe": str(tiny_model(root / "moe", family="qwen3_moe", tied=False)),
     }
-    found: dict[str, list[list[Row]]] = {}
+    found: dict[str, list[tuple[list[Row], Scores]]] = {}
     for world in (1, 2, 4):
         names = [name for name, case in CASES.items() if case[0] == world]
         ranks = run_ranks(train_all, world, folders, names, timeout_s=300)
         found |= {name: [rank[name] for rank in ranks] for name in names}
     return found
+
+
+@pytest.fixture(scope="module")
+def rows(trained: dict[str, list[tuple[list[Row], Scores]]]) -> dict[str, list[list[Row]]]:
+    return {name: [steps for steps, _ in ranks] for name, ranks in trained.items()}
 
 
 @pytest.mark.parametrize("name", ["one", "GRPO, two steps a batch", "experts"])
@@ -115,3 +124,28 @@ def test_five_steps_equal_those_of_one_rank(name: str, rows: dict[str, list[list
     for steps in rows[name]:
         for step, (want, got) in enumerate(zip(expected, steps, strict=True)):
             assert got == pytest.approx(want, rel=1e-4, abs=1e-7), f"step {step}"
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case[2] == "one"])
+def test_rank_0_knows_how_the_teacher_saw_the_same_attempts(
+    name: str, trained: dict[str, list[tuple[list[Row], Scores]]]
+) -> None:
+    ((_, expected),) = trained["one"]
+    (_, found), *others = trained[name]
+    assert [(a.question_id, a.index) for a in found] == [
+        ("q0", 0), ("q0", 1), ("q1", 0), ("q1", 1), ("q2", 1), ("q3", 1),
+    ]  # fmt: skip
+    assert all(scored == [] for _, scored in others)
+    for got, want in zip(found, expected, strict=True):
+        assert got.response_ids == want.response_ids
+        assert got.student == pytest.approx(want.student, abs=5e-4)
+        assert got.teacher == pytest.approx(want.teacher, abs=5e-4)
+        assert [[t for t, _, _ in others] for others in got.alternatives] == [
+            [t for t, _, _ in others] for others in want.alternatives
+        ]
+
+
+def test_nobody_teaches_so_nothing_is_scored(
+    trained: dict[str, list[tuple[list[Row], Scores]]],
+) -> None:
+    assert all(scored == [] for _, scored in trained["GRPO, DP2"])

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from sdpo_megatron.actor.config import BatchConfig, OptimizerConfig, TeacherConfig
 from sdpo_megatron.fields.reading import build
@@ -68,9 +69,10 @@ def objective(plan: Plan) -> ObjectiveConfig:
     )
 
 
-def actor_of(folder: str, plan: Plan) -> Any:
+def actor_of(folder: str, plan: Plan, report_attempts: int = 0) -> Any:
     return make_actor(
         folder,
+        report_attempts=report_attempts,
         teacher=build(TeacherConfig, plan.teacher),
         objective=objective(plan),
         optimizer=OptimizerConfig(**SCHEDULE),
@@ -114,8 +116,10 @@ def begun_anew(folder: str) -> list[dict[str, float]]:
 
 
 def facts(folder: str) -> dict[str, Any]:
-    """A batch of which nothing is trained, then one read by a teacher that knows no more."""
-    import torch
+    """A batch of which nothing is trained, one read by a teacher that knows no more, and one that
+    is watched.
+    """
+    from megatron.core import parallel_state
 
     def weights() -> list[torch.Tensor]:
         live = [p.detach().clone() for chunk in actor.chunks for p in chunk.parameters()]
@@ -127,10 +131,15 @@ def facts(folder: str) -> dict[str, Any]:
     skipped = actor.step(actor.share_of(nothing))
     after = weights()
     as_student = [replace(s, teacher_prompt_ids=s.prompt_ids) for s in samples_of(0)]
+    agreeing = actor.step(actor.share_of(as_student))
+    parallel_state.destroy_model_parallel()
+    watched = actor_of(folder, PLANS[AVERAGE_BY_BATCH], report_attempts=5)
+    metrics = watched.step(watched.share_of(samples_of(0)))
     return {
         "nothing": skipped,
         "untouched": all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
-        "agreeing": actor.step(actor.share_of(as_student)),
+        "agreeing": agreeing,
+        "watched": (metrics, watched.scored),
     }
 
 
@@ -204,3 +213,38 @@ def test_a_teacher_that_reads_what_the_student_reads_agrees_with_it(found: dict[
     assert found["agreeing"]["train/loss"] == pytest.approx(0.0, abs=1e-7)
     assert found["agreeing"]["train/grad_norm"] == pytest.approx(0.0, abs=1e-5)
     assert found["agreeing"]["train/skipped_steps"] == 0.0
+
+
+def test_tokens_are_scored_as_the_dense_reference_scores_them(
+    model: str, found: dict[str, Any]
+) -> None:
+    """Two questions an optimiser step: the attempts at the last two are scored in the second."""
+    _, scored = found["watched"]
+    assert [(a.question_id, a.index) for a in scored] == [
+        ("q0", 0), ("q0", 1), ("q1", 1), ("q2", 1), ("q3", 1),
+    ]  # fmt: skip
+    reference = Reference(model, PLANS[AVERAGE_BY_BATCH])
+    samples = {(s.question_id, s.index): s for s in samples_of(0)}
+    for attempt in (a for a in scored if a.question_id in ("q0", "q1")):
+        sample = samples[attempt.question_id, attempt.index]
+        student = reference._logits(reference.student, sample.prompt_ids, sample)
+        teacher = reference._logits(reference.kept, sample.teacher_prompt_ids, sample)
+        log_pi, log_q = (torch.log_softmax(x.detach(), -1) for x in (student, teacher))
+        assert list(attempt.teacher_prompt_ids) == list(sample.teacher_prompt_ids)
+        for place, token in enumerate(sample.response_ids):
+            assert attempt.student[place] == pytest.approx(float(log_pi[place, token]), abs=2e-4)
+            assert attempt.teacher[place] == pytest.approx(float(log_q[place, token]), abs=2e-4)
+            best = log_q[place].topk(4)
+            wanted = [int(i) for i, q in zip(best.indices, best.values, strict=True) if q > -4.6]
+            assert [t for t, _, _ in attempt.alternatives[place]] == wanted
+            for other, q, pi in attempt.alternatives[place]:
+                assert q == pytest.approx(float(log_q[place, other]), abs=2e-4)
+                assert pi == pytest.approx(float(log_pi[place, other]), abs=2e-4)
+
+
+def test_scoring_changes_nothing_of_the_step(found: dict[str, Any]) -> None:
+    """Bit for bit."""
+    watched, _ = found["watched"]
+    plain = found[AVERAGE_BY_BATCH][0]
+    keys = [key for key in plain if not key.startswith(("time/", "ranks/"))]
+    assert {key: watched[key] for key in keys} == {key: plain[key] for key in keys}

@@ -78,7 +78,7 @@ def made_up_samples(seed: int, *, questions: int = 3, attempts: int = 4) -> list
     return samples
 
 
-def make_actor(folder: str, **changes: Any) -> Any:
+def make_actor(folder: str, *, report_attempts: int = 0, **changes: Any) -> Any:
     """An actor in fp32 with small micro-batches; `changes` are fields of ActorConfig."""
     from sdpo_megatron.actor.actor import Actor
     from sdpo_megatron.actor.config import ActorConfig, BatchConfig, OptimizerConfig
@@ -97,6 +97,7 @@ def make_actor(folder: str, **changes: Any) -> Any:
         ModelSpec.from_folder(folder),
         folder,
         current_runtime(),
+        report_attempts=report_attempts,
     )
 
 

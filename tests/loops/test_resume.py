@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
+import re
 import signal
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +30,7 @@ def unbroken(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("runs") / "unbroken"
     output = runs.finish(runs.start(runs.overrides(tiny_llama, folder)))
     assert "finished after step 4" in output
+    assert f"token by token: {folder / 'report.html'}" in output
     return folder
 
 
@@ -35,6 +40,18 @@ def test_the_undisturbed_run_learns_from_real_attempts(unbroken: Path) -> None:
     assert [row["policy_version"] for row in found] == [1, 2, 3, 4]
     assert all(row["train/grad_norm"] > 0 for row in found)
     assert len({row["train/loss"] for row in found}) == 4
+
+
+def test_the_run_leaves_a_page_that_knows_how_the_teacher_saw_each_step(unbroken: Path) -> None:
+    text = (unbroken / "report.html").read_text()
+    (packed,) = re.findall(r'id="content">(.*?)</script>', text)
+    content = json.loads(zlib.decompress(base64.b64decode(packed)))
+    (run,), (attempts,) = content["runs"], content["attempts"]
+    assert run["steps"] == [1, 2, 3, 4]
+    columns = attempts["columns"]
+    assert len(columns["step"]) == 4 * 2 * 3
+    pairs = zip(columns["step"], columns["gain"], strict=True)
+    assert {step for step, gain in pairs if gain is not None} == {1, 2, 3, 4}
 
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {

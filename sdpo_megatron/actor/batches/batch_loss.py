@@ -18,6 +18,7 @@ from sdpo_megatron.actor.batches.context_parallel import select
 from sdpo_megatron.actor.batches.counts import StepCounts
 from sdpo_megatron.actor.batches.packing import PackedSequences
 from sdpo_megatron.actor.teacher import Targets
+from sdpo_megatron.actor.token_scores import TokenScoring
 from sdpo_megatron.errors import NumericsError
 from sdpo_megatron.nouns import TrainSample
 from sdpo_megatron.objectives import (
@@ -93,13 +94,15 @@ class BatchLoss:
         counts: StepCounts,
         targets: Sequence[Targets],
         old_log_probs: Sequence[torch.Tensor] | None,
+        scoring: TokenScoring | None = None,
     ) -> None:
         """`samples`, the student's `packed`, `targets` and `old_log_probs` by micro-batch of this
-        rank; `targets` is empty, `old_log_probs` None where the objective needs none.
+        rank; `targets` is empty, `old_log_probs` None where the objective needs none. `scoring`
+        looks at what the loss is given.
         """
         self._objective, self._weight, self._options = objective, weight, options
         self._samples, self._packed, self._counts = samples, packed, counts
-        self._targets, self._old = targets, old_log_probs
+        self._targets, self._old, self._scoring = targets, old_log_probs, scoring
         self.fault: str | None = None
 
     def __call__(
@@ -111,13 +114,14 @@ class BatchLoss:
         old = None if self._old is None else self._old[number]
         tokens = token_targets(samples, self._counts, self._objective, hidden.device, old)
         mine = self._packed[number].response_index
+        teacher = _local(against.teacher, hidden.device, mine)
         try:
             result = head_loss(
                 hidden,
                 self._weight,
                 tokens if mine is None else select(tokens, mine),
                 self._objective,
-                _local(against.teacher, hidden.device, mine),
+                teacher,
                 reference=_local(against.reference, hidden.device, mine),
                 options=self._options,
                 # Gradients of the head go to where Megatron's DDP adds them up anyway.
@@ -130,6 +134,8 @@ class BatchLoss:
             self.fault = self.fault or f"{error} ({who})"
             # Zero gradients, and the graph intact, so that the schedule comes to its end.
             return torch.nan_to_num(hidden.float()).sum() * 0.0, {}
+        if self._scoring is not None:
+            self._scoring.score(samples, mine, hidden, self._weight, teacher, self._options)
         return result.loss, {"loss": result.loss.detach().clone(), **result.sums}
 
 

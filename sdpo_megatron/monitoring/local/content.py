@@ -12,10 +12,10 @@ import yaml
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.monitoring.dashboards import DASHBOARDS
-from sdpo_megatron.monitoring.panel import Curve, Panel
+from sdpo_megatron.monitoring.panel import Curve, Dashboard, Panel
 from sdpo_megatron.observability.run_folder import read_reports
 
-__all__ = ["data", "page"]
+__all__ = ["data", "inside_script", "page", "part", "rows"]
 
 _FOLDER = Path(__file__).parent / "page"
 _SILENT_S = 60.0  # a trainer touches its lease every few seconds
@@ -28,15 +28,15 @@ def page(run: Path) -> str:
         ConfigError: `run` is no run folder.
     """
     parts = {
-        "STYLE": _read("uplot/uPlot.min.css") + _read("page.css"),
-        "PLOTS": _read("uplot/uPlot.iife.min.js"),
-        "SCRIPT": _read("page.js"),
-        "CONTENT": _inside_script({"dashboards": _dashboards(), "data": data(run)}),
-        "LICENCE": _read("uplot/LICENSE").strip(),
+        "STYLE": part("uplot/uPlot.min.css") + part("page.css"),
+        "PLOTS": part("uplot/uPlot.iife.min.js") + part("plots.js"),
+        "SCRIPT": part("page.js"),
+        "CONTENT": inside_script({"dashboards": _dashboards(), "data": data(run)}),
+        "LICENCE": part("uplot/LICENSE").strip(),
     }
-    text = _read("page.html")
-    for name, part in parts.items():
-        text = text.replace(f"<!--{name}-->", part)
+    text = part("page.html")
+    for name, filling in parts.items():
+        text = text.replace(f"<!--{name}-->", filling)
     return text
 
 
@@ -87,14 +87,16 @@ def _running(lease: Path) -> bool | None:
 
 def _dashboards() -> list[dict[str, Any]]:
     """The panels of which metrics.jsonl has a curve, in their rows."""
-    pages = []
-    for dashboard in DASHBOARDS:
-        rows = [
-            (row.title, [_plain(p) for p in row.panels if _of_steps(p)]) for row in dashboard.rows
-        ]
-        shown = [{"title": title, "panels": panels} for title, panels in rows if panels]
-        pages.append({"title": dashboard.title.removeprefix("SDPO / "), "rows": shown})
-    return pages
+    return [
+        {"title": dashboard.title.removeprefix("SDPO / "), "rows": rows(dashboard)}
+        for dashboard in DASHBOARDS
+    ]
+
+
+def rows(dashboard: Dashboard) -> list[dict[str, Any]]:
+    """Its rows as plain data, without panels that metrics.jsonl has no curve of."""
+    found = [(row.title, [_plain(p) for p in row.panels if _of_steps(p)]) for row in dashboard.rows]
+    return [{"title": title, "panels": panels} for title, panels in found if panels]
 
 
 def _of_steps(panel: Panel) -> list[Curve]:
@@ -117,10 +119,11 @@ def _known(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _read(name: str) -> str:
+def part(name: str) -> str:
+    """The text of a file of the page: `sdpo report` has some of them too."""
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-def _inside_script(value: Any) -> str:
+def inside_script(value: Any) -> str:
     """JSON that ends no script element, whatever a run is called."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

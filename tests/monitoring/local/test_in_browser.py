@@ -6,35 +6,17 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from sdpo_megatron.monitoring.local.server import serve
+from tests.browser import NEEDS_CHROMIUM, opened
 
 STEPS = Path(__file__).parents[3] / "docs" / "pictures" / "quickstart.jsonl"
-# Without these it looks for its maker's hosts at every start.
-FLAGS = [
-    "--no-sandbox",  # of a container's root; the page is ours
-    *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as launched,
-    ):
-        yield launched
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture
@@ -51,24 +33,6 @@ def url(run: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
         thread.join()
-
-
-@dataclass
-class Seen:
-    """A page, and what it complained of and asked for."""
-
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-
-
-def opened(browser: Browser, url: str, **settings: Any) -> Seen:
-    seen = Seen(browser.new_page(viewport={"width": 1300, "height": 900}, **settings))
-    seen.page.on("console", lambda message: seen.complaints.append(message.text))
-    seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    seen.page.on("request", lambda request: seen.asked.append(request.url))
-    seen.page.goto(url)
-    return seen
 
 
 def num_inked(page: Page) -> int:
