@@ -44,6 +44,7 @@ LEVELS = {
     "sdpo_megatron.errors": 11,
     "sdpo_megatron.exit_codes": 12,
     "sdpo_megatron.addresses": 12,
+    "sdpo_megatron.cores": 12,
     "sdpo_megatron.files": 11,
     "sdpo_megatron.ports": 11,
     "sdpo_megatron.process_tree": 11,

@@ -29,6 +29,7 @@ from sdpo_megatron.actor.model.pipeline import Pipeline
 from sdpo_megatron.actor.optimizer import (
     adam_state,
     build_optimizer,
+    head_gradient_notice,
     learning_rate,
     restore_adam_state,
     set_learning_rate,
@@ -95,7 +96,7 @@ class Actor:
         load_hf_weights(models, spec, Path(model_folder))
         for model in models:
             model.config.finalize_model_grads_func = self._reduce_gradients
-        self.chunks = wrap_for_data_parallel(models)
+        self.chunks = wrap_for_data_parallel(models, overlap=config.parallel.overlap_grad_reduce)
         self.optimizer = build_optimizer(
             self.chunks, config.optimizer, config.precision.torch_dtype
         )
@@ -281,6 +282,7 @@ class Actor:
             batch.share.counts,
             targets,
             old,
+            before_backward=head_gradient_notice(self.chunks[-1]),
         )
 
     def _update(self, batch: Minibatch) -> tuple[float, float]:

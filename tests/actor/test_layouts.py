@@ -31,6 +31,8 @@ CASES: dict[str, tuple[int, dict[str, Any], str]] = {
     "GRPO, DP2": (2, {"grpo": True}, "GRPO, two steps a batch"),
     "one attempt": (1, {"attempts": 1}, "one attempt"),
     "one attempt, DP2: a rank has nothing to do": (2, {"attempts": 1}, "one attempt"),
+    "no overlap, DP2": (2, {"overlap_grad_reduce": False}, "one"),
+    "PP2 x DP2": (4, {"pipeline": 2}, "one"),
     "experts": (1, {"moe": True}, "experts"),
     "experts, EP2": (2, {"moe": True, "expert": 2}, "experts"),
     "experts, DP2": (2, {"moe": True}, "experts"),
@@ -100,6 +102,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[Row]]]
         ranks = run_ranks(train_all, world, folders, names, timeout_s=300)
         found |= {name: [rank[name] for rank in ranks] for name in names}
     return found
+
+
+def test_overlapped_reduction_changes_no_digit(rows: dict[str, list[list[Row]]]) -> None:
+    assert rows["DP2"] == rows["no overlap, DP2"]
 
 
 @pytest.mark.parametrize("name", ["one", "GRPO, two steps a batch", "experts"])

@@ -1,4 +1,4 @@
-"""Checkpoints: every rank writes and reads its own shards, whole or not at all, beside the training.
+"""Checkpoints: every rank writes and reads its own shards, and training goes on meanwhile.
 
 What is in one: the fp32 master weights, both Adam moments and the teacher's weight sets, each keyed
 ``{set}.{parameter}`` by Megatron's own sharding metadata, so another TP x PP x DP layout can load

@@ -1,4 +1,4 @@
-"""What torch.distributed.checkpoint asks a planner: which rectangles are written, which are read."""
+"""What torch.distributed.checkpoint asks a planner: which rectangles to write, which to read."""
 
 from __future__ import annotations
 
