@@ -24,6 +24,7 @@ LEVELS = {
     "sdpo_megatron.loops": 1,
     "sdpo_megatron.rendering": 1,
     "sdpo_megatron.comparing": 1,
+    "sdpo_megatron.planning": 1,
     "sdpo_megatron.config": 2,
     "sdpo_megatron.conf": 2,
     "sdpo_megatron.doctor": 2,
