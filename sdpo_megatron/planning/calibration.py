@@ -6,8 +6,8 @@ What is fitted, by least squares over the steps of the run:
     teacher, student, optimizer, publish: work / seconds, of all steps together
 
 Prompts' lengths are not in the metrics: give those of the run's task, and give the same ones when
-the speeds are used for a prediction. The first step warms everything up; with three steps or more
-it is left out.
+the speeds are used for a prediction. The first step warms everything up and is left out, of decode
+where three steps or more are there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.planning.cluster import Cluster
 from sdpo_megatron.planning.lengths import Lengths
 from sdpo_megatron.planning.phases import Model
-from sdpo_megatron.planning.speeds import Speeds
+from sdpo_megatron.planning.speeds import FAST, Speeds
 from sdpo_megatron.planning.workload import Workload
 from sdpo_megatron.weights.spec import ModelSpec
 
@@ -112,7 +112,7 @@ def calibrated(run: Measured, title: str) -> Speeds:
     """
     if len(run.steps) < 2:
         raise ConfigError("a calibration needs a run of two steps or more")
-    kept = run if len(run.steps) == 2 else replace(run, steps=run.steps[1:])
+    kept = replace(run, steps=run.steps[1:])
     models = list(kept.models(_unit(title)))
     student = _rate([m.student().seconds for m in models], kept.seconds("student"))
     score = _rate([_passes(m) for m in models], kept.seconds("teacher"))
@@ -122,32 +122,32 @@ def calibrated(run: Measured, title: str) -> Speeds:
         _unit(title),
         train_flops=student,
         score_flops=score,
-        prefill_flops=score / run.config.parallel.pipeline,
+        # The engines have the cores that the ranks have, in turn with them.
+        prefill_flops=score * models[0].cluster.ranks / models[0].cluster.engines,
         memory_bytes_s=optimizer,
         swap_s=_mean(kept.seconds("publish")),
         judge_s=_mean([m["time/verify_s"] for m in metrics]) / attempts,
         step_s=max(0.0, _mean([_rest(m) for m in metrics])),
     )
-    return _with_decode(known, kept)
+    return _with_decode(known, run if len(run.steps) == 2 else kept)
 
 
 def _unit(title: str) -> Speeds:
     """All rates 1, all constants 0; wires and disks so fast that they do not show."""
-    fast = 1e18
     return Speeds(
         title=title,
         train_flops=1.0,
         score_flops=1.0,
-        prefill_flops=fast,
+        prefill_flops=FAST,
         iteration_s=1e-9,
         sequence_s=0.0,
         context_s=0.0,
         memory_bytes_s=1.0,
-        link_bytes_s=fast,
-        network_bytes_s=fast,
-        host_bytes_s=fast,
-        disk_bytes_s=fast,
-        shared_bytes_s=fast,
+        link_bytes_s=FAST,
+        network_bytes_s=FAST,
+        host_bytes_s=FAST,
+        disk_bytes_s=FAST,
+        shared_bytes_s=FAST,
         swap_s=0.0,
     )
 

@@ -27,8 +27,8 @@ class Load:
     change: str
 
 
-def loads(model: Model) -> list[Load]:
-    """Of all resources, the busiest first."""
+def loads(model: Model, max_staleness: int = 0) -> list[Load]:
+    """Of all resources, the busiest first; an attempt may span `max_staleness` + 1 steps."""
     work, cluster, speeds = model.work, model.cluster, model.speeds
     run = model.config.run
     every = run.checkpoint_every or 1
@@ -46,8 +46,8 @@ def loads(model: Model) -> list[Load]:
         ),
         Load(
             name="the longest attempt",
-            seconds=_longest_s(model),
-            change="max_staleness > 0 lets it span steps; else lower "
+            seconds=_longest_s(model) / (max_staleness + 1),
+            change="a larger max_staleness lets it span more steps; else lower "
             "rollout.sampling.max_new_tokens, or raise rollout.engine.tp",
         ),
         Load(
@@ -102,13 +102,15 @@ def _longest_s(model: Model) -> float:
     return longest * (speeds.iteration_s + speeds.sequence_s + context * speeds.context_s)
 
 
-def goodput(model: Model, *, machine_mtbf_h: float, restart_s: float) -> float:
+def goodput(
+    model: Model, *, max_staleness: int = 0, machine_mtbf_h: float, restart_s: float
+) -> float:
     """Share of the time that is not lost to machines that fail.
 
     A failure anywhere among the trainer's machines costs half the interval between checkpoints, on
     average, and a restart with a load. Engines that fail cost their own share alone.
     """
-    step = max(load.seconds for load in loads(model))
+    step = max(load.seconds for load in loads(model, max_staleness))
     every = model.config.run.checkpoint_every or 1
     failures_s = machine_mtbf_h * 3600 / model.cluster.nodes
     lost = every * step / 2 + restart_s + model.checkpoint_load_s()

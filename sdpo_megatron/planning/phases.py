@@ -66,7 +66,7 @@ class Model:
     def rollout(self) -> Phase:
         """Of a batch that starts on idle engines and is waited for (max_staleness 0)."""
         ends = self._ends()
-        tail = ends[-1] - ends[math.ceil(len(ends) * (1 - _TAIL)) - 1]
+        tail = ends[-1] - ends[max(0, math.floor(len(ends) * (1 - _TAIL)) - 1)]
         judged = max(ends[-1], self.judge_work() / self.cluster.judges) + self.speeds.judge_s
         python = self.python_s()
         seconds = max(judged, python)
@@ -79,9 +79,10 @@ class Model:
         )
 
     def prefill_s(self) -> float:
-        """Of an engine's share: a prompt is read once for its group."""
-        groups = math.ceil(self.work.questions / self.cluster.engines)
-        return groups * self.prompt_s()
+        """Of an engine's share. Siblings arrive together, before the first one's prompt is in the
+        prefix cache, so each attempt's prompt is read.
+        """
+        return self._per_engine() * self.prompt_s()
 
     def prompt_s(self) -> float:
         return forward_flops(self.spec, round(self.work.prompt), 1) / self.speeds.prefill_flops
@@ -97,7 +98,8 @@ class Model:
         return us * 1e-6 * self.work.response_tokens / self.cluster.cells
 
     def _per_engine(self) -> int:
-        return math.ceil(self.work.attempts / self.cluster.engines)
+        """Attempts at one question go to one engine."""
+        return math.ceil(self.work.questions / self.cluster.engines) * self.work.num_attempts
 
     def _ends(self) -> list[float]:
         lengths = self.work.lengths.evenly(self._per_engine())

@@ -151,8 +151,7 @@ class Simulation:
             self._groups[group.number] = group
             for i, tokens in enumerate(lengths):
                 request = group.number * work.num_attempts + i
-                prefill_s = 0.0 if i else self._model.prompt_s()
-                engine.add(request, tokens, work.prompt, prefill_s)
+                engine.add(request, tokens, work.prompt, self._model.prompt_s())
             heapq.heappush(self._loads, (engine.load, index))
             touched.add(index)
             state.leased += 1

@@ -25,6 +25,8 @@ decode. Measured on other people's machines: a calibration replaces them."""
 _LAUNCH_S = 0.004
 """Of an iteration: scheduling, sampling and launching kernels."""
 _GB = 1e9
+FAST = 1e18
+"""A speed that does not show: of what was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
