@@ -91,4 +91,4 @@ def test_ten_thousand_gpus() -> None:
     assert found.events > 2 * 8192
     assert loads(one)[0].name == "the longest attempt"
     expected = one.rollout().seconds + one.train_s() + one.publish().seconds
-    assert found.step_s == pytest.approx(expected, rel=0.05)
+    assert found.step_s == pytest.approx(expected, rel=0.1)
