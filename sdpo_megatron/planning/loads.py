@@ -1,8 +1,8 @@
 """How busy each resource is in a step, which one gives out first, and what to change about it.
 
 A resource's load is the seconds that a step's work keeps it busy, whatever the others do. With
-rollouts that run ahead, a step cannot be shorter than the largest load; without, rollout, training
-and publishing follow one another.
+rollouts that run ahead, a step cannot be shorter than the largest load, nor than training and
+publishing together; without, rollout, training and publishing follow one another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def loads(model: Model, max_staleness: int = 0) -> list[Load]:
     found = [
         Load(
             name="trainer GPUs",
-            seconds=model.train_s() + model.publish().seconds,
+            seconds=model.train_s(),
             change="more trainer nodes, or fewer questions a batch; see which phase is largest",
         ),
         Load(

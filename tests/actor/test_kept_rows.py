@@ -47,7 +47,9 @@ def train_keeping(
         kept: list[int] = []
         keep = actor.teacher._keep
         actor.teacher._keep = lambda hidden, keep=keep, kept=kept: _counted(keep(hidden), kept)
-        losses = [actor.step(made_up_samples(seed))["train/loss"] for seed in range(3)]
+        losses = [
+            actor.step(actor.share_of(made_up_samples(seed)))["train/loss"] for seed in range(3)
+        ]
         found[way] = (losses, sum(kept))
         parallel_state.destroy_model_parallel()
     return found

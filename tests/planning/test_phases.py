@@ -96,7 +96,8 @@ def test_the_busiest_comes_first_and_says_what_to_change() -> None:
         (load.seconds for load in found), reverse=True
     )
     slow_disk = loads(model(speeds={"disk_bytes_s": 1e8, "shared_bytes_s": 1e8}))
-    assert slow_disk[0].name in ("publishing", "trainer GPUs")
+    assert slow_disk[0].name == "publishing"
+    assert "transport=distributed" in slow_disk[0].change
 
 
 def test_staleness_spreads_the_longest_attempt_over_steps() -> None:

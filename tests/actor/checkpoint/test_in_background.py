@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def _losses(actor: Any, seeds: range) -> list[float]:
-    return [actor.step(made_up_samples(seed))["train/loss"] for seed in seeds]
+    return [actor.step(actor.share_of(made_up_samples(seed)))["train/loss"] for seed in seeds]
 
 
 def _parallel(layout: dict[str, int]) -> Any:
@@ -66,7 +66,7 @@ def fail_in_background(rank: int, world: int, folder: str, root: str) -> list[st
 
     def hear(**more: Any) -> None:
         actor.begin_save(Path(root), 2, {}, keep=2, **more)
-        actor.step(made_up_samples(0))
+        actor.step(actor.share_of(made_up_samples(0)))
         try:
             actor.finish_save(wait=True)
         except CheckpointError as error:
@@ -93,7 +93,7 @@ def _not_ours() -> None:
 def count_bytes(rank: int, world: int, folder: str, root: str) -> dict[str, int]:
     """Bytes that this rank wrote and read of a state, by the kernel's count."""
     actor = make_actor(folder)
-    actor.step(made_up_samples(0))
+    actor.step(actor.share_of(made_up_samples(0)))
     start = _io()
     actor.save(Path(root), 1, {}, keep=1)
     written = _io()
