@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdpo_megatron.exit_codes import DONE
 from sdpo_megatron.planning.calibration import Measured, calibrated, compared
+from sdpo_megatron.planning.division import best_division, step_bound_s
 from sdpo_megatron.planning.hardware import GIB
 from sdpo_megatron.planning.host_memory import host_lines
 from sdpo_megatron.planning.loads import goodput, loads, synchronous_s
@@ -66,6 +67,12 @@ def render(model: Model, sheet: Sheet | None, request: Request) -> str:
         _phases(model),
         _loads(model, request.max_staleness),
     ]
+    here, best = step_bound_s(model, request.max_staleness), best_division(request)
+    if best and best.step_s < 0.95 * here:
+        parts.append(
+            f"The same machines as nodes={best.nodes} engine_nodes={best.engine_nodes}: "
+            f"{best.step_s:.1f} s a step at least, where this division takes {here:.1f} s."
+        )
     if request.sim_steps:
         outcome = Simulation(
             model, max_staleness=request.max_staleness, steps=request.sim_steps
