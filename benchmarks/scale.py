@@ -248,7 +248,7 @@ def tables(quick: bool) -> list[dict[str, Any]]:
     """Science questions, responses of 3000 tokens on average and 8192 at most."""
     from sdpo_megatron.planning.loads import loads, synchronous_s
     from sdpo_megatron.planning.request import Request
-    from sdpo_megatron.planning.simulation import Simulation
+    from sdpo_megatron.planning.simulation.run import Simulation
 
     rows = []
     for shape, nodes, questions, staleness in SCALES[:3] if quick else SCALES:

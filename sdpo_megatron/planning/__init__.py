@@ -10,9 +10,8 @@ May be imported by recipes and the command line; imports configurations and shap
     speeds                  how fast a kind of GPU, or a measured machine, does each thing
     phases                  seconds of each phase of a step, each with its sum
     loads                   how busy each resource is, and what to change about the busiest
-    decoding                an engine that decodes its requests together
     division                the same machines, divided otherwise between trainer and engines
-    simulation              workers, engines, verifiers and trainer as events, staleness included
+    simulation              an engine that decodes its requests together; a run as events
     calibration             speeds of a machine, from a run on it
     cluster, host_memory    how many of what; what a machine holds beside its GPUs
     request, cli            `sdpo plan`

@@ -15,7 +15,7 @@ from sdpo_megatron.planning.loads import goodput, loads, synchronous_s
 from sdpo_megatron.planning.phases import Model
 from sdpo_megatron.planning.request import Request
 from sdpo_megatron.planning.sheet import Sheet
-from sdpo_megatron.planning.simulation import Outcome, Simulation
+from sdpo_megatron.planning.simulation.run import Outcome, Simulation
 from sdpo_megatron.planning.speeds import FAST, Speeds
 
 _RESTART_S = 300.0

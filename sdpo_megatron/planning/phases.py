@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.planning.cluster import Cluster
-from sdpo_megatron.planning.decoding import drain
 from sdpo_megatron.planning.memory import weight_sets
 from sdpo_megatron.planning.rank_share import num_parameters
+from sdpo_megatron.planning.simulation.engine import drain
 from sdpo_megatron.planning.speeds import Speeds
 from sdpo_megatron.planning.workload import Workload
 from sdpo_megatron.weights.flops import forward_flops

@@ -7,7 +7,7 @@ import pytest
 from sdpo_megatron.planning.lengths import Lengths
 from sdpo_megatron.planning.loads import loads
 from sdpo_megatron.planning.phases import Model
-from sdpo_megatron.planning.simulation import Outcome, Simulation
+from sdpo_megatron.planning.simulation.run import Outcome, Simulation
 from tests.planning.cases import model
 
 MIXED = Lengths(mean=1000, spread=0.8, limit=8192)

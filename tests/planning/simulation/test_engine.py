@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sdpo_megatron.planning.decoding import Engine, drain
+from sdpo_megatron.planning.simulation.engine import Engine, drain
 from tests.planning.cases import ROUND
 
 

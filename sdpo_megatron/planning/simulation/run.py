@@ -2,7 +2,7 @@
 
     controller   leases a question to the engine with the least load while
                  leased < (max_staleness + version + 1) x batch, and engines have room
-    engines      decode (`decoding`); a swap pauses all of them and their requests go on after it
+    engines      decode (`engine`); a swap pauses all of them and their requests go on after it
     verifiers    a fixed number at once, first come first served
     workers      one per cell, in order: parsing, teacher's prompts, the group's file
     trainer      takes the oldest whole batch, drops what is older than max_staleness versions,
@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sdpo_megatron.planning.decoding import Engine
 from sdpo_megatron.planning.phases import Model
+from sdpo_megatron.planning.simulation.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
