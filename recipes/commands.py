@@ -17,12 +17,12 @@ import nemo_run as run
 
 from recipes import experiments
 from recipes.experiments import BaselineTask, Subset
-from recipes.hardware import GpuName, Machines
 from recipes.kubernetes import write_manifests
 from recipes.launching import launch
-from recipes.models import ModelName
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import SdpoError
+from sdpo_megatron.planning.hardware import GpuName, Machines
+from sdpo_megatron.planning.models import ModelName
 
 NAMESPACE = "sdpo"
 _NONE: list[str] = []  # never changed

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from recipes.hardware import GIB, MIB, Machines
-from recipes.rank_share import num_parameters
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.budgets import sequence_tokens
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.planning.hardware import GIB, MIB, Machines
+from sdpo_megatron.planning.rank_share import num_parameters
 from sdpo_megatron.weights.spec import ModelSpec
 
 SHARED_FRACTION = 0.4

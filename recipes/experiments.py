@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 from recipes.engines import engines_for
-from recipes.hardware import Machines
-from recipes.layouts import WAYS_OUT, choose
-from recipes.memory import memory_sheet
-from recipes.models import ModelName, shape_of
-from recipes.sheet import Sheet
 from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.composing import yaml_groups
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.loops.placement import assign
+from sdpo_megatron.planning.hardware import Machines
+from sdpo_megatron.planning.layouts import WAYS_OUT, choose
+from sdpo_megatron.planning.memory import memory_sheet
+from sdpo_megatron.planning.models import ModelName, shape_of
+from sdpo_megatron.planning.sheet import Sheet
 
 Subset = Literal["chemistry", "biology", "material", "physics"]
 BaselineTask = Literal["science", "tool_use", "livecodebench"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from recipes.hardware import Machines
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.planning.hardware import Machines
 
 
 def write_manifests(config: TrainConfig, folder: Path, machines: Machines | None = None) -> None:

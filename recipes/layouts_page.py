@@ -6,12 +6,12 @@ from pathlib import Path
 
 from recipes.engines import engines_for
 from recipes.experiments import planned
-from recipes.hardware import GPUS, Machines
-from recipes.layouts import choose
-from recipes.memory import layout_text
-from recipes.models import MODELS
 from sdpo_megatron import config as configs
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.planning.hardware import GPUS, Machines
+from sdpo_megatron.planning.layouts import choose
+from sdpo_megatron.planning.memory import layout_text
+from sdpo_megatron.planning.models import MODELS
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 _SIZES = {

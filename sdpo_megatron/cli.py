@@ -25,6 +25,7 @@ examples:
   sdpo train --resume runs/quickstart-...    go on with a run that was stopped or killed
   sdpo train --config FILE                   train as a file of `sdpo config` says
   sdpo config experiment=quickstart          print the resolved configuration, start nothing
+  sdpo plan experiment=science shape=qwen3-8b nodes=4 engine_nodes=4    what it will need
   sdpo render k8s experiment=quickstart      manifests for kubectl apply -f -
   sdpo dashboard runs/quickstart-...         plots of a run, live or finished, in the browser
   sdpo discover experiment=test_time ...     search for the answer to a hard question
@@ -185,6 +186,13 @@ def _config(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _plan(arguments: Sequence[str]) -> int:
+    """predict memory, seconds and what gives out first"""
+    from sdpo_megatron.planning.cli import main as plan
+
+    return plan(arguments)
+
+
 def _render(arguments: Sequence[str]) -> int:
     """write manifests for Kubernetes"""
     from sdpo_megatron.rendering.cli import main as render
@@ -246,6 +254,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "discover": _discover,
     "prepare": _prepare,
     "config": _config,
+    "plan": _plan,
     "render": _render,
     "export": _export,
     "verify": _verify,

@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import shutil
@@ -20,6 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from sdpo_megatron.cores import usable_cores
 
 __all__ = ["Finding", "diagnose", "main"]
 
@@ -159,7 +160,7 @@ def _installed(name: str) -> str | None:
 
 
 def _check_device() -> Iterable[Finding]:
-    yield Finding("device", "CPU", "ok", f"{_usable_cores()} cores{_vector_units()}")
+    yield Finding("device", "CPU", "ok", f"{usable_cores()} cores{_vector_units()}")
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -172,10 +173,6 @@ def _check_device() -> Iterable[Finding]:
         facts = torch.cuda.get_device_properties(index)
         detail = f"{facts.name}, {facts.total_memory / _GIB:.0f} GiB, CUDA {torch.version.cuda}"
         yield Finding("device", f"GPU {index}", "ok", detail)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _vector_units() -> str:

@@ -6,7 +6,7 @@
     model/              Megatron's GPT that ends in hidden states, and passes through it
     batches/            attempts -> packed micro-batches, and the numbers of their loss
     teacher, weight_sets    several weight sets in one module
-    optimizer, checkpoint   distributed AdamW; reshardable, atomic checkpoints
+    optimizer, checkpoint   distributed AdamW; reshardable, atomic checkpoints, in the background
     agree, fault        what ranks tell each other; where NaN first appears
 
 May import: objectives, weights, nouns, errors. Imported by the loops. With `weights` the only

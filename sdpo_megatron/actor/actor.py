@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdpo_megatron.actor import checkpoint
 from sdpo_megatron.actor.agree import first_problem, from_rank_0, sum_over_data_parallel
 from sdpo_megatron.actor.batches.batch_loss import BatchLoss
 from sdpo_megatron.actor.batches.counts import StepCounts
@@ -23,12 +22,14 @@ from sdpo_megatron.actor.batches.minibatch import Minibatch
 from sdpo_megatron.actor.batches.plan import StepPlanner
 from sdpo_megatron.actor.batches.share import BatchShare, contents, filled
 from sdpo_megatron.actor.batches.table import SampleTable
+from sdpo_megatron.actor.checkpoint import CheckpointWriter, Saved, load, whole_checkpoints
 from sdpo_megatron.actor.config import ActorConfig
 from sdpo_megatron.actor.fault import first_bad_layer
 from sdpo_megatron.actor.model.pipeline import Pipeline
 from sdpo_megatron.actor.optimizer import (
     adam_state,
     build_optimizer,
+    head_gradient_notice,
     learning_rate,
     restore_adam_state,
     set_learning_rate,
@@ -100,12 +101,13 @@ class Actor:
         load_hf_weights(models, spec, Path(model_folder))
         for model in models:
             model.config.finalize_model_grads_func = self._reduce_gradients
-        self.chunks = wrap_for_data_parallel(models)
+        self.chunks = wrap_for_data_parallel(models, overlap=config.parallel.overlap_grad_reduce)
         self.optimizer = build_optimizer(
             self.chunks, config.optimizer, config.precision.torch_dtype
         )
         self.pipeline = Pipeline(self.chunks)
         self.weights = ShardedWeights(self.chunks, self.optimizer)
+        self._checkpoints = CheckpointWriter(self.weights, self.chunks)
         self.teacher = Teacher(config.teacher, self.objective, self.weights, self.pipeline)
         self.optimizer_steps = 0
         self.rollout_batches = 0
@@ -298,6 +300,7 @@ class Actor:
             targets,
             old,
             scoring,
+            before_backward=head_gradient_notice(self.chunks[-1]),
         )
 
     def _update(self, batch: Minibatch) -> tuple[float, float]:
@@ -365,14 +368,32 @@ class Actor:
         *,
         keep: int,
         may_commit: Callable[[], None] = lambda: None,
-    ) -> Path:
+    ) -> Saved:
         """Write a checkpoint of everything that the next step depends on, with `common` beside it;
         `step` is the number of rollout batches trained on.
 
-        `may_commit` as in `checkpoint.save`.
+        `may_commit` as in `CheckpointWriter.begin`.
 
         Raises:
             CheckpointError: Disk full or not writable; earlier checkpoints are untouched.
+        """
+        self.begin_save(root, step, common, keep=keep, may_commit=may_commit, background=False)
+        saved = self.finish_save(wait=True)
+        assert saved is not None
+        return saved
+
+    def begin_save(
+        self,
+        root: Path,
+        step: int,
+        common: Mapping[str, Any],
+        *,
+        keep: int,
+        may_commit: Callable[[], None] = lambda: None,
+        background: bool = True,
+    ) -> None:
+        """As `save`, but it is written while training goes on, and `finish_save` says how it went:
+        it must have done so before the next begins.
         """
         moments = adam_state(self.optimizer, self.weights)
         sets = {"master": [s.master for s in self.weights.shards], **moments}
@@ -382,9 +403,13 @@ class Actor:
             "rng": torch.get_rng_state(),
             **common,
         }
-        return checkpoint.save(
-            root, step, self.weights, self.chunks, sets, extra, keep=keep, may_commit=may_commit
+        self._checkpoints.begin(
+            root, step, sets, extra, keep=keep, may_commit=may_commit, background=background
         )
+
+    def finish_save(self, *, wait: bool) -> Saved | None:
+        """`CheckpointWriter.finish`."""
+        return self._checkpoints.finish(wait=wait)
 
     def load_newest(self, root: Path) -> dict[str, Any] | None:
         """Go on from the newest whole checkpoint below `root`; returns its common part, or None
@@ -394,12 +419,12 @@ class Actor:
             CheckpointError: It is of another model or teacher.
         """
         first = torch.distributed.get_rank() == 0
-        newest = from_rank_0(checkpoint.whole_checkpoints(root)[-1:] if first else [])
+        newest = from_rank_0(whole_checkpoints(root)[-1:] if first else [])
         if not newest:
             return None
         teacher = [f"teacher_{name}" for name in self.teacher.sets]
         names = ["master", "exp_avg", "exp_avg_sq", *teacher]
-        sets, common = checkpoint.load(newest[0][1], self.weights, self.chunks, names)
+        sets, common = load(newest[0][1], self.weights, self._checkpoints.parts, names)
         self.optimizer_steps = common["optimizer_steps"]
         self.rollout_batches = newest[0][0]
         torch.set_rng_state(common["rng"])

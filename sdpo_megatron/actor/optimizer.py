@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,18 +26,52 @@ def learning_rate(config: OptimizerConfig, batch: int) -> float:
     return config.min_lr + (config.lr - config.min_lr) * share
 
 
-def wrap_for_data_parallel(chunks: Sequence[Any]) -> list[Any]:
+def wrap_for_data_parallel(chunks: Sequence[Any], *, overlap: bool = False) -> list[Any]:
     """Megatron DDP with sharded gradients: fp32 reduction, summed (never averaged) over ranks.
 
     The loss already carries its denominators, so gradients are sums; `calculate_per_token_loss` in
     the model's config is what tells DDP not to average.
+
+    Args:
+        overlap: Reduce the gradients of a bucket of layers as soon as the last micro-batch's
+            backward pass has left them, while it goes on with the layers before. See
+            `head_gradient_notice`.
     """
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
     config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True, use_distributed_optimizer=True, check_for_nan_in_grad=False
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=True,
+        check_for_nan_in_grad=False,
+        overlap_grad_reduce=overlap,
     )
-    return [DistributedDataParallel(chunk.config, config, chunk) for chunk in chunks]
+    wrapped = [DistributedDataParallel(chunk.config, config, chunk) for chunk in chunks]
+    for chunk in wrapped:
+        # How the schedule tells DDP which micro-batch is the last.
+        chunk.config.no_sync_func = chunk.no_sync if overlap else None
+    return wrapped
+
+
+def head_gradient_notice(chunk: Any) -> Callable[[], None] | None:
+    """What to call before the backward pass of a loss, so that DDP reduces the head's gradient with
+    the others; None where nobody waits for that.
+
+    The loss adds the head's gradient to DDP's buffer itself and gives autograd none, which DDP's
+    hook refuses when it overlaps. So the hook finds an empty gradient, marked as added. A tied head
+    on the first stage is also the embedding, whose own gradient comes last.
+    """
+    model = chunk.module
+    if not chunk.ddp_config.overlap_grad_reduce or not model.post_process:
+        return None
+    if model.pre_process and model.share_embeddings_and_output_weights:
+        return None
+    weight = model.head_weight()
+
+    def expect() -> None:
+        weight.grad = torch.zeros((), dtype=weight.dtype, device=weight.device).expand(weight.shape)
+        weight.grad_added_to_main_grad = True
+
+    return expect
 
 
 def build_optimizer(chunks: Sequence[Any], config: OptimizerConfig, dtype: torch.dtype) -> Any:

@@ -1,7 +1,7 @@
 """The self-teacher: the same module, another weight set swapped in, scored by forward-only passes.
 
 A pass is a weight set that reads a prompt. What is kept of it is the final hidden state of each
-response token and the LM-head shard, never logits;
+response token (`kept_rows`: a part of them on each rank) and the LM-head shard, never logits;
 `objectives.targets` makes the teacher's logits of them.
 
 | kind | passes (weights, prompt) |
@@ -16,15 +16,16 @@ The reference of a KL anchor is one more: (initial, student).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 
 from sdpo_megatron.actor.batches.packing import PackedSequences, Role
 from sdpo_megatron.actor.config import TeacherConfig
+from sdpo_megatron.actor.kept_rows import KeptRows, sharing_group
 from sdpo_megatron.actor.model.pipeline import Pipeline
 from sdpo_megatron.actor.weight_sets import ShardedWeights, WeightSet
 from sdpo_megatron.objectives import (
@@ -94,7 +95,7 @@ class Teacher:
     ) -> None:
         """Copies the live weights into every set that the objective asks for."""
         self.config, self.weights, self._pipeline = config, weights, pipeline
-        self._objective = objective
+        self._objective, self._sharing = objective, sharing_group()
         self.passes = passes_of(config, objective)
         self.begin_anew()
 
@@ -108,17 +109,16 @@ class Teacher:
         """The prompts that have to be packed for `score`."""
         return {role for _, role in self.passes}
 
-    def score(self, batches: Mapping[Role, Sequence[PackedSequences]]) -> list[Targets]:
-        """The targets of each micro-batch (last stage; an empty list before it). Collective."""
-        return [self._targets(heads) for heads in self._heads(self.passes, batches)]
+    def score(self, batches: Mapping[Role, Sequence[PackedSequences]]) -> Sequence[Targets]:
+        """The targets of each micro-batch (last stage; none before it). Collective, and so is
+        taking one out of the sequence.
+        """
+        return _Scored(self._kept(self.passes, batches), self._targets)
 
-    def score_null(self, batches: Sequence[PackedSequences]) -> list[Targets]:
+    def score_null(self, batches: Sequence[PackedSequences]) -> Sequence[Targets]:
         """As `score`, but under the null prompts: what the template's wording alone says."""
-        passes = teacher_passes(self.config, "null")
-        return [
-            Targets(teacher=self._content(heads, "null"))
-            for heads in self._heads(passes, {"null": batches})
-        ]
+        kept = self._kept(teacher_passes(self.config, "null"), {"null": batches})
+        return _Scored(kept, lambda heads: Targets(teacher=self._content(heads, "null")))
 
     def after_optimizer_step(self, number: int) -> None:
         """Move the set after optimiser step `number` (from 1) where the kind asks for it."""
@@ -150,18 +150,18 @@ class Teacher:
             return trust_region(*found, self.config.rate)
         return TeacherTarget(found)
 
-    def _heads(
+    def _kept(
         self, wanted: Sequence[Pass], batches: Mapping[Role, Sequence[PackedSequences]]
-    ) -> list[dict[Pass, TeacherHead]]:
+    ) -> list[dict[Pass, _Kept]]:
         """By micro-batch; each weight set is swapped in once."""
-        by_pass: dict[Pass, list[TeacherHead]] = {}
+        by_pass: dict[Pass, list[_Kept]] = {}
         for name in dict.fromkeys(name for name, _ in wanted):
             with nullcontext() if name == LIVE else self.weights.swapped(self.sets[name]):
                 head = self._head_weight(copy=name != LIVE)
                 for weights, role in wanted:
                     if weights == name:
                         states = self._pipeline.hidden_states(batches[role], self._keep)
-                        by_pass[weights, role] = [TeacherHead(kept, head) for kept in states]
+                        by_pass[weights, role] = [(rows, head) for rows in states]
         return [dict(zip(by_pass, row, strict=True)) for row in zip(*by_pass.values(), strict=True)]
 
     def _head_weight(self, *, copy: bool) -> Any:
@@ -171,12 +171,38 @@ class Teacher:
             return None
         return weight.detach().clone() if copy else weight.detach()
 
-    def _keep(self, hidden: torch.Tensor) -> torch.Tensor:
-        if not self.config.keep_hidden_on_host or not hidden.is_cuda:
-            return hidden
-        return torch.empty_like(hidden, device="cpu", pin_memory=True).copy_(
-            hidden, non_blocking=True
-        )
+    def _keep(self, hidden: torch.Tensor) -> KeptRows:
+        return KeptRows.of(hidden, self._sharing, on_host=self.config.keep_hidden_on_host)
+
+
+_Kept = tuple[KeptRows, Any]
+"""Of one pass and micro-batch: hidden states, and the head [Vp, H]."""
+
+
+class _Scored(Sequence[Targets]):
+    """The targets by micro-batch, whose hidden states come together when one is taken out."""
+
+    def __init__(
+        self,
+        kept: Sequence[Mapping[Pass, _Kept]],
+        targets: Callable[[Mapping[Pass, TeacherHead]], Targets],
+    ) -> None:
+        self._kept, self._make = kept, targets
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @overload
+    def __getitem__(self, number: int) -> Targets: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Targets]: ...
+    def __getitem__(self, number: int | slice) -> Targets | Sequence[Targets]:
+        if isinstance(number, slice):
+            return _Scored(self._kept[number], self._make)
+        heads = {
+            of: TeacherHead(rows.whole(), head) for of, (rows, head) in self._kept[number].items()
+        }
+        return self._make(heads)
 
 
 def head_weight(chunks: Sequence[Any]) -> torch.nn.Parameter | None:

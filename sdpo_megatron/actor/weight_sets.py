@@ -125,38 +125,6 @@ class ShardedWeights:
             shard.buffer.copy_(values)
         self._gather()
 
-    @torch.no_grad()
-    def full_parameters(
-        self, weights: WeightSet
-    ) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
-        """(parameter, fp32 tensor of its shape) with the set's values gathered; collective; one
-        parameter at a time.
-
-        Walks the model's parameters in order, which is the same on all data-parallel ranks.
-        """
-        owned = {id(s.param): (s, w) for s, w in zip(self.shards, weights, strict=True)}
-        for chunk in self._chunks:
-            for param in chunk.parameters():
-                whole = torch.zeros(param.numel(), dtype=torch.float32, device=param.device)
-                if (entry := owned.get(id(param))) is not None:
-                    shard, values = entry
-                    whole[shard.start : shard.stop] = values
-                # Shards are disjoint and zero elsewhere, so a sum is a gather.
-                torch.distributed.all_reduce(whole, group=_data_parallel_group(chunk, param))
-                yield param, whole.view(param.shape)
-
-    @torch.no_grad()
-    def take_shards(self, full: dict[int, torch.Tensor]) -> WeightSet:
-        """The set of this rank out of whole parameters, `full[id(param)]` on any device; the
-        inverse of `full_parameters`.
-        """
-        return [
-            full[id(s.param)]
-            .reshape(-1)[s.start : s.stop]
-            .to(s.master.device, torch.float32, copy=True)
-            for s in self.shards
-        ]
-
     def _gather(self) -> None:
         for chunk in self._chunks:
             chunk.start_param_sync(force_sync=True)
@@ -195,8 +163,3 @@ def _shards(optimizer: Any) -> Iterator[Shard]:
 
 def _is_view(shard: Shard) -> bool:
     return shard.master.data_ptr() == shard.buffer.data_ptr()
-
-
-def _data_parallel_group(chunk: Any, param: torch.nn.Parameter) -> Any:
-    is_expert = not getattr(param, "allreduce", True)
-    return chunk.expt_dp_group if is_expert else chunk.dp_cp_group

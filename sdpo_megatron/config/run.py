@@ -70,6 +70,10 @@ class RunConfig:
     """Steps between checkpoints; one is written at the end as well. 0: only at the end."""
     keep_checkpoints: PositiveInt = 2
     """The newest ones kept on disk."""
+    checkpoint_in_background: bool = True
+    """Write them while the next step runs: a rank copies its share of the state to host memory, 16
+    bytes a parameter over all ranks with an EMA teacher, and a thread writes the copy. false: the
+    step waits, and nothing is copied."""
     metrics_port: Port = 9400
     """Prometheus port of rank 0; 0 turns the exporter off."""
     metrics_address: Word = "127.0.0.1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
+from sdpo_megatron.cores import usable_cores
 from sdpo_megatron.fields import Count, PositiveInt, Seconds, Texts, Word, refuse, settings
 from sdpo_megatron.verifiers.code import CodeVerifierConfig
 
@@ -27,8 +28,9 @@ class JudgeConfig:
     token_file: Word | None = None
     """File with the services' bearer token. None: the environment variable SDPO_VERIFIER_TOKEN."""
 
-    workers: PositiveInt = 2
-    """Verifications at once: child processes locally, open requests to services."""
+    workers: PositiveInt | None = None
+    """Verifications at once: child processes locally, open requests to services. null: one for each
+    core that this process may use, or 64 for each of `endpoints`, which queue what is too much."""
 
     wait_s: Seconds = 600.0
     """Seconds that an attempt may wait for a worker of the services, in each try. Services only.
@@ -53,6 +55,13 @@ class JudgeConfig:
 
     With services, theirs counts, and the limits here only say how long they may be silent.
     """
+
+    @property
+    def num_workers(self) -> int:
+        """`workers`, or what there is capacity for."""
+        if self.workers is not None:
+            return self.workers
+        return 64 * len(self.endpoints) if self.where == "endpoints" else usable_cores()
 
     def __post_init__(self) -> None:
         if self.where == "endpoints" and not self.endpoints:

@@ -118,13 +118,13 @@ async def open_judge(
             from sdpo_megatron.judging.remote.client import VerifierClient  # aiohttp
 
             backend = await exits.enter_async_context(VerifierClient.of(config, failed, shown))
-        yield Judge(task.verifier_name, backend, config.workers, warn)
+        yield Judge(task.verifier_name, backend, config.num_workers, warn)
 
 
 def _local(config: JudgeConfig, sandbox: SandboxConfig, task: Task) -> LocalVerifiers:
     pool = PoolConfig(
-        workers=config.workers, cpu_limit_s=config.cpu_limit_s, memory_mib=config.memory_mib
+        workers=config.num_workers, cpu_limit_s=config.cpu_limit_s, memory_mib=config.memory_mib
     )
     if not sandbox.workers:
-        sandbox = replace(sandbox, workers=config.workers)
+        sandbox = replace(sandbox, workers=config.num_workers)
     return LocalVerifiers(frozenset({task.verifier_name}), pool, sandbox, config.code)

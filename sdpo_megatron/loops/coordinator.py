@@ -44,6 +44,7 @@ from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.observability.series import VERIFY_INFRASTRUCTURE_FAILURES
 from sdpo_megatron.report.writer import NAME, ReportWriter
 from sdpo_megatron.rollout.batch import BatchMaker
+from sdpo_megatron.rollout.capacity import num_engines, requests_in_flight
 from sdpo_megatron.rollout.desk import Desk
 from sdpo_megatron.rollout.ledger.ledger import Ledger
 from sdpo_megatron.rollout.ledger.lines import Place
@@ -133,6 +134,12 @@ class Coordinator:
         self.display.message(
             f"run folder {self.folder.path}; {len(self.questions)} questions of "
             f"{config.task.name}, {self.steps} steps"
+        )
+        sampling, engine = config.rollout.sampling, config.rollout.engine
+        in_flight = requests_in_flight(sampling, engine, num_engines(engine))
+        self.display.message(
+            f"at most {in_flight} requests in flight (rollout.sampling.concurrency), "
+            f"{config.judge.num_workers} verifications at once (judge.workers)"
         )
         if self._num_overlong:
             self.display.warn(

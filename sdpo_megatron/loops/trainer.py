@@ -143,33 +143,42 @@ class Trainer:
             self._publisher.close()
 
     def checkpoint_if_due(self, *, now: bool = False) -> None:
-        """Save when `run.checkpoint_every` says so (or `now`) and something is new.
+        """Save when `run.checkpoint_every` says so (or `now`) and something is new; hear how the
+        one that is being written went. `now` waits until it is on the disk.
 
         After the step was reported: a kill in between repeats the step, and loses no report.
+
+        Raises:
+            CheckpointError: This one or the one before could not be written.
         """
         start = time.monotonic()
         every = self.config.run.checkpoint_every
         due = now or (every and self.state.step % every == 0)
-        if due and self.state.step != self._saved_step:
-            with self._clock.phase("checkpoint"):
-                self._save()
-            self._saved_step = self.state.step
-            self._checkpoint_s = time.monotonic() - start
+        new = due and self.state.step != self._saved_step
+        with self._clock.phase("checkpoint"):
+            self._finish_saving(wait=bool(now or new))
+            if new:
+                place = from_rank_0(self._coordinator.place if self._coordinator else None)
+                self.actor.begin_save(
+                    self.folder.checkpoints,
+                    self.state.step,
+                    {"state": self.state.to_plain(), "ledger": asdict(place or Place())},
+                    keep=self.config.run.keep_checkpoints,
+                    may_commit=self.folder.may_write,
+                    background=self.config.run.checkpoint_in_background and not now,
+                )
+                self._saved_step = self.state.step
+                self._finish_saving(wait=now or not self.config.run.checkpoint_in_background)
+                self._checkpoint_s = time.monotonic() - start
 
-    def _save(self) -> None:
-        place = from_rank_0(self._coordinator.place if self._coordinator else None)
+    def _finish_saving(self, *, wait: bool) -> None:
         try:
-            saved = self.actor.save(
-                self.folder.checkpoints,
-                self.state.step,
-                {"state": self.state.to_plain(), "ledger": asdict(place or Place())},
-                keep=self.config.run.keep_checkpoints,
-                may_commit=self.folder.may_write,
-            )
+            saved = self.actor.finish_save(wait=wait)
         except SdpoError:
             self._board.add("sdpo_checkpoint_failures_total")
             raise
-        self._board.set("sdpo_checkpoint_last_success_timestamp_seconds", time.time())
-        self._board.set("sdpo_checkpoint_step", self.state.step)
-        size = sum(path.stat().st_size for path in saved.rglob("*") if path.is_file())
-        self._board.set("sdpo_checkpoint_bytes", size)
+        if saved is not None:
+            self._board.set("sdpo_checkpoint_last_success_timestamp_seconds", time.time())
+            self._board.set("sdpo_checkpoint_step", saved.step)
+            self._board.set("sdpo_checkpoint_bytes", saved.num_bytes)
+            self._board.set("sdpo_checkpoint_write_seconds", saved.seconds)

@@ -184,7 +184,7 @@ METRICS: tuple[Metric, ...] = (
     _phase("optimizer", "Gradient reduction, clipping and the optimiser's step"),
     _phase("publish", "Bringing the new weights to the engines"),
     _phase("validation", "Sampling and judging at held-out questions", "maybe"),
-    _phase("checkpoint", "Writing the checkpoint before the step", "maybe"),
+    _phase("checkpoint", "What the checkpoint before the step kept it waiting: the copy of the state, or the whole writing (run.checkpoint_in_background)", "maybe"),
     Metric("time/step_s", "sdpo_step_seconds", "s", "The whole step", kind="histogram", buckets=_STEP_BUCKETS_S),
     # Is one rank slower, or fuller, than the others? Gathered once a step; no series is made per rank.
     *_of_ranks("student_s", "rank_student_seconds", "s", "Seconds of the student's passes before gradients are reduced: what a rank works, not what it waits for its data-parallel peers"),

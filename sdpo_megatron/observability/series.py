@@ -93,6 +93,7 @@ VERIFY_CLIENT_SECONDS = Series("sdpo_verify_client_seconds", "histogram", "s", "
 CHECKPOINT_LAST_SUCCESS_TIME = Series("sdpo_checkpoint_last_success_timestamp_seconds", "gauge", "s", "Unix time of the newest whole checkpoint of this process")
 CHECKPOINT_STEP = Series("sdpo_checkpoint_step", "gauge", "step", "Step of that checkpoint")
 CHECKPOINT_BYTES = Series("sdpo_checkpoint_bytes", "gauge", "bytes", "Its size")
+CHECKPOINT_WRITE_SECONDS = Series("sdpo_checkpoint_write_seconds", "gauge", "s", "Seconds until it was on the disk, training beside it")
 CHECKPOINT_FAILURES = Series("sdpo_checkpoint_failures_total", "counter", "failures", "Checkpoints that could not be written")
 MEMORY_LIMIT_BYTES = Series("sdpo_memory_limit_bytes", "gauge", "bytes", "Memory that the run may hold on this machine: the least of its cgroup's limit and what is built in")
 DEVICE_MEMORY_BYTES = Series("sdpo_device_memory_bytes", "gauge", "bytes", "Memory of one accelerator of the trainer")

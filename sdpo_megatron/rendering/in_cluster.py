@@ -60,7 +60,7 @@ def in_cluster(config: TrainConfig, cluster: Cluster) -> TrainConfig:
             where="endpoints",
             endpoints=(f"dns+http://{names.verifiers(run)}:{names.VERIFIER_PORT}",),
             token_file=TOKEN_FILE,
-            workers=max(config.judge.workers, cluster.verifiers * cluster.verifier_workers),
+            workers=max(config.judge.workers or 0, cluster.verifiers * cluster.verifier_workers),
         ),
     )
 

@@ -43,8 +43,9 @@ class SamplingConfig:
     max_new_tokens: PositiveInt = 1024
     """Longest response, tokens; a response cut there has finish_reason "length"."""
 
-    concurrency: PositiveInt = 64
-    """Requests in flight over all engines, of each rollout worker."""
+    concurrency: PositiveInt | None = None
+    """Requests in flight over all engines, of each rollout worker. null: as many as they decode at
+    once together, 256 each where `engine.max_running_requests` does not say."""
 
     retries: Count = 2
     """Further tries of one attempt after an engine error.

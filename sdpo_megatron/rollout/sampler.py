@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from sdpo_megatron.errors import EngineError, NoVerdict
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
+from sdpo_megatron.rollout.capacity import num_engines, requests_in_flight
 from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.tokenizer import decode_response
@@ -44,7 +45,9 @@ class Sampler:
         self.config = config
         self.num_retries = 0
         self.num_dropped = 0
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self._slots = asyncio.Semaphore(
+            requests_in_flight(config, engines.config, num_engines(engines.config))
+        )
 
     async def sample_groups(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import queue
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sdpo_megatron.cores import usable_cores
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierUnavailable
 
 from .config import LAYERS, PUBLIC_PACKAGES, RunLimits, SandboxConfig
@@ -49,7 +49,7 @@ class Sandbox:
         self.config = config or SandboxConfig()
         self.limits = limits or RunLimits()
         if not self.config.workers:
-            self.config = replace(self.config, workers=len(os.sched_getaffinity(0)))
+            self.config = replace(self.config, workers=usable_cores())
         self._number = next(_numbers)
         self.layers: tuple[str, ...] = ()
         self.missing: dict[str, str] = {}

@@ -1,15 +1,26 @@
-"""Load a Hugging Face checkpoint into Megatron model chunks: each rank reads its own slices."""
+"""Load a Hugging Face checkpoint into Megatron model chunks.
+
+One replica reads: the first data-parallel rank of each model-parallel position takes its slices
+from the files and broadcasts them, parameter by parameter. So the file system is read once, however
+many replicas there are, and nothing is held beside the parameters themselves.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sdpo_megatron.errors import ModelFileError
 from sdpo_megatron.weights.files import SliceReader, TensorInfo, index_folder
-from sdpo_megatron.weights.layout import Chunks, current_position, local_params
+from sdpo_megatron.weights.layout import (
+    Chunks,
+    current_position,
+    holds_first_copy,
+    local_params,
+)
 from sdpo_megatron.weights.mapping import EMBED, HEAD, hf_shapes
 from sdpo_megatron.weights.spec import ModelSpec
 
@@ -69,10 +80,9 @@ def _listing(problem: str, names: list[str]) -> str:
 
 @torch.no_grad()
 def load_hf_weights(chunks: Chunks, spec: ModelSpec, folder: str | Path) -> None:
-    """Fill every parameter of this rank from the checkpoint in `folder`.
+    """Fill every parameter of this rank from the checkpoint in `folder`; collective.
 
-    Values are cast to the parameters' dtype; rows of a padded vocabulary become zero. Not a
-    collective: ranks read on their own (file pages are shared on one host).
+    Values are cast to the parameters' dtype; rows of a padded vocabulary become zero.
 
     Args:
         chunks: Model chunks as `actor.model.gpt.build_model` returns them, before or after DDP
@@ -81,18 +91,57 @@ def load_hf_weights(chunks: Chunks, spec: ModelSpec, folder: str | Path) -> None
 
     Raises:
         ModelFileError: The folder is missing, a file is corrupt, or the tensors do not fit; nothing
-            was changed then.
+            was changed then. On every rank.
     """
+    dense_first, expert_first = holds_first_copy()
+    dense_group, expert_group = _replicas()
+    index: dict[str, TensorInfo] = {}
+    problem = None
+    try:
+        if dense_first or expert_first:
+            index = _checked_index(spec, folder)
+    except ModelFileError as error:
+        problem = str(error)
+    _fail_together(problem)
+    with SliceReader(index) as reader:
+        for param, tensor in local_params(chunks, spec, current_position()):
+            first, group = (
+                (expert_first, expert_group) if param.is_expert else (dense_first, dense_group)
+            )
+            if first:
+                tensor.zero_()
+                for piece in param.pieces:
+                    values = reader.read(piece.hf, piece.axis, piece.hf_start, piece.hf_stop)
+                    tensor.narrow(piece.axis, piece.start, piece.stop - piece.start).copy_(values)
+            if group.size() > 1:
+                torch.distributed.broadcast(tensor.data, group=group, group_src=0)
+
+
+def _replicas() -> tuple[Any, Any]:
+    """The groups of ranks with the same (dense, expert) parameters as this one."""
+    from megatron.core import parallel_state as ps
+
+    return (
+        ps.get_data_parallel_group(with_context_parallel=True),
+        ps.get_expert_data_parallel_group(),
+    )
+
+
+def _checked_index(spec: ModelSpec, folder: str | Path) -> dict[str, TensorInfo]:
     index = index_folder(folder)
     check_tensors(spec, index, folder)
-    with SliceReader(index) as reader:
-        if spec.tied and HEAD in index:
+    if spec.tied and HEAD in index:
+        with SliceReader(index) as reader:
             _check_same_head(reader, spec, folder)
-        for param, tensor in local_params(chunks, spec, current_position()):
-            tensor.zero_()
-            for piece in param.pieces:
-                values = reader.read(piece.hf, piece.axis, piece.hf_start, piece.hf_stop)
-                tensor.narrow(piece.axis, piece.start, piece.stop - piece.start).copy_(values)
+    return index
+
+
+def _fail_together(problem: str | None) -> None:
+    """A rank that raised alone would leave its replicas waiting for the first broadcast."""
+    problems: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(problems, problem)
+    if first := next((text for text in problems if text), None):
+        raise ModelFileError(first)
 
 
 def _check_same_head(

@@ -32,6 +32,8 @@ CASES: dict[str, tuple[int, dict[str, Any], str]] = {
     "GRPO, DP2": (2, {"grpo": True}, "GRPO, two steps a batch"),
     "one attempt": (1, {"attempts": 1}, "one attempt"),
     "one attempt, DP2: a rank has nothing to do": (2, {"attempts": 1}, "one attempt"),
+    "no overlap, DP2": (2, {"overlap_grad_reduce": False}, "one"),
+    "PP2 x DP2": (4, {"pipeline": 2}, "one"),
     "experts": (1, {"moe": True}, "experts"),
     "experts, EP2": (2, {"moe": True, "expert": 2}, "experts"),
     "experts, DP2": (2, {"moe": True}, "experts"),
@@ -109,6 +111,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[li
 @pytest.fixture(scope="module")
 def rows(trained: dict[str, list[tuple[list[Row], Scores]]]) -> dict[str, list[list[Row]]]:
     return {name: [steps for steps, _ in ranks] for name, ranks in trained.items()}
+
+
+def test_overlapped_reduction_changes_no_digit(rows: dict[str, list[list[Row]]]) -> None:
+    assert rows["DP2"] == rows["no overlap, DP2"]
 
 
 @pytest.mark.parametrize("name", ["one", "GRPO, two steps a batch", "experts"])

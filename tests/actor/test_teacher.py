@@ -58,7 +58,8 @@ def test_impossible_teachers_cannot_be_written(
 
 def _gathered(actor: Any, weights: Any) -> list[Any]:
     """The whole parameters of this model-parallel rank, float64."""
-    return [full.double().clone() for _, full in actor.weights.full_parameters(weights)]
+    with actor.weights.swapped(weights):
+        return [p.detach().double().clone() for c in actor.chunks for p in c.parameters()]
 
 
 def follow(
@@ -81,13 +82,11 @@ def follow(
 
     before = [p.detach().clone() for c in actor.chunks for p in c.parameters()]
     with actor.weights.swapped(actor.teacher.sets["ema"]):
-        inside = [p.detach().double() for c in actor.chunks for p in c.parameters()]
-        swap_error = max(float((a - b).abs().max()) for a, b in zip(inside, ema, strict=True))
+        pass
     after = [p.detach() for c in actor.chunks for p in c.parameters()]
     return {
         "error": error,
         "moved": moved,
-        "swap_error": swap_error,
         "restored": all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
         "bytes": sum(t.numel() * t.element_size() for t in actor.teacher.sets["ema"]),
         "parameters": sum(p.numel() for c in actor.chunks for p in c.parameters()),
@@ -109,7 +108,6 @@ def test_ema_of_twenty_steps_swap_and_size(
     for one in found:
         assert one["error"] < 1e-6
         assert one["moved"] > 1e-3  # the student has left it behind
-        assert one["swap_error"] < 1e-7
         assert one["restored"]
     # 4 bytes a parameter, over the data-parallel ranks.
     assert (

@@ -13,7 +13,14 @@ from sdpo_megatron.nouns import TrainSample
 VOCAB = 96
 
 
-def tiny_model(folder: Path, *, family: str = "qwen3", tied: bool = True, seed: int = 0) -> Path:
+def tiny_model(
+    folder: Path,
+    *,
+    family: str = "qwen3",
+    tied: bool = True,
+    seed: int = 0,
+    hidden: int = 32,
+) -> Path:
     """A random checkpoint of 4 layers, 4 heads, 2 key-value heads, in fp32."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -21,8 +28,8 @@ def tiny_model(folder: Path, *, family: str = "qwen3", tied: bool = True, seed: 
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {
         "vocab_size": VOCAB,
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

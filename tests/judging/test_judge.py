@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sdpo_megatron.cores import usable_cores
 from sdpo_megatron.errors import ConfigError, SandboxRefused, VerifierBroken, VerifierUnavailable
 from sdpo_megatron.judging.config import JudgeConfig
 from sdpo_megatron.judging.items import Item
@@ -206,3 +207,17 @@ def test_an_item_that_was_changed_is_hashed_anew() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         JudgeConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers"),
+    [
+        ({}, usable_cores()),
+        ({"workers": 7}, 7),
+        ({"where": "endpoints", "endpoints": ["http://a", "http://b"]}, 128),
+        ({"where": "endpoints", "endpoints": ["http://a"], "workers": 5}, 5),
+    ],
+    ids=["cores", "asked", "two services", "asked of a service"],
+)
+def test_verdicts_at_once_follow_from_the_capacity(settings: dict[str, Any], workers: int) -> None:
+    assert JudgeConfig(**settings).num_workers == workers

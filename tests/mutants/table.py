@@ -219,10 +219,10 @@ MUTANTS = (
     # Around the step
     Mutant(
         "a checkpoint whose file is larger than recorded is whole",
-        "sdpo_megatron/actor/checkpoint.py",
+        "sdpo_megatron/actor/checkpoint/folder.py",
         "(folder / name).stat().st_size == size",
         "(folder / name).stat().st_size >= size",
-        "tests/actor/test_checkpoint.py::"
+        "tests/actor/checkpoint/test_checkpoint.py::"
         "test_a_file_of_another_size_than_recorded_tears_a_checkpoint",
     ),
     Mutant(

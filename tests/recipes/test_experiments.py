@@ -11,15 +11,15 @@ import pytest
 from recipes import experiments
 from recipes.engines import engine_bytes, engines_for
 from recipes.experiments import planned, quoted
-from recipes.hardware import GPUS, Machines
-from recipes.layouts import candidates, choose
-from recipes.memory import layout_text, memory_sheet
-from recipes.models import MODELS
 from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.fields.reading import dotted, to_plain
 from sdpo_megatron.loops.placement import assign
+from sdpo_megatron.planning.hardware import GPUS, Machines
+from sdpo_megatron.planning.layouts import candidates, choose
+from sdpo_megatron.planning.memory import layout_text, memory_sheet
+from sdpo_megatron.planning.models import MODELS
 
 DATA: dict[str, Any] = {"model_path": "/models/m", "task_path": "/data/items"}
 TWO = Machines.of("h100", nodes=2, engine_nodes=1)
@@ -203,7 +203,7 @@ def test_choosing_needs_no_torch() -> None:
     program = (
         "import sys\n"
         "from recipes.experiments import science\n"
-        "from recipes.hardware import Machines\n"
+        "from sdpo_megatron.planning.hardware import Machines\n"
         "science(model_path='/m', task_path='/t', machines=Machines.of('h200'))\n"
         "print(sorted({'torch', 'nemo_run', 'megatron'} & set(sys.modules)))"
     )

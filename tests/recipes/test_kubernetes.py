@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from recipes import experiments
-from recipes.hardware import Machines
 from recipes.kubernetes import write_manifests
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.planning.hardware import Machines
 
 RENDERS = importlib.util.find_spec("sdpo_megatron.rendering") is not None
 MACHINES = Machines.of("h100", nodes=2, engine_nodes=1)

@@ -6,7 +6,7 @@ The global counts come with the plan, so they need no collective.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,11 +95,15 @@ class BatchLoss:
         targets: Sequence[Targets],
         old_log_probs: Sequence[torch.Tensor] | None,
         scoring: TokenScoring | None = None,
+        *,
+        before_backward: Callable[[], None] | None = None,
     ) -> None:
         """`samples`, the student's `packed`, `targets` and `old_log_probs` by micro-batch of this
         rank; `targets` is empty, `old_log_probs` None where the objective needs none. `scoring`
-        looks at what the loss is given.
+        looks at what the loss is given; `before_backward` is called when the backward pass of a
+        micro-batch begins.
         """
+        self._before_backward = before_backward
         self._objective, self._weight, self._options = objective, weight, options
         self._samples, self._packed, self._counts = samples, packed, counts
         self._targets, self._old, self._scoring = targets, old_log_probs, scoring
@@ -133,10 +137,30 @@ class BatchLoss:
             )
             self.fault = self.fault or f"{error} ({who})"
             # Zero gradients, and the graph intact, so that the schedule comes to its end.
-            return torch.nan_to_num(hidden.float()).sum() * 0.0, {}
+            anything = torch.nan_to_num(hidden.float()).sum()
+            if self._before_backward is not None:  # somebody waits for the head's gradient
+                anything = anything + torch.nan_to_num(self._weight[:1].float()).sum()
+            return anything * 0.0, {}
         if self._scoring is not None:
             self._scoring.score(samples, mine, hidden, self._weight, teacher, self._options)
-        return result.loss, {"loss": result.loss.detach().clone(), **result.sums}
+        loss, report = result.loss, {"loss": result.loss.detach().clone(), **result.sums}
+        if self._before_backward is not None:
+            loss = _Notice.apply(loss, self._before_backward)
+        return loss, report
+
+
+class _Notice(torch.autograd.Function):
+    """The identity; in the backward pass, calls what it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, call: Callable[[], None]) -> torch.Tensor:
+        ctx.call = call
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.call()
+        return grad, None
 
 
 def _folded(

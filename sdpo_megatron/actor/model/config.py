@@ -30,6 +30,9 @@ class ParallelConfig:
     """Ranks that share each expert's matrices."""
     sequence_parallel: bool = False
     """Split activations between the matrices along the sequence, too; needs tensor > 1."""
+    overlap_grad_reduce: bool = True
+    """Reduce gradients over data-parallel ranks while the backward pass goes on, bucket by bucket.
+    """
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed anew in the backward pass: none, those of attention, or all."""
 

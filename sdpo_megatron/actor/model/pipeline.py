@@ -39,8 +39,8 @@ class Pipeline:
     def hidden_states(
         self,
         batches: Sequence[PackedSequences],
-        keep: Callable[[torch.Tensor], torch.Tensor] = lambda hidden: hidden,
-    ) -> list[torch.Tensor]:
+        keep: Callable[[torch.Tensor], Any] = lambda hidden: hidden,
+    ) -> list[Any]:
         """Final hidden states [R, H] of each micro-batch's response tokens, whole on every
         context-parallel rank; an empty list before the last stage.
 

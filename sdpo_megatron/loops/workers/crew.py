@@ -23,6 +23,7 @@ from sdpo_megatron.loops.workers.members import Member
 from sdpo_megatron.nouns import GroupReceipt, PolicyVersion, Question
 from sdpo_megatron.nouns import Message as ChatMessage
 from sdpo_megatron.observability.board import Board
+from sdpo_megatron.rollout.capacity import num_engines, requests_in_flight
 from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.desk import Desk
 from sdpo_megatron.rollout.group_file import receipt_from_plain
@@ -53,7 +54,9 @@ class Crew:
         self._progress, self._board = progress, board
         self._eta = config.rollout.max_staleness
         per_group = config.rollout.sampling.num_attempts
-        self._capacity = math.ceil(config.rollout.sampling.concurrency / per_group) + _SPARE_GROUPS
+        engine = config.rollout.engine
+        in_flight = requests_in_flight(config.rollout.sampling, engine, num_engines(engine))
+        self._capacity = math.ceil(in_flight / per_group) + _SPARE_GROUPS
         self._desk: Desk | None = None
         self._question_at: QuestionAt = str
         self._tell_attempt: OnAttempt = lambda _: None

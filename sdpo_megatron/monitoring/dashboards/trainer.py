@@ -46,7 +46,8 @@ _RANKS = Row("Is one rank slower, or fuller?", (
     MEMORY,
 ))
 _CHECKPOINTS = Row("What do checkpoints cost?", (
-    Panel(title="Writing", help="Seconds before the step.", unit="s", bounds=(0, None), curves=(step("time/checkpoint_s", "checkpoint"),)),
+    Panel(title="Writing", help="Seconds that the step waited, and seconds until it was on the disk.", unit="s", bounds=(0, None),
+          curves=(step("time/checkpoint_s", "the step waited"), Curve(select(series.CHECKPOINT_WRITE_SECONDS, THIS_RUN), "on the disk after"))),
     Panel(title="Size", help="Of the newest whole checkpoint.", unit="bytes", bounds=(0, None), curves=(Curve(select(series.CHECKPOINT_BYTES, THIS_RUN), "size"),)),
     Panel(title="Free", help="On the run's volume.", unit="bytes", bounds=(0, None), curves=(Curve(select(series.RUN_VOLUME_FREE_BYTES, THIS_RUN), "free"),)),
 ))

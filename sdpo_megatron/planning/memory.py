@@ -27,12 +27,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recipes.hardware import MIB, Machines
-from recipes.rank_share import BF16, FP32, layer_activation_bytes, parameters_on
-from recipes.sheet import Line, Sheet
 from sdpo_megatron.actor.model.config import ParallelConfig
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.planning.hardware import MIB, Machines
+from sdpo_megatron.planning.rank_share import BF16, FP32, layer_activation_bytes, parameters_on
+from sdpo_megatron.planning.sheet import Line, Sheet
 from sdpo_megatron.weights.spec import ModelSpec
 
 
@@ -174,14 +174,22 @@ class _Rank:
         passes = scoring_passes(self.config)
         rows = self.spec.padded_vocab(self.parallel.tensor) // self.parallel.tensor
         on_host = self.config.teacher.keep_hidden_on_host
+        shared = self.parallel.tensor * self.parallel.context
+        part = f" / {shared}" if shared > 1 else ""
         yield Line(
             name="teacher's hidden states",
             sum="in host memory"
             if on_host
-            else f"{passes} x {mine} attempts x {longest:,} tokens x {BF16 * hidden:,} B",
-            bytes=0 if on_host else passes * mine * longest * BF16 * hidden,
+            else f"{passes} x {mine} attempts x {longest:,} tokens x {BF16 * hidden:,} B{part}",
+            bytes=0 if on_host else passes * mine * longest * BF16 * hidden // shared,
         )
         response = min(batch.micro_batch_tokens, mine * longest)
+        if on_host or shared > 1:
+            yield Line(
+                name="those of one micro-batch",
+                sum=f"{passes} x {response:,} tokens x {BF16 * hidden:,} B",
+                bytes=passes * response * BF16 * hidden,
+            )
         yield Line(
             name="hidden states of the loss",
             sum=f"{response:,} tokens x {hidden:,} x (2 + 4) B",

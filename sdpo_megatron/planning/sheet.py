@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recipes.hardware import GIB
+from sdpo_megatron.planning.hardware import GIB
 
 
 @dataclass(frozen=True, kw_only=True)

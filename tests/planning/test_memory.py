@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from recipes.hardware import GIB, MIB, Machines
-from recipes.memory import memory_sheet, scoring_passes, weight_sets
-from recipes.models import MODELS
 from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.planning.hardware import GIB, MIB, Machines
+from sdpo_megatron.planning.memory import memory_sheet, scoring_passes, weight_sets
+from sdpo_megatron.planning.models import MODELS
 
 SPEC = MODELS["qwen3-8b"]
 APART = Machines.of("h100", nodes=1, engine_nodes=1)
@@ -36,7 +36,9 @@ def test_qwen3_8b_on_tensor_4_data_2_by_hand() -> None:
         "moments": 8 * owned,
         "weight sets": 4 * owned,
         "activations": 36 * 34848 * tokens,
-        "teacher's hidden states": 128 * response * 8192,  # 32 questions x 8 attempts / 2
+        # 32 questions x 8 attempts / 2, shared by 4 ranks
+        "teacher's hidden states": 128 * response * 8192 // 4,
+        "those of one micro-batch": tokens * 8192,
         "hidden states of the loss": tokens * 4096 * 6,
         "heads of other weight sets": 2 * 37984 * 4096,
         "gradient of the head": 4 * 37984 * 4096,
@@ -48,7 +50,7 @@ def test_qwen3_8b_on_tensor_4_data_2_by_hand() -> None:
 
 def test_an_optimiser_step_a_question_keeps_the_hidden_states_of_one() -> None:
     config = composed("batch.questions_per_step=1", "objective.off_policy=true")
-    assert rows(config)["teacher's hidden states"] == 4 * 8192 * 8192
+    assert rows(config)["teacher's hidden states"] == 8192 * 8192
     assert rows(composed("teacher.keep_hidden_on_host=true"))["teacher's hidden states"] == 0
 
 

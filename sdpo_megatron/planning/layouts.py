@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recipes.hardware import Gpu, Machines
-from recipes.memory import memory_sheet
-from recipes.sheet import Sheet
 from sdpo_megatron.actor.model.config import ParallelConfig
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
+from sdpo_megatron.planning.hardware import Gpu, Machines
+from sdpo_megatron.planning.memory import memory_sheet
+from sdpo_megatron.planning.sheet import Sheet
 from sdpo_megatron.weights.spec import ModelSpec
 
 WAYS_OUT = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from recipes.models import MODELS
-from recipes.rank_share import layer_activation_bytes, num_parameters, parameters_on
 from sdpo_megatron.actor.model.config import ParallelConfig
+from sdpo_megatron.planning.models import MODELS
+from sdpo_megatron.planning.rank_share import layer_activation_bytes, num_parameters, parameters_on
 
 
 @pytest.mark.parametrize(

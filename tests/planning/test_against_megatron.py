@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.rank_share import parameters_on
 from sdpo_megatron.actor.model.config import ParallelConfig
+from sdpo_megatron.planning.rank_share import parameters_on
 from sdpo_megatron.weights.spec import ModelSpec
 from tests.actor.worlds import make_actor, tiny_model
 from tests.distributed import run_ranks

@@ -20,12 +20,20 @@ class Gpu:
     Attributes:
         title: As its maker writes it.
         memory_mib: What nvidia-smi shows as total, MiB.
+        tflops: Dense bf16, 10^12 operations/s, by the data sheet.
+        memory_tb_s: Of its own memory, TB/s, by the data sheet.
+        link_gb_s: To the other GPUs of a machine, GB/s in one direction.
         per_node: In the usual machine; tensor parallelism stays within it.
+        network_gb_s: To other machines, GB/s a GPU in one direction (one adapter a GPU).
     """
 
     title: str
     memory_mib: int
+    tflops: float
+    memory_tb_s: float
+    link_gb_s: float
     per_node: int = 8
+    network_gb_s: float = 50.0
 
     @property
     def reserve_bytes(self) -> int:
@@ -35,10 +43,19 @@ class Gpu:
 
 
 GPUS: Mapping[GpuName, Gpu] = {
-    "a100": Gpu(title="A100 80 GB", memory_mib=81920),
-    "h100": Gpu(title="H100 80 GB", memory_mib=81559),
-    "h200": Gpu(title="H200 141 GB", memory_mib=143771),
-    "b200": Gpu(title="B200 192 GB", memory_mib=183359),
+    "a100": Gpu(
+        title="A100 80 GB",
+        memory_mib=81920,
+        tflops=312,
+        memory_tb_s=2.04,
+        link_gb_s=300,
+        network_gb_s=25,
+    ),
+    "h100": Gpu(title="H100 80 GB", memory_mib=81559, tflops=989, memory_tb_s=3.35, link_gb_s=450),
+    "h200": Gpu(title="H200 141 GB", memory_mib=143771, tflops=989, memory_tb_s=4.8, link_gb_s=450),
+    "b200": Gpu(
+        title="B200 192 GB", memory_mib=183359, tflops=2250, memory_tb_s=8.0, link_gb_s=900
+    ),
 }
 
 

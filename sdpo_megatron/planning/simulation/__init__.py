@@ -1,0 +1,1 @@
+"""The architecture as events: an engine that decodes (`engine`), and a whole run (`run`)."""
