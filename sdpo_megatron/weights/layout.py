@@ -29,6 +29,16 @@ def current_position() -> Position:
     )
 
 
+def holds_first_copy() -> tuple[bool, bool]:
+    """Whether (dense parameters, expert parameters) of this rank are the first copies."""
+    from megatron.core import parallel_state as ps
+
+    return (
+        ps.get_data_parallel_rank(with_context_parallel=True) == 0,
+        ps.get_expert_data_parallel_rank() == 0,
+    )
+
+
 def local_params(
     chunks: Chunks, spec: ModelSpec, at: Position
 ) -> list[tuple[Param, torch.nn.Parameter]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +77,10 @@ class Session:
         logs.mkdir(exist_ok=True)
         say = self._display.message
         pool = EnginePool(engine, Path(config.model.path), logs, seed=config.run.seed, progress=say)
-        try:
+        async with AsyncExitStack() as stack:
             with self._display.phase("waiting for the engine"):
-                await asyncio.to_thread(pool.start)
-                await pool.find()
+                await stack.enter_async_context(pool)
             yield pool
-        finally:
-            await pool.disconnect()
-            pool.close()
 
     async def _ask(
         self, pool: EnginePool, version: PolicyVersion, job: Job, questions: Sequence[Question]
