@@ -7,5 +7,5 @@
     tables       the numbers as a page
     cli          ``sdpo compare``
 
-May import: config, observability, nouns, errors. Is imported by: the command line.
+May import: evaluation, config, observability, nouns, errors. Is imported by: the command line.
 """

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdpo_megatron.comparing.comparison import Step
-
-LEVEL = 0.95
+from sdpo_megatron.evaluation.estimates import student_quantile
 
 
 @dataclass(frozen=True)
@@ -39,24 +37,6 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, math.nan)
     error = statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(mean, error * student_quantile(len(values) - 1))
-
-
-@functools.cache
-def student_quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t with P(|T| < t) = `level` for `freedom` degrees of freedom."""
-    import mpmath
-
-    def outside(t: float) -> float:
-        inside = freedom / (freedom + t * t)
-        return float(mpmath.betainc(freedom / 2, 0.5, 0, inside, regularized=True))
-
-    low, high = 0.0, 1.0
-    while outside(high) > 1.0 - level:
-        high *= 2.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if outside(middle) > 1.0 - level else (low, middle)
-    return high
 
 
 def smoothed(steps: Sequence[Step], key: str, window: int) -> list[float]:

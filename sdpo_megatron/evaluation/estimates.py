@@ -6,6 +6,7 @@ far too narrow; one over questions says where the mean would lie for other quest
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,23 +81,22 @@ def bootstrapped(values: Sequence[float], level: float = LEVEL, seed: int = 0) -
     return Estimate(mean, float(low), float(high))
 
 
+@functools.cache
 def student_quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t with P(|T| < t) = `level`: exact for 1 and 2 degrees of freedom, beyond them by the
-    expansion in 1 / freedom (Abramowitz and Stegun 26.7.5), good to 1 % at 3 and 0.1 % from 6 on.
-    """
-    tail = (1 - level) / 2
-    if freedom == 1:
-        return math.tan(math.pi * (0.5 - tail))
-    if freedom == 2:
-        return (1 - 2 * tail) * math.sqrt(2 / (4 * tail * (1 - tail)))
-    x = NormalDist().inv_cdf(1 - tail)
-    terms = (
-        (x**3 + x) / 4,
-        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
-        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
-        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
-    )
-    return x + sum(term / float(freedom) ** power for power, term in enumerate(terms, start=1))
+    """The t with P(|T| < t) = `level` for `freedom` degrees of freedom."""
+    import mpmath
+
+    def outside(t: float) -> float:
+        inside = freedom / (freedom + t * t)
+        return float(mpmath.betainc(freedom / 2, 0.5, 0, inside, regularized=True))
+
+    low, high = 0.0, 1.0
+    while outside(high) > 1.0 - level:
+        high *= 2.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if outside(middle) > 1.0 - level else (low, middle)
+    return high
 
 
 def powers_of_two(most: int) -> list[int]:

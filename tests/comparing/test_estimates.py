@@ -11,15 +11,7 @@ from sdpo_megatron.comparing.estimates import (
     estimate,
     generations_to,
     smoothed,
-    student_quantile,
 )
-
-
-@pytest.mark.parametrize(
-    ("freedom", "quantile"), [(1, 12.7062), (2, 4.30265), (9, 2.26216), (30, 2.04227)]
-)
-def test_students_quantiles_are_those_of_the_tables(freedom: int, quantile: float) -> None:
-    assert student_quantile(freedom) == pytest.approx(quantile, rel=1e-5)
 
 
 def test_an_estimate_by_hand() -> None:

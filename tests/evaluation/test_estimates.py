@@ -182,8 +182,8 @@ def test_nothing_and_one_question() -> None:
 def test_students_quantiles() -> None:
     table = {1: 12.706, 2: 4.3027, 3: 3.1824, 6: 2.4469, 10: 2.2281, 30: 2.0423, 1000: 1.9623}
     for freedom, value in table.items():
-        assert student_quantile(freedom) == pytest.approx(value, rel=0.01 if freedom < 6 else 1e-3)
-    assert student_quantile(10, 0.90) == pytest.approx(1.8125, rel=1e-3)
+        assert student_quantile(freedom) == pytest.approx(value, rel=1e-4)
+    assert student_quantile(10, 0.90) == pytest.approx(1.8125, rel=1e-4)
 
 
 def test_powers_of_two() -> None:
