@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS)
 ALLOW_EMPTY := || [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-mutants test-chaos golden check format bench docs manifests cluster-test monitoring monitoring-test slurm-test clean
+.PHONY: help setup setup-dev quickstart doctor test test-unit test-slow test-exhaustive test-triton test-te test-mutants test-chaos golden check format bench docs manifests cluster-test monitoring monitoring-test slurm-test clean
 
 help:  ## this list
 	@echo "sdpo_megatron: reinforcement learning by self-distillation, on Megatron-core and SGLang"
@@ -64,6 +64,10 @@ golden: setup-dev  ## write the losses of tests/golden anew, after a change of n
 test-triton: setup-dev .triton/installed  ## the loss's CUDA kernels in Triton's interpreter; no GPU needed
 	@PYTHONPATH=.triton TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/objectives/fused/kernels
 
+test-te: setup-dev  ## models of Transformer Engine's layers, no GPU needed (g++; 6 GB, minutes to compile the first time)
+	@requirements/install_te.sh
+	@.te/bin/python -m pytest tests/actor/model/test_transformer_engine.py
+
 cluster-test: setup-dev  ## the whole loop on a real Kubernetes, pods deleted on the way: SDPO_CLUSTER=COMMAND (tests/cluster)
 	@$(BIN)/python -m pytest tests/cluster
 
@@ -96,5 +100,5 @@ monitoring-test: setup-dev  ## a real Prometheus scrapes a real quickstart of 3 
 	@$(BIN)/python -m tests.monitoring.real_prometheus $(ARGS)
 
 clean:  ## remove caches and .venv; runs/ and models/ stay
-	rm -rf .venv .triton build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .triton .te build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from scripts import engine_stages
+
 Found = dict[str, Any]
 GIB = 2**30
 
@@ -40,6 +42,10 @@ class Machine:
     @property
     def dtype(self) -> str:
         return "fp32" if self.dry_run else "bf16"
+
+    def free_bytes(self) -> int:
+        """Of the card; 0 on a CPU, where an engine has nothing to give back."""
+        return 0 if self.dry_run else int(torch.cuda.mem_get_info()[0])
 
     def wait(self) -> None:
         if not self.dry_run:
@@ -169,13 +175,13 @@ def resume(machine: Machine) -> Found:
 
 def moe(machine: Machine) -> Found:
     """A step of a mixture of experts on either kind of layers."""
-    folder, losses = _model("qwen3_moe"), {}
-    for name, local_layers in (("local", True), ("grouped", False)):
-        actor = _actor(machine, folder, local_layers=local_layers)
-        losses[name] = actor.step(actor.share_of(_attempts(0)))["train/loss"]
-        _leave()
-    assert abs(losses["grouped"] - losses["local"]) < 0.02 * abs(losses["local"]), losses
-    return losses
+    folder = _model("qwen3_moe")
+    local = _step(_actor(machine, folder, local_layers=True))
+    _leave()
+    grouped = _step(_actor(machine, folder))
+    _leave()
+    _alike(grouped, local, 0.02)
+    return {"local": local, "grouped": grouped}
 
 
 def hash(machine: Machine) -> Found:
@@ -206,7 +212,7 @@ def _model(family: str) -> str:
     torch.manual_seed(0)
     sizes: Found = {
         "vocab_size": 512, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128,
         "max_position_embeddings": 512, "tie_word_embeddings": False,
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
     }  # fmt: skip
@@ -260,10 +266,27 @@ def _transformer_engine(machine: Machine, fp8: str | None) -> Found:
     folder = _model("qwen3")
     if machine.dry_run:  # on local layers: what is asked of a teacher's pass holds for them too
         return _teacher(_actor(machine, folder))
+    local = _step(_actor(machine, folder, local_layers=True))
+    _leave()
     actor = _actor(machine, folder, fp8=fp8)
     if not actor.runtime.has_transformer_engine:
         raise Skipped(actor.runtime.te_problem)
-    return _packing(actor) | _teacher(actor)
+    found = _packing(actor)
+    theirs = _step(actor)
+    _alike(theirs, local, 0.15 if fp8 else 0.03)
+    return found | {"local": local, "step": theirs} | _teacher(actor)
+
+
+def _step(actor: Any) -> Found:
+    metrics = actor.step(actor.share_of(_attempts(0)))
+    return {key: metrics[f"train/{key}"] for key in ("loss", "grad_norm")}
+
+
+def _alike(found: Found, expected: Found, tolerance: float) -> None:
+    """Loss and gradient norm: weight gradients that go past Megatron's sums would be missed in the
+    second."""
+    for key, value in expected.items():
+        assert abs(found[key] - value) < tolerance * abs(value), (key, found, expected)
 
 
 def _batches(actor: Any, samples: Any) -> Any:
@@ -432,9 +455,34 @@ class _Loss:
         return {name: float((a.double() - b).norm() / b.norm()) for name, (a, b) in pairs.items()}
 
 
+def engine(machine: Machine) -> Found:
+    return _beside_an_engine(machine, engine_stages.agreement)
+
+
+def engine_fp8(machine: Machine) -> Found:
+    return _beside_an_engine(machine, engine_stages.agreement, precision="fp8")
+
+
+def engine_memory(machine: Machine) -> Found:
+    return _beside_an_engine(machine, engine_stages.given_back, release_memory=True)
+
+
+def _beside_an_engine(machine: Machine, ask: Callable[..., Found], **settings: Any) -> Found:
+    from tests.conftest import tiny_tokenizer
+
+    folder = _model("qwen3")
+    tiny_tokenizer().save_pretrained(folder)
+    actor = _actor(machine, folder)
+    actor.step(_attempts(0))  # so that the weights are not those that the engine started with
+    return ask(machine, actor, Path(folder), engine_stages.config(machine, **settings))
+
+
 STAGES: dict[str, Callable[[Machine], Found]] = {
     function.__name__: function
-    for function in (versions, local, te_bf16, tensorwise, blockwise, loss, step, resume, moe, hash)
+    for function in (
+        *(versions, local, te_bf16, tensorwise, blockwise, loss, step, resume, moe, hash),
+        *(engine, engine_fp8, engine_memory),
+    )
 }
 
 

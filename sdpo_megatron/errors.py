@@ -20,6 +20,7 @@ SdpoError
 │   │   └── SandboxRefused  the isolation layers found are below the configured minimum
 │   ├── VerifierBroken      the verifier raised: its mistake
 │   └── BadItem             the item is unusable: the task's mistake (in verifiers.base)
+├── DriftError              trainer and engine, or FP8 and bf16, disagree; the step was not taken
 └── NumericsError           NaN or infinity; the step was not taken
 """
 
@@ -112,6 +113,13 @@ class VerifierUnavailable(NoVerdict):
 
 class SandboxRefused(VerifierUnavailable):
     """The isolation layers found are below the configured minimum, so nothing was run."""
+
+    exit_code = USER_ERROR
+
+
+class DriftError(SdpoError):
+    """Log-probabilities of the same weights are further apart than the run allows; the optimiser
+    step was not taken."""
 
     exit_code = USER_ERROR
 

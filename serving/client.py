@@ -50,6 +50,9 @@ class ReportedChecksums:
 class EngineClient:
     """Talks to one engine; opens its connections on first use, in the event loop running then.
 
+    Attributes:
+        released: What of its GPU memory the engine has given back (`serving.memory`).
+
     Errors of every call:
         EngineDiedError: nothing answers, the connection broke or the time was up: the request may
             be sent elsewhere.
@@ -59,6 +62,7 @@ class EngineClient:
     def __init__(self, url: str, config: EngineConfig):
         self.url = url.rstrip("/")
         self.config = config
+        self.released: tuple[str, ...] = ()
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -171,9 +175,16 @@ class EngineClient:
 
     async def load_weights_from_disk(self, folder: str | Path) -> None:
         """Load an HF checkpoint folder in place and drop the prefix cache; the version stays."""
-        await self._control(
-            "/update_weights_from_disk", {"model_path": str(folder), "flush_cache": True}
-        )
+        body = {"model_path": str(folder), "flush_cache": True, "load_format": "auto"}
+        await self._control("/update_weights_from_disk", body)
+
+    async def release_memory(self, tags: Sequence[str]) -> None:
+        """Give GPU memory back: "weights", "kv_cache", "cuda_graph". Its contents are lost."""
+        await self._control("/release_memory_occupation", {"tags": list(tags)})
+
+    async def resume_memory(self, tags: Sequence[str]) -> None:
+        """Take GPU memory that `release_memory` gave back."""
+        await self._control("/resume_memory_occupation", {"tags": list(tags)})
 
     async def set_version(self, number: int) -> None:
         """Name the loaded weights; tokens sampled before keep the former version in their spans."""
@@ -223,8 +234,8 @@ class EngineClient:
                     )
                 if response.content_length == 0 or response.content_type != "application/json":
                     return {}
-                answer: Mapping[str, Any] = await response.json()
-                return answer
+                answer: Mapping[str, Any] | None = await response.json()
+                return answer or {}  # SGLang's calls about memory answer null
         except TimeoutError as error:
             raise EngineDiedError(f"{self.url}{path}: no answer within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:

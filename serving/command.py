@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 import tempfile
@@ -64,6 +65,8 @@ def engine_flags(config: EngineConfig, model_dir: Path, port: int, seed: int) ->
             "--attention-backend": "torch_native",
             "--sampling-backend": "pytorch",
         }
+    if config.precision == "fp8":
+        flags |= _fp8_flags()
     if config.attention_backend:
         flags["--attention-backend"] = config.attention_backend
     mem_fraction = config.mem_fraction or (_cpu_mem_fraction(config) if cpu else 0.0)
@@ -75,10 +78,21 @@ def engine_flags(config: EngineConfig, model_dir: Path, port: int, seed: int) ->
         flags["--max-running-requests"] = str(config.max_running_requests)
     if config.deterministic:
         switches.append("--enable-deterministic-inference")
+    if config.release_memory and not cpu:
+        switches.append("--enable-memory-saver")
     if config.enable_metrics:
         switches.append("--enable-metrics")
     words = [word for pair in flags.items() for word in pair]
     return [*words, *switches, *config.extra_args]
+
+
+def _fp8_flags() -> dict[str, str]:
+    """SGLang makes its parameters by what config.json says of quantisation, and the model's says
+    nothing; what its files hold does not fit these parameters, the first publish does."""
+    from sdpo_megatron.weights.fp8 import QUANTIZATION_CONFIG
+
+    changed = {"quantization_config": dict(QUANTIZATION_CONFIG)}
+    return {"--load-format": "dummy", "--json-model-override-args": json.dumps(changed)}
 
 
 def engine_environment(config: EngineConfig, index: int = 0) -> dict[str, str]:
@@ -144,6 +158,8 @@ def _cpu_variables(config: EngineConfig) -> Mapping[str, str]:
         _SPIN_VARIABLE: "1000",
         "CUDA_VISIBLE_DEVICES": "",
     }
+    if config.precision == "fp8":
+        variables["SDPO_ENGINE_FP8"] = "1"  # stand_ins/cpu_patches.py
     if config.tp > 1:  # SGLang insists on explicit cores for each rank
         cores = [
             range(rank * config.threads, (rank + 1) * config.threads) for rank in range(config.tp)

@@ -35,6 +35,10 @@ class EngineConfig:
     """Weights and activations of the engine. Not "auto": SGLang would silently turn an fp32
     checkpoint into fp16."""
 
+    precision: Literal["same", "fp8"] = "same"
+    """Of the engine's matrices. same: `dtype`; fp8: block-wise e4m3, quantised anew at each
+    publish. Such engines start with random weights and get the policy's by the first publish."""
+
     num_engines: PositiveInt = 1
     """Engines to start. Ignored when `urls` is given."""
 
@@ -81,6 +85,11 @@ class EngineConfig:
     mem_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the free memory for weights and KV cache (--mem-fraction-static). 0: SGLang's
     default on a GPU; on a CPU 0.8 where `max_total_tokens` bounds the cache, else 0.1."""
+
+    release_memory: bool = False
+    """Give the engine's GPU memory to the trainer while it works: weights, KV cache and graphs
+    leave the GPU after sampling and come back with the next publish (SGLang's memory saver). For
+    engines that share GPUs with trainer ranks; their `mem_fraction` may then be up to 0.9."""
 
     max_running_requests: Count = 0
     """Requests decoded at once. 0: SGLang decides."""
@@ -138,6 +147,8 @@ class EngineConfig:
         object.__setattr__(self, "urls", tuple(url.rstrip("/") for url in self.urls))
         object.__setattr__(self, "gateway", self.gateway.rstrip("/"))
         problems = []
+        if self.precision == "fp8" and self.dtype != "bfloat16":
+            problems.append(("precision", "needs bf16 beside it: set {dtype:key}=bfloat16"))
         last_port = self.port + self.num_engines - 1
         if self.port and last_port > 65535:
             problems.append(
@@ -145,6 +156,10 @@ class EngineConfig:
                     "port",
                     f"with {{num_engines}} the last would be {last_port}: choose a lower one, or 0",
                 )
+            )
+        if self.release_memory and self.urls:
+            problems.append(
+                ("release_memory", "is for engines that we start: they share no GPU with {urls}")
             )
         bare = [url.removeprefix(DNS_PREFIX) for url in self.urls]
         if any(not url.startswith(("http://", "https://")) for url in bare):

@@ -5,6 +5,9 @@
     (buckets)    by a `transports.Transport`; or `load`, from a folder
     complete     close the update, checksum, and only where that is right: name the version, resume
 
+An engine that has given its GPU memory back gets that of the weights in `begin` and the rest before
+it resumes (`serving.memory`).
+
 An engine that fails on the way stays paused, and its weights have no version: whoever finds it,
 this run or a later one, can tell, and `reload` brings it back from a folder. Every call is bounded
 by `EngineConfig.control_timeout_s`; waiting for many by `Patience`.
@@ -21,6 +24,7 @@ from pathlib import Path
 
 from sdpo_megatron.errors import EngineError, SwapError
 from sdpo_megatron.nouns import PolicyVersion
+from serving import memory
 from serving.client import EngineClient, EngineRefusal, PauseMode
 from serving.settle import settle
 from serving.transports.transport import Patience
@@ -46,6 +50,7 @@ async def begin(
     with _timed(observe, "pause"):
         await client.pause(mode)
         await client.mark_mixed()
+        await memory.wake_weights(client)
         if stream:
             await client.begin_update()
 
@@ -90,6 +95,7 @@ async def complete(
 
     async def resume(client: EngineClient) -> None:
         with _timed(observe, "resume"):
+            await memory.wake_rest(client)
             await client.set_version(version.number)
             await client.resume()
 

@@ -23,7 +23,7 @@ from sdpo_megatron.addresses import DNS_PREFIX, REFRESH_S, addresses_of
 from sdpo_megatron.errors import EngineDiedError, EngineError, SwapError
 from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.observability.board import Board
-from serving import hot_swap
+from serving import hot_swap, memory
 from serving.client import EngineClient
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
@@ -147,6 +147,45 @@ class EnginePool:
             assert engine.process is not None
             engine.client.url = engine.process.url
         self._tell()
+
+    async def restart(self, config: EngineConfig) -> None:
+        """Stop all our engines and start them as `config` says. They have no version then: publish
+        one.
+
+        Raises:
+            EngineStartError: One did not come up; the others are stopped.
+        """
+        assert not config.urls, "engines of somebody else cannot be restarted"
+        self.config = config
+        for engine in self.engines:
+            assert engine.process is not None
+            if engine.recovery is not None:
+                engine.recovery.cancel()
+            engine.state, engine.why = "out", "it is restarted under another configuration"
+            engine.life += 1
+            engine.process.config = engine.client.config = config
+            await asyncio.to_thread(engine.process.stop)
+            await engine.client.close()
+            engine.client.released = ()
+        self._publication.folder, self._publication.version = None, PolicyVersion(0)
+        self._recovery = Recovery(
+            config, self._publication, self._report, self._observe, self.num_restarts
+        )
+        self._tell()
+        await asyncio.to_thread(self._start)
+        for engine in self.engines:
+            engine.state, engine.why = "ready", ""
+        self._tell()
+        await self._publication.notify()
+
+    async def release_memory(self) -> None:
+        """Ready engines give their GPU memory back; it returns with the next swap. One that does
+        not is restarted."""
+        for engine in self.ready:
+            try:
+                await memory.release(engine.client)
+            except EngineError as error:
+                self._take_out(engine, str(error))
 
     async def _find(self) -> None:
         await self._look_up()

@@ -33,10 +33,11 @@ class Recovery:
         publication: Publication,
         report: Callable[[str], None],
         observe: hot_swap.Observe,
+        num_restarts: int = 0,
     ) -> None:
         self._config, self._publication = config, publication
         self._report, self._observe = report, observe
-        self.num_restarts = 0
+        self.num_restarts = num_restarts
 
     async def bring_back(self, engine: Engine, *, alive: bool) -> None:
         """Until it is ready, or, of ours, lost. Raises nothing of an engine's.
@@ -89,7 +90,7 @@ class Recovery:
         self._report(f"engine {engine.name}: restarting it{tail}")
         await asyncio.to_thread(engine.process.restart, self._report)
         await engine.client.close()
-        engine.client.url = engine.process.url
+        engine.client.url, engine.client.released = engine.process.url, ()
 
     async def _wait_for(self, engine: Engine) -> None:
         """Take an engine that somebody else runs in, once it answers and took the weights."""

@@ -22,6 +22,7 @@ import torch
 
 from sdpo_megatron.errors import EngineDiedError, EngineError, SwapError
 from sdpo_megatron.weights.bucket import Bucket
+from sdpo_megatron.weights.fp8 import served_tensors
 from sdpo_megatron.weights.gather import Buffers
 from sdpo_megatron.weights.version_folder import StageWriter
 from serving.checksum import EngineChecksum
@@ -191,5 +192,6 @@ class _Stage:
 
 
 def _hash(checksum: EngineChecksum, bucket: Bucket) -> None:
-    for name, tensor in bucket.tensors():
+    # An engine's checksum is of what it computes with, also where it holds that in FP8.
+    for name, tensor in served_tensors(bucket.tensors()):
         checksum.add(name, tensor)

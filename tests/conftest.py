@@ -33,7 +33,7 @@ _CORPUS = (
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A byte-level BPE tokenizer of 400 tokens with ChatML's control tokens; it spells any text."""
-    return _tiny_tokenizer()
+    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +60,38 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
     return _save(
         transformers.Qwen3ForCausalLM, config, tokenizer, tmp_path_factory.mktemp("tiny-qwen3")
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_wide(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """An fp32 Qwen3 whose matrices are made of whole blocks of 128 x 128."""
+    import transformers
+
+    wide = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 128}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = transformers.Qwen3Config(
+        **{**_TINY, **wide, **heads}, tie_word_embeddings=False, vocab_size=len(tokenizer)
+    )
+    return _save(
+        transformers.Qwen3ForCausalLM, config, tokenizer, tmp_path_factory.mktemp("tiny-wide")
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_wide_moe(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """The same as a mixture: 4 experts, 2 of them for each token."""
+    import transformers
+
+    wide = {"hidden_size": 256, "moe_intermediate_size": 128, "head_dim": 128}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
+    config = transformers.Qwen3MoeConfig(
+        **{**_TINY, **wide, **heads, **experts},
+        tie_word_embeddings=False,
+        vocab_size=len(tokenizer),
+    )
+    folder = tmp_path_factory.mktemp("tiny-wide-moe")
+    return _save(transformers.Qwen3MoeForCausalLM, config, tokenizer, folder)
 
 
 @pytest.fixture(scope="session")
@@ -143,11 +175,13 @@ def _save(model_class: Any, config: Any, tokenizer: Any, folder: Path) -> Path:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    assert json.loads((folder / "config.json").read_text())["hidden_size"] == 64
+    said = json.loads((folder / "config.json").read_text())
+    assert said["hidden_size"] == config.hidden_size
     return folder
 
 
-def _tiny_tokenizer() -> Any:
+def tiny_tokenizer() -> Any:
+    """See the fixture `tokenizer`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

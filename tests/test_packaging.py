@@ -151,6 +151,19 @@ def test_the_interpreters_triton_is_the_gpu_locks() -> None:
     assert _lock("triton")["triton"] == GPU["triton"]
 
 
+def test_transformer_engine_is_tested_in_the_gpu_locks_versions() -> None:
+    lock = _lock("te")
+    of_runs = lock.keys() - {"pybind11"}  # compiles it, and is in no environment of a run
+    assert {name: lock[name] for name in of_runs} == {name: GPU[name] for name in of_runs}
+    assert {"torch", "transformer-engine", "transformer-engine-torch"} <= lock.keys()
+
+
+@pytest.mark.parametrize("text", TE_TORCH_NEEDS + ONNXSCRIPT_NEEDS)
+def test_what_it_needs_is_there_when_it_is_tested(text: str) -> None:
+    """Its own lock goes before that of a run."""
+    assert _faults(Requirement(text), LOCKED | _lock("te")) is None
+
+
 def test_verifiers_have_the_versions_that_all_else_was_tested_with() -> None:
     assert {name: (pin, LOCKED.get(name)) for name, pin in VERIFIER.items()} == {
         name: (LOCKED[name], LOCKED[name]) for name in VERIFIER
@@ -274,7 +287,13 @@ def test_plain_make_prints_the_targets() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [".ci/run", "requirements/install.sh", "tests/cluster/images.sh"]
+    "script",
+    [
+        ".ci/run",
+        "requirements/install.sh",
+        "requirements/install_te.sh",
+        "tests/cluster/images.sh",
+    ],
 )
 def test_scripts_are_executable_and_parse(script: str) -> None:
     path = REPOSITORY / script

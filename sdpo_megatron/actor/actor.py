@@ -24,6 +24,7 @@ from sdpo_megatron.actor.batches.share import BatchShare, contents, filled
 from sdpo_megatron.actor.batches.table import SampleTable
 from sdpo_megatron.actor.checkpoint import CheckpointWriter, Saved, load, whole_checkpoints
 from sdpo_megatron.actor.config import ActorConfig
+from sdpo_megatron.actor.drift import DriftGate, fp8_gap
 from sdpo_megatron.actor.fault import first_bad_layer
 from sdpo_megatron.actor.model.pipeline import Pipeline
 from sdpo_megatron.actor.optimizer import (
@@ -58,6 +59,7 @@ class Actor:
             "other" when that is over.
         scored: On rank 0, up to `report_attempts` attempts of the last batch as student and teacher
             saw them.
+        gate: Is told of log-probabilities that drift apart before an optimiser step is taken.
     """
 
     on_phase: Callable[[str], object] = staticmethod(lambda phase: None)
@@ -106,9 +108,12 @@ class Actor:
             self.chunks, config.optimizer, config.precision.torch_dtype
         )
         self.pipeline = Pipeline(self.chunks)
-        self.weights = ShardedWeights(self.chunks, self.optimizer)
+        self.weights = ShardedWeights(
+            self.chunks, self.optimizer, sets_on_host=config.teacher.keep_weights_on_host
+        )
         self._checkpoints = CheckpointWriter(self.weights, self.chunks)
         self.teacher = Teacher(config.teacher, self.objective, self.weights, self.pipeline)
+        self.gate = DriftGate(config.drift, ["trainer"] if config.precision.fp8 else [])
         self.optimizer_steps = 0
         self.rollout_batches = 0
         self.scored: list[ScoredAttempt] = []
@@ -144,8 +149,10 @@ class Actor:
 
         Raises:
             NumericsError: NaN or infinity; the optimiser step was not taken.
+            DriftError: As `DriftGate`; the optimiser step was not taken.
         """
         minibatches = [Minibatch(self.config, self.runtime, part) for part in share]
+        drift = self._fp8_drift(minibatches)
         self.rollout_batches += 1
         start = time.monotonic()
         old = [self._old_log_probs(minibatch) for minibatch in minibatches]
@@ -186,7 +193,23 @@ class Actor:
                     "sample_bytes": float(held),
                 }
             )
-        return metrics | self._distance()
+        return metrics | drift | self._distance()
+
+    def _fp8_drift(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
+        """FP8 against bf16 on a micro-batch a rank, where that is due before this batch."""
+        every = self.config.drift.fp8_every
+        if "trainer" not in self.gate.in_fp8 or not every or self.rollout_batches % every:
+            return {}
+        batch = next((b for b in minibatches if b.share.counts.trained_tokens), None)
+        if batch is None:
+            return {}
+        gap = fp8_gap(
+            self.pipeline,
+            batch.packed({"student"})["student"][:1],
+            lambda number, hidden: self._log_probs(hidden, batch.mine[number]),
+        )
+        self.gate.fp8_gap(gap)
+        return {"drift/fp8_gap": gap}
 
     def _token_scoring(self, share: BatchShare) -> TokenScoring | None:
         """None where nobody asked, or nobody teaches: then no rank scores or sends anything."""
@@ -255,13 +278,15 @@ class Actor:
         reports = self.pipeline.forward_backward(batch.packed({"student"})["student"], loss)
         self._fail_together(loss.fault, batch)
         clock.lap("student")
+        sums = sum_over_data_parallel(_total(reports))
+        health = summarise(sums, self.objective)
+        self.gate.engine_gap(health["importance/log_prob_gap"])
         self.on_phase("optimizer")
         norm, rate = self._update(batch)
         clock.lap("optimizer")
         self.on_phase("other")
-        sums = sum_over_data_parallel(_total(reports))
         return {
-            **summarise(sums, self.objective),
+            **health,
             "train/loss": sums["loss"],
             "train/grad_norm": norm,
             "train/learning_rate": rate,
@@ -339,16 +364,20 @@ class Actor:
         """
         if not self.objective.needs_old_log_probs or not batch.share.counts.trained_tokens:
             return None
-        weight, found = head_weight(self.chunks), []
         states = self.pipeline.hidden_states(batch.packed({"student"})["student"])
-        for hidden, chosen in zip(states, batch.mine, strict=False):
-            assert weight is not None
-            ids = np.concatenate([np.zeros(0, np.int64), *(s.response_ids for s in chosen)])
-            log_probs = head_log_probs(
-                hidden, weight.detach(), torch.from_numpy(ids).to(hidden.device), self._options
-            )
-            found.append(log_probs)
-        return found
+        return [
+            self._log_probs(hidden, chosen)
+            for hidden, chosen in zip(states, batch.mine, strict=False)
+        ]
+
+    def _log_probs(self, hidden: torch.Tensor, samples: Sequence[TrainSample]) -> torch.Tensor:
+        """log pi [R] of the samples' responses, of their hidden states [R, H] on the last stage."""
+        weight = head_weight(self.chunks)
+        assert weight is not None
+        ids = np.concatenate([np.zeros(0, np.int64), *(s.response_ids for s in samples)])
+        return head_log_probs(
+            hidden, weight.detach(), torch.from_numpy(ids).to(hidden.device), self._options
+        )
 
     def _distance(self) -> dict[str, float]:
         """|live - ema| / |live|, over all shards of all ranks."""
@@ -433,7 +462,7 @@ class Actor:
         )
         self.weights.restore(sets["master"])
         for name in self.teacher.sets:
-            self.teacher.sets[name] = sets[f"teacher_{name}"]
+            self.teacher.sets[name] = self.weights.kept(sets[f"teacher_{name}"])
         return common
 
 

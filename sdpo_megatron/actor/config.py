@@ -68,6 +68,9 @@ class _Teacher:
     kind: str
     keep_hidden_on_host: bool = False
     """Keep the teacher's hidden states in (pinned) host memory between the two passes."""
+    keep_weights_on_host: bool = False
+    """Keep the weights beside the live ones (the teacher's, those of a KL anchor) in (pinned) host
+    memory; a pass that swaps them in, and each move of an average, sends them over."""
 
 
 @settings
@@ -150,6 +153,32 @@ class BatchConfig:
 
 
 @settings
+class DriftConfig:
+    """How far the log-probabilities of the same weights may be apart."""
+
+    engine_limit: Positive | None = None
+    """Largest mean |log pi trainer - log pi engine| of the sampled tokens, nats/token: the metric
+    importance/log_prob_gap. In bf16 it is 0.01 to 0.03; above 0.5 something is wrong. Tokens of
+    older policy versions add what the policy has moved since. null: no limit."""
+    fp8_limit: Positive | None = None
+    """Largest mean |log pi in FP8 - log pi in bf16| of the trainer, nats/token, with
+    `precision.fp8`. null: no limit."""
+    fp8_every: Count = 10
+    """Rollout batches between measurements of that, one more forward pass over a micro-batch each;
+    the first is measured, too. 0: none."""
+    patience: PositiveInt = 1
+    """Optimiser steps in a row above a limit (measurements, for FP8) before it counts."""
+    action: Literal["stop", "fall_back"] = "stop"
+    """stop: the optimiser step is not taken and the run ends with an error. fall_back: what
+    computes in FP8 goes on in bf16 after the step, engines first (they are restarted), then the
+    trainer; when nothing is left, as stop."""
+
+    def __post_init__(self) -> None:
+        if self.fp8_limit is not None and not self.fp8_every:
+            refuse(self, [("fp8_limit", "is never measured with {fp8_every}: raise that")])
+
+
+@settings
 class ActorConfig:
     """The groups that the actor reads; the run's configuration adds the others."""
 
@@ -159,3 +188,4 @@ class ActorConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     teacher: TeacherConfig = field(default_factory=EmaTeacher)
+    drift: DriftConfig = field(default_factory=DriftConfig)

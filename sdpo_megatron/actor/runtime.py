@@ -101,6 +101,11 @@ class Runtime:
         """Bytes that a CUDA device has."""
         return int(torch.cuda.mem_get_info()[1])
 
+    def release_cached(self) -> None:
+        """Give the device memory back that torch keeps for later."""
+        if not self.is_cpu:
+            torch.cuda.empty_cache()
+
     def peak_memory_bytes(self) -> int:
         """The most that `memory_bytes` has been (on CUDA, since torch's counter was reset)."""
         if not self.is_cpu:
@@ -311,12 +316,22 @@ def _redirect_megatron_to_cpu() -> None:
     # router.
     moe: Any = moe_utils
     moe.te_general_gemm = None
+    # The all-to-all between experts takes its split sizes as numbers, and moves them to the host as
+    # such only where they lie on a GPU.
+    from megatron.core.transformer.moe import token_dispatcher
+
+    dispatcher: Any = token_dispatcher
+    dispatcher.maybe_move_tensor_to_cpu = _on_the_host
     # Transformer Engine has a fused kernel for rotary positions; the unfused one takes cosines anew
     # in every layer.
     from megatron.core.transformer import attention
 
     layers: Any = attention
     layers.apply_rotary_pos_emb = apply_packed_rotary
+
+
+def _on_the_host(tensor: Any, as_numpy: bool = False, **_: Any) -> Any:
+    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
 
 def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

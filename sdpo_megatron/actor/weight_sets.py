@@ -3,7 +3,8 @@
 A set is one fp32 tensor per parameter that this rank owns in the distributed optimiser, the size of
 its shard: 4 bytes x parameters / data-parallel ranks. Swapping writes the shards into the parameter
 buffers and all-gathers them, as the optimiser does after a step; going back does the same with the
-live weights, bit for bit.
+live weights, bit for bit. Sets may lie in host memory: what is computed with them travels to the
+device a piece at a time.
 Upstream: `DistributedOptimizer._copy_main_params_to_model_params`, megatron-core 0.16.1.
 """
 
@@ -21,7 +22,7 @@ WeightSet = list[torch.Tensor]
 
 
 _PIECE = 1 << 24
-"""Elements whose float64 copies exist at one time: 128 MiB each."""
+"""Elements whose copies, on the device or in float64, exist at one time: up to 128 MiB each."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,17 @@ class Shard:
 class ShardedWeights:
     """The owned shards of all parameters, and the swap."""
 
-    def __init__(self, chunks: Sequence[Any], optimizer: Any) -> None:
+    def __init__(
+        self, chunks: Sequence[Any], optimizer: Any, *, sets_on_host: bool = False
+    ) -> None:
         """
         Args:
             chunks: Megatron DDP-wrapped model chunks.
             optimizer: What `get_megatron_optimizer` returned for them (distributed optimiser).
+            sets_on_host: Sets made by `snapshot` and `kept` lie in host memory, pinned where there
+                is a device.
         """
-        self._chunks = chunks
+        self._chunks, self._sets_on_host = chunks, sets_on_host
         self.shards = [
             shard for part in distributed_optimizers(optimizer) for shard in _shards(part)
         ]
@@ -64,13 +69,32 @@ class ShardedWeights:
     @torch.no_grad()
     def snapshot(self) -> WeightSet:
         """A copy of the live weights."""
-        return [shard.master.detach().clone().float() for shard in self.shards]
+        return [self._copied(shard.master.detach()) for shard in self.shards]
+
+    @torch.no_grad()
+    def kept(self, weights: WeightSet) -> WeightSet:
+        """`weights` where sets lie; the same tensors if they are there."""
+        if not self._sets_on_host:
+            return weights
+        return [values if _is_on_host(values) else self._copied(values) for values in weights]
+
+    def _copied(self, values: torch.Tensor) -> torch.Tensor:
+        if not self._sets_on_host:
+            return values.clone().float()
+        pinned = not _is_on_host(values)
+        host = torch.empty(values.shape, dtype=torch.float32, pin_memory=pinned)
+        return host.copy_(values)
 
     @torch.no_grad()
     def move(self, weights: WeightSet, rate: float) -> None:
         """theta' <- (1 - rate) theta' + rate theta, in fp32 and in place."""
         for kept, shard in zip(weights, self.shards, strict=True):
-            kept.lerp_(shard.master.detach().float(), rate)
+            live = shard.master.detach()
+            for old, new in zip(kept.split(_PIECE), live.split(_PIECE), strict=True):
+                here = old.to(new.device)
+                here.lerp_(new.float(), rate)
+                if here is not old:
+                    old.copy_(here)
 
     @torch.no_grad()
     def distance_squared(self, weights: WeightSet) -> torch.Tensor:
@@ -92,7 +116,7 @@ class ShardedWeights:
             for live, old in zip(
                 shard.master.detach().split(_PIECE), kept.split(_PIECE), strict=True
             ):
-                live = live.float()
+                live, old = live.float(), old.to(live.device)
                 out[0] += (live - old).double().square().sum()
                 out[1] += live.double().square().sum()
         return out
@@ -159,6 +183,10 @@ def _shards(optimizer: Any) -> Iterator[Shard]:
                     start=ranges["param"].start,
                     stop=ranges["param"].end,
                 )
+
+
+def _is_on_host(values: torch.Tensor) -> bool:
+    return values.device.type == "cpu"
 
 
 def _is_view(shard: Shard) -> bool:

@@ -138,6 +138,14 @@ class TrainConfig(ActorConfig):
                     "there must be one, 2.0 for instance",
                 )
             )
+        if self.rollout.max_staleness and self.rollout.engine.release_memory:
+            problems.append(
+                (
+                    "rollout.engine.release_memory",
+                    "takes the engines' memory while the trainer works, and with "
+                    "{rollout.max_staleness} they generate meanwhile: set one or the other",
+                )
+            )
         several = 0 < batch.questions_per_step < batch.questions
         if several != self.objective.off_policy:
             steps = "several optimiser steps" if several else "one optimiser step"
@@ -148,7 +156,8 @@ class TrainConfig(ActorConfig):
                     f"{{objective.off_policy:key}}={str(several).lower()}",
                 )
             )
-        return problems + self._task_problems() + self._discovery_problems()
+        problems += self._drift_problems() + self._task_problems()
+        return problems + self._discovery_problems()
 
     def _discovery_problems(self) -> list[tuple[str, str]]:
         """A search asks one question and knows what came of it before the next batch."""
@@ -176,6 +185,31 @@ class TrainConfig(ActorConfig):
                     (
                         "discovery.window_tokens",
                         "must be at most {rollout.sampling.max_prompt_tokens}",
+                    )
+                )
+        return problems
+
+    def _drift_problems(self) -> list[tuple[str, str]]:
+        """A gate that could never do what it is asked to."""
+        drift, engine = self.drift, self.rollout.engine
+        problems = []
+        if drift.fp8_limit is not None and self.precision.fp8 is None:
+            problems.append(("drift.fp8_limit", "does nothing without {precision.fp8:key}"))
+        if drift.action == "fall_back":
+            if self.precision.fp8 is None and engine.precision == "same":
+                problems.append(
+                    (
+                        "drift.action",
+                        "has nothing to fall back from: neither {precision.fp8:key} nor "
+                        "{rollout.engine.precision:key} is FP8; use stop",
+                    )
+                )
+            if engine.precision == "fp8" and engine.urls:
+                problems.append(
+                    (
+                        "drift.action",
+                        "would restart engines in bf16, and those of {rollout.engine.urls:key} are "
+                        "not ours to restart; use stop",
                     )
                 )
         return problems

@@ -57,6 +57,7 @@ from sdpo_megatron.rollout.teacher_prompts import TeacherPromptBuilder
 from sdpo_megatron.rollout.token_scores import TokenScoreStore
 from sdpo_megatron.rollout.tokenizer import load_tokenizer
 from sdpo_megatron.tasks import load_task
+from serving.config import EngineConfig
 from serving.swap_target import StageReport, SwapTarget
 
 _SHOW_EVERY_S = 0.05  # counting a large batch's attempts at each of them would take longer
@@ -351,6 +352,22 @@ class Coordinator:
         self.folder.may_write()
         with (self.folder.path / "swaps.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def release_engines(self) -> None:
+        """The trainer is about to work: engines that share its GPUs give their memory back, where
+        the run says so; they have it again after the next swap."""
+        if self.config.rollout.engine.release_memory:
+            with self.clock.phase("publish"):
+                self.rollouts.release_memory()
+
+    def restart_engines(self, engine: EngineConfig) -> None:
+        """All our engines anew, as `engine` says; they serve again after the next swap."""
+        self.display.warn(
+            "trainer and engines drift apart: engines are restarted with "
+            f"rollout.engine.precision={engine.precision}"
+        )
+        with self.display.phase("restarting the engines"):
+            self.rollouts.restart_engines(engine)
 
     def report(
         self,

@@ -36,17 +36,37 @@ def main(argv: Sequence[str]) -> int:
         choices=sorted(DTYPES),
         help="of the written tensors; by default what the model's config.json names",
     )
+    parser.add_argument(
+        "--fp8",
+        action="store_true",
+        help="matrices of layers in block-wise FP8, as SGLang serves them; the rest in --dtype",
+    )
     parsed = parser.parse_args(list(argv))
     if not (parsed.run / "config.yaml").is_file():
         raise ConfigError(f"{parsed.run} is no run folder: it holds no config.yaml")
     if parsed.out.exists():
         raise CheckpointError(f"{parsed.out} exists; remove it or export to another folder")
-    export(parsed.run, parsed.out, step=parsed.step, weights=parsed.weights, dtype=parsed.dtype)
+    export(
+        parsed.run,
+        parsed.out,
+        step=parsed.step,
+        weights=parsed.weights,
+        dtype=parsed.dtype or ("bfloat16" if parsed.fp8 else None),
+        in_fp8=parsed.fp8,
+    )
     print(f"wrote {parsed.out}")
     return 0
 
 
-def export(run: Path, out: Path, *, step: int | None, weights: str, dtype: str | None) -> None:
+def export(
+    run: Path,
+    out: Path,
+    *,
+    step: int | None,
+    weights: str,
+    dtype: str | None,
+    in_fp8: bool = False,
+) -> None:
     """See `main`."""
     from sdpo_megatron.actor.checkpoint import whole_checkpoints
 
@@ -68,14 +88,18 @@ def export(run: Path, out: Path, *, step: int | None, weights: str, dtype: str |
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
     from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
     from sdpo_megatron.config import load_saved
+    from sdpo_megatron.weights import fp8
     from sdpo_megatron.weights.export import export_hf
     from sdpo_megatron.weights.spec import ModelSpec
 
     config = load_saved(run / "config.yaml")
     parallel = config.parallel if torch.distributed.get_world_size() > 1 else ParallelConfig()
     spec = ModelSpec.from_folder(config.model.path)
+    if in_fp8:
+        fp8.check_layout(spec, tensor_parallel=1)
     init_model_parallel(parallel)
     # fp32, so that every dtype is rounded once.
     models = build_model(spec, parallel, PrecisionConfig(dtype="fp32"))
     load_parameters(found[chosen], models, "master" if weights == "live" else f"teacher_{weights}")
-    export_hf(models, spec, config.model.path, out, getattr(torch, dtype) if dtype else None)
+    written = getattr(torch, dtype) if dtype else None
+    export_hf(models, spec, config.model.path, out, written, in_fp8=in_fp8)

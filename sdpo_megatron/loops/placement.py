@@ -2,7 +2,9 @@
 
     disaggregated   engines have GPUs of their own: those after the ranks', or `rollout.engine.gpus`
     colocated       `rollout.engine.gpus` names GPUs of ranks: both must fit, so the engine's share
-                    is `rollout.engine.mem_fraction`, given and below 1/2
+                    is `rollout.engine.mem_fraction`, given and below 1/2; or below 0.9 where they
+                    take turns (`rollout.engine.release_memory`): the trainer then keeps its
+                    parameters and optimiser beside an engine that works, and no engine beside it
 
 GPUs are counted among those that this process may see, from 0; what CUDA_VISIBLE_DEVICES says of
 them is kept.
@@ -18,6 +20,7 @@ from sdpo_megatron.errors import ConfigError
 from serving.config import EngineConfig
 
 COLOCATED_FRACTION = 0.5
+IN_TURN_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,12 @@ class Placement:
     ranks: GPU of each trainer rank of this machine; empty when it trains on the CPU.
     engines: GPUs of each engine that is started here; empty when they run on the CPU, or
         elsewhere.
+    in_turn: Engines give their memory back while ranks of the same GPU work.
     """
 
     ranks: tuple[int, ...] = ()
     engines: tuple[tuple[int, ...], ...] = ()
+    in_turn: bool = False
 
     @property
     def shares_gpus(self) -> bool:
@@ -42,7 +47,11 @@ class Placement:
         for index, gpus in enumerate(self.engines):
             for gpu in gpus:
                 owners.setdefault(gpu, []).append(f"engine {index}")
-        return [f"GPU {gpu}: {', '.join(names)}" for gpu, names in sorted(owners.items())]
+        turns = " (in turn)" if self.in_turn else ""
+        return [
+            f"GPU {gpu}: {', '.join(names)}{turns if len(names) > 1 else ''}"
+            for gpu, names in sorted(owners.items())
+        ]
 
     def engine_config(self, config: EngineConfig) -> EngineConfig:
         """The engines' configuration with their GPUs in it."""
@@ -104,7 +113,15 @@ def assign(
         )
     if not engines:
         return Placement(ranks)
-    return Placement(ranks, _engines(engine, 0 if config.run.device == "cpu" else num_gpus, ranks))
+    placed = _engines(engine, 0 if config.run.device == "cpu" else num_gpus, ranks)
+    shared = {gpu for gpus in placed for gpu in gpus} & set(ranks)
+    if engine.release_memory and not shared:
+        raise ConfigError(
+            "rollout.engine.release_memory=true: no engine shares a GPU with a trainer rank, so "
+            "nobody would use what it gives back; set it to false, or name ranks' GPUs in "
+            "rollout.engine.gpus"
+        )
+    return Placement(ranks, placed, engine.release_memory)
 
 
 def _engines(
@@ -137,10 +154,12 @@ def _engines(
             "visible here, counted from 0"
         )
     shared = sorted(set(chosen) & set(ranks))
-    if shared and not 0 < engine.mem_fraction < COLOCATED_FRACTION:
+    most = IN_TURN_FRACTION if engine.release_memory else COLOCATED_FRACTION
+    if shared and not 0 < engine.mem_fraction < most:
+        turns = "" if engine.release_memory else ", or set rollout.engine.release_memory=true"
         raise ConfigError(
             f"rollout.engine.gpus={list(chosen)} shares {shared} with trainer ranks, and "
             f"rollout.engine.mem_fraction={engine.mem_fraction:g} leaves them too little (0 is "
-            f"SGLang's default, over 0.8): give one below {COLOCATED_FRACTION:g}"
+            f"SGLang's default, over 0.8): give one below {most:g}{turns}"
         )
     return tuple(chosen[start : start + engine.tp] for start in range(0, needed, engine.tp))

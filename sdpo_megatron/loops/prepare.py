@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "rollout.engine.",
     "rollout.workers.",
     "judge.",
+    "drift.",
     "batch.micro_batch_tokens",
     "batch.logits_mib",
     "rollout.sampling.concurrency",
@@ -41,6 +42,7 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     """
     from sdpo_megatron.rollout.validation import validation_task
     from sdpo_megatron.tasks import load_task
+    from sdpo_megatron.weights import fp8
     from sdpo_megatron.weights.files import index_folder
     from sdpo_megatron.weights.load import check_tensors
     from sdpo_megatron.weights.spec import ModelSpec, read_config
@@ -55,6 +57,8 @@ def prepare(config: TrainConfig, folder: Path) -> None:
     config.parallel.check_model(spec)
     check_model_context(config, spec.max_position)
     config.precision.check_model(spec, config.parallel)
+    if config.rollout.engine.precision == "fp8":
+        fp8.check_layout(spec, config.rollout.engine.tp)
     check_tensors(spec, index_folder(model), model)
     load_task(config.task)
     if config.validation.every:

@@ -21,13 +21,14 @@ import torch
 from sdpo_megatron.actor.actor import Actor
 from sdpo_megatron.actor.agree import from_rank, from_rank_0
 from sdpo_megatron.nouns import PolicyVersion
+from sdpo_megatron.weights import fp8
 from sdpo_megatron.weights.delta import SUFFIX, write_delta
 from sdpo_megatron.weights.gather import StageGather
 from sdpo_megatron.weights.spec import read_config
 from sdpo_megatron.weights.version_folder import StageWriter, begin_version, commit_version
 from serving.checksum import EngineChecksum, merged, overall_checksum
 from serving.config import EngineConfig
-from serving.stage_sender import StageSender, open_transport
+from serving.stage_sender import Gathering, StageSender, open_transport
 from serving.swap_target import StageReport, SwapTarget
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Publisher:
         self._actor, self._source, self._folder = actor, source, folder
         self._engine, self.kind = engine, kind
         self._dtype: torch.dtype = getattr(torch, engine.dtype)
+        self._in_fp8 = engine.precision == "fp8"
         self._sender: StageSender | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._committing: Future[None] | None = None
@@ -69,7 +71,7 @@ class Publisher:
         draft = None
         if coordinator:
             self.wait()
-            draft = begin_version(self._source, target, self._dtype)
+            draft = begin_version(self._source, target, self._dtype, in_fp8=self._in_fp8)
         draft = from_rank_0(draft)
         assert draft is not None
         begun = coordinator.begin_swap(number, stream=stream) if coordinator and stream else None
@@ -139,7 +141,13 @@ class Publisher:
         writer = StageWriter(
             draft, gather.stage, max_ahead=0 if self.kind != "disk" else _AHEAD_ON_DISK
         )
-        return self._sender.send(swap, gather.buckets, writer, self._checksum())
+        return self._sender.send(swap, self._gathering(gather), writer, self._checksum())
+
+    def _gathering(self, gather: StageGather) -> Gathering:
+        """Its buckets as the engines hold them."""
+        if not self._in_fp8:
+            return gather.buckets
+        return lambda buffers: fp8.encoded(gather.buckets(), buffers)
 
     def _checksum(self) -> EngineChecksum | None:
         """None where nobody compares it."""

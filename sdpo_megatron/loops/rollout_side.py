@@ -21,6 +21,7 @@ from sdpo_megatron.observability.board import Board
 from sdpo_megatron.rollout.config import SamplingConfig
 from sdpo_megatron.rollout.desk import Desk
 from sdpo_megatron.rollout.summary import Sums
+from serving.config import EngineConfig
 from serving.pool import EnginePool
 from serving.swap_target import SwapFailure, SwapTarget
 from serving.transports.transport import resolve_transport
@@ -183,6 +184,15 @@ class RolloutSide:
     def crew(self) -> Crew:
         """For what moves too often to be told: its counts."""
         return self._crew
+
+    def release_memory(self) -> None:
+        """See `EnginePool.release_memory`."""
+        self._wait(self._pool.release_memory())
+
+    def restart_engines(self, engine: EngineConfig) -> None:
+        """See `EnginePool.restart`; they keep their GPUs."""
+        placed = placement_here(self._config).engine_config(engine)
+        self._wait(self._pool.restart(placed))
 
     @property
     def engine_restarts(self) -> int:

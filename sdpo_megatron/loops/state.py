@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sdpo_megatron.actor.drift import Part
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.nouns import PolicyVersion
 
@@ -22,6 +23,7 @@ class TrainState:
             taken.
         search: Number of the search that is on, from 0 (`sdpo discover`).
         search_began: Steps before its first.
+        fallen_back: What computes in bf16 instead of FP8 since its log-probabilities drifted.
     """
 
     step: int = 0
@@ -30,6 +32,7 @@ class TrainState:
     skipped_steps: int = 0
     search: int = 0
     search_began: int = 0
+    fallen_back: tuple[Part, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data: what torch loads from a checkpoint without trusting it."""
@@ -38,7 +41,9 @@ class TrainState:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> TrainState:
         """The inverse of `to_plain`."""
-        return cls(**{**plain, "version": PolicyVersion(**plain["version"])})
+        version = PolicyVersion(**plain["version"])
+        fallen_back = tuple(plain.get("fallen_back", ()))
+        return cls(**{**plain, "version": version, "fallen_back": fallen_back})
 
 
 def diagnostics_due(config: TrainConfig, state: TrainState) -> bool:

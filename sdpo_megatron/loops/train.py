@@ -49,7 +49,10 @@ class OpenRun:
         state = self.trainer.state
         if self.coordinator:
             make = self.coordinator.next_plan if learn else self.coordinator.next_batch
-            self.board.announce(state.step + 1, make(state))
+            name = make(state)
+            if learn and name is not None:
+                self.coordinator.release_engines()  # before a rank works on a GPU that it shares
+            self.board.announce(state.step + 1, name)
         plan = self.board.wait(state.step + 1, self.stop)
         if plan is None:
             any_rank(True)  # rank 0 keeps the board: it stays until all have read this

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sdpo_megatron.actor.actor import Actor
 from sdpo_megatron.actor.agree import from_rank_0
 from sdpo_megatron.actor.batches.share import BatchShare
+from sdpo_megatron.actor.drift import DriftGate, Part, leave_fp8
 from sdpo_megatron.actor.runtime import Runtime
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import SdpoError
@@ -61,6 +62,8 @@ class Trainer:
         self.state = TrainState.from_plain(saved["state"]) if saved else TrainState()
         self.actor.rollout_batches = self.state.step - self.state.search_began
         self.ledger_place = Place(**saved["ledger"]) if saved else Place()
+        self._engine = config.rollout.engine
+        self.actor.gate = fp8_gate(config, self.state)
         self._saved_step = self.state.step
         self._published = -1
         self._publisher: Publisher | None = None
@@ -115,13 +118,36 @@ class Trainer:
         Returns the seconds it took.
         """
         start = time.monotonic()
+        fallen = self.actor.gate.take_due()
+        for part in fallen:
+            self._fall_back(part, coordinator)
         number = self.state.version.number
+        if self._engine.release_memory:  # the engines have nothing, new or not
+            self._published = -1
+            self.actor.runtime.release_cached()
         if number != self._published:
             with self._clock.phase("publish"):
                 self._publish(number, coordinator)
             if coordinator:
                 coordinator.published(self.state)
-        return {"time/publish_s": time.monotonic() - start}
+        return {
+            "time/publish_s": time.monotonic() - start,
+            "drift/fallbacks": float(len(fallen)),
+        }
+
+    def _fall_back(self, part: Part, coordinator: Coordinator | None) -> None:
+        """`part` computes in bf16 from now on, also after a resume."""
+        if part not in self.state.fallen_back:
+            self.state = replace(self.state, fallen_back=(*self.state.fallen_back, part))
+        if part == "trainer":
+            leave_fp8(self.actor.chunks)
+            return
+        self._engine = replace(self._engine, precision="same")
+        self._published = -1
+        self.close()
+        self._publisher = None
+        if coordinator:
+            coordinator.restart_engines(self._engine)
 
     def _publish(self, number: int, coordinator: Coordinator | None) -> None:
         self.folder.may_write()
@@ -130,7 +156,7 @@ class Trainer:
                 self.actor,
                 Path(self.config.model.path),
                 self.folder.weights,
-                self.config.rollout.engine,
+                self._engine,
                 from_rank_0(coordinator.transport if coordinator else ""),
             )
         version = self._publisher.publish(number, coordinator)
@@ -182,3 +208,12 @@ class Trainer:
             self._board.set("sdpo_checkpoint_step", saved.step)
             self._board.set("sdpo_checkpoint_bytes", saved.num_bytes)
             self._board.set("sdpo_checkpoint_write_seconds", saved.seconds)
+
+
+def fp8_gate(config: TrainConfig, state: TrainState) -> DriftGate:
+    """The gate of a run that goes on from `state`; what has fallen back before is due again."""
+    in_fp8: list[Part] = ["engine"] if config.rollout.engine.precision == "fp8" else []
+    in_fp8 += ["trainer"] if config.precision.fp8 else []
+    gate = DriftGate(config.drift, [part for part in in_fp8 if part not in state.fallen_back])
+    gate.due = [part for part in in_fp8 if part in state.fallen_back]
+    return gate

@@ -105,6 +105,16 @@ _LEARNING = (
         "is an outlier that clipping bounded; again and again is a learning rate that is too high.",
     ),
     Alert(
+        name="SdpoLogProbsDrift",
+        expr=f"{of_step('importance/log_prob_gap')} > 0.5 or {of_step('drift/fp8_gap')} > 0.5",
+        lasting="10m",
+        severity="warning",
+        summary="{{ $labels.run }}: log-probs of the same weights are {{ $value | humanize }} nats a token apart",
+        description="Trainer and engines, or the trainer in FP8 and in bf16, disagree about tokens "
+        "that they should agree on: other weights, another dtype, or a recipe that does not suit "
+        "this model any more.",
+    ),
+    Alert(
         name="SdpoStepsSkipped",
         expr=f"sum by ({_BY_RUN}) (increase({series_of(BY_KEY['skipped/no_teacher']).name}[2h])) "
         f"> 0.5 * sum by ({_BY_RUN}) (increase({count(_STEPS)}[2h]))",

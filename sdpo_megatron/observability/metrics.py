@@ -173,6 +173,8 @@ METRICS: tuple[Metric, ...] = (
     _gauge("importance/weight_mean", "importance_weight_mean", "1", "Mean truncated weight trainer / rollout engine; far from 1: their log-probs differ", "stepped"),
     _gauge("importance/effective_fraction", "importance_effective_ratio", "ratio", "Effective sample size of the weights by the number of tokens; 1 when they are all equal", "maybe"),
     _gauge("importance/log_prob_gap", "importance_log_prob_gap", "nats/token", "Mean distance of the trainer's and the rollout engine's log-probs of the sampled tokens", "maybe"),
+    _gauge("drift/fp8_gap", "drift_fp8_gap", "nats/token", "Mean distance of the trainer's log-probs in FP8 and in bf16, on a micro-batch a rank", "maybe"),
+    _counter("drift/fallbacks", "drift_fallbacks", "parts", "Engines or trainer that went from FP8 to bf16 since log-probs drifted apart"),
     _gauge("importance/clipped_fraction", "importance_clipped_ratio", "ratio", "Tokens whose weight was truncated", "stepped"),
     _gauge("ratio/clipped_fraction", "ratio_clipped_ratio", "ratio", "Tokens whose ratio pi_now / pi_old was clipped", "maybe"),
     _gauge("policy/version", "policy_version", "version", "Policy version that the engines serve after the step"),

@@ -11,14 +11,16 @@ Kept between and during steps (bytes a parameter of the rank):
     gradients   4, whole on every data-parallel rank: Megatron shards the optimiser, not them
     master      4 / (d c); none beside fp32 weights, which are their own
     moments     8 / (d c)
-    weight set  4 / (d c) each: the teacher's, and the initial one of a KL anchor
+    weight set  4 / (d c) each: the teacher's, and the initial one of a KL anchor; none of what is
+                kept on the host
 
 Activations of a layer a token, bf16, flash attention, nothing recomputed: what the backward pass
 reads. That is the inputs of both norms and their outputs (4 H), q, k, v before and after their
 norms, the attention's output and its fp32 log-sum-exp, gate, up and their product (3 F; of a
 mixture, of the chosen experts, with their inputs and outputs). Matrices' outputs are divided by t,
 the H-wide ones under sequence parallelism too. A pipeline's first stage has p micro-batches in
-flight. With full recomputation a layer keeps its input alone, and one layer at a time is whole.
+flight. A layer that is recomputed keeps its input alone (its feed-forward layer: nothing more), and
+one layer at a time is whole.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ def layout_text(parallel: ParallelConfig, data_parallel: int) -> str:
     }
     words = [f"{name} {size}" for name, size in sizes.items() if size > 1] or ["one rank"]
     if parallel.recompute != "none":
-        words.append(f"{parallel.recompute} recomputation")
+        some = f" of {parallel.recompute_layers} layers" if parallel.recompute_layers else ""
+        words.append(f"{parallel.recompute} recomputation{some}")
     return ", ".join(words)
 
 
@@ -115,10 +118,11 @@ class _Rank:
 
     def lines(self) -> Iterator[Line]:
         yield from self._parameter_lines()
-        yield from self._activation_lines()
+        of_a_pass = [*self._activation_lines()]
         if self.stage == self.parallel.pipeline - 1:
-            yield from self._loss_lines()
-        yield self._engine_line()
+            of_a_pass += self._loss_lines()
+        yield from of_a_pass
+        yield self._engine_line(sum(line.bytes for line in of_a_pass))
         yield Line(
             name="CUDA, NCCL, fragments",
             sum="3 GiB + 5 %",
@@ -136,14 +140,15 @@ class _Rank:
         width = BF16 if dtype == "bf16" else FP32
         master = FP32 if dtype == "bf16" else 0
         names = " and ".join(sets) or "none"
+        on_host = self.config.teacher.keep_weights_on_host
         yield Line(name=f"{dtype} weights", sum=f"{width} B x {whole}", bytes=width * number)
         yield Line(name="fp32 gradients", sum=f"4 B x {whole}", bytes=FP32 * number)
         yield Line(name="master weights", sum=f"{master} B x {part}", bytes=master * owned)
         yield Line(name="moments", sum=f"8 B x {part}", bytes=2 * FP32 * owned)
         yield Line(
             name="weight sets",
-            sum=f"{names}: {4 * len(sets)} B x {part}",
-            bytes=FP32 * len(sets) * owned,
+            sum=f"{names}: in host memory" if on_host else f"{names}: {4 * len(sets)} B x {part}",
+            bytes=0 if on_host else FP32 * len(sets) * owned,
         )
 
     def _activation_lines(self) -> Iterator[Line]:
@@ -151,15 +156,24 @@ class _Rank:
         tokens = math.ceil(self.config.batch.micro_batch_tokens / parallel.context)
         layers = self.spec.num_layers // parallel.pipeline
         whole = layer_activation_bytes(self.spec, parallel)
-        split = parallel.tensor if parallel.sequence_parallel else 1
-        kept = BF16 * self.spec.hidden // split if parallel.recompute == "full" else whole
+        kept = layer_activation_bytes(self.spec, parallel, recomputes=True)
         times = f"{tokens:,} tokens x {parallel.pipeline} in flight"
-        yield Line(
-            name="activations",
-            sum=f"{layers} layers x {kept:,} B x {times}",
-            bytes=layers * kept * tokens * parallel.pipeline,
-        )
-        if parallel.recompute == "full":
+        cut = (parallel.recompute_layers or layers) if parallel.recompute == "full" else 0
+        if cut:
+            split = parallel.tensor if parallel.sequence_parallel else 1
+            inputs = BF16 * self.spec.hidden // split
+            yield Line(
+                name="recomputed layers' inputs",
+                sum=f"{cut} layers x {inputs:,} B x {times}",
+                bytes=cut * inputs * tokens * parallel.pipeline,
+            )
+        if cut < layers:
+            yield Line(
+                name="activations",
+                sum=f"{layers - cut} layers x {kept:,} B x {times}",
+                bytes=(layers - cut) * kept * tokens * parallel.pipeline,
+            )
+        if parallel.recompute != "none" and (cut or kept < whole):
             yield Line(
                 name="one layer recomputed",
                 sum=f"{whole:,} B x {tokens:,} tokens",
@@ -208,7 +222,9 @@ class _Rank:
             bytes=round(batch.logits_mib * MIB),
         )
 
-    def _engine_line(self) -> Line:
+    def _engine_line(self, of_a_pass: int) -> Line:
+        """`of_a_pass`: bytes that are there during a pass alone, when an engine that takes turns
+        with the trainer has none."""
         engine = self.config.rollout.engine
         if not self.machines.shared or engine.urls:
             return Line(name="engine", sum="on GPUs of its own", bytes=0)
@@ -218,8 +234,8 @@ class _Rank:
                 "shared with a trainer rank; set it, as in rollout.engine.mem_fraction=0.4, or "
                 "give the engines machines of their own (engine_nodes)"
             )
-        return Line(
-            name="engine",
-            sum=f"{engine.mem_fraction:g} of the GPU (rollout.engine.mem_fraction)",
-            bytes=round(engine.mem_fraction * self.machines.gpu.memory_mib * MIB),
-        )
+        share = round(engine.mem_fraction * self.machines.gpu.memory_mib * MIB)
+        words = f"{engine.mem_fraction:g} of the GPU (rollout.engine.mem_fraction)"
+        if engine.release_memory:
+            share, words = max(0, share - of_a_pass), f"{words}, beyond what a pass needs"
+        return Line(name="engine", sum=words, bytes=share)

@@ -56,16 +56,29 @@ def num_parameters(spec: ModelSpec) -> int:
     return sum(math.prod(shape) for shape in hf_shapes(spec).values())
 
 
-def layer_activation_bytes(spec: ModelSpec, parallel: ParallelConfig) -> int:
-    """Bytes a token that one layer keeps for its backward pass, on one rank."""
+def layer_activation_bytes(
+    spec: ModelSpec, parallel: ParallelConfig, *, recomputes: bool = False
+) -> int:
+    """Bytes a token that one layer keeps for its backward pass, on one rank.
+
+    Args:
+        recomputes: Without what selective recomputation of the feed-forward layer makes anew; that
+            of attention keeps what flash attention does.
+    """
     t = parallel.tensor
     hidden = spec.hidden // (t if parallel.sequence_parallel else 1)
     query, key_value = spec.num_heads * spec.head_dim, 2 * spec.num_kv_heads * spec.head_dim
     qkv = (query + key_value) * (2 if spec.qk_norm else 1)
     numbers = 4 * hidden + (qkv + query) // t
-    if spec.moe is None:
+    if recomputes and _keeps_no_feed_forward(parallel):
+        pass  # its input is a norm's output, counted above
+    elif spec.moe is None:
         numbers += 3 * spec.ffn_hidden // t
     else:  # routed evenly, so that a rank gets as many tokens as it sends
         both_ends = 2 * spec.hidden * parallel.expert_tensor
         numbers += spec.moe.top_k * (both_ends + 3 * spec.moe.ffn_hidden) // t
     return BF16 * numbers + FP32 * spec.num_heads // t
+
+
+def _keeps_no_feed_forward(parallel: ParallelConfig) -> bool:
+    return parallel.recompute == "selective" and "feed_forward" in parallel.recompute_parts

@@ -14,10 +14,11 @@ import torch.distributed as dist
 
 from sdpo_megatron.errors import CheckpointError, ConfigError, SdpoError
 from sdpo_megatron.files import draft_of, put_in_place
+from sdpo_megatron.weights import fp8
 from sdpo_megatron.weights.files import INDEX_NAME, SINGLE_NAME, index_folder
 from sdpo_megatron.weights.gather import iter_hf_tensors
 from sdpo_megatron.weights.layout import Chunks
-from sdpo_megatron.weights.mapping import EMBED, HEAD, Shape, hf_shapes
+from sdpo_megatron.weights.mapping import EMBED, HEAD, hf_shapes
 from sdpo_megatron.weights.spec import CONFIG_NAME, ModelSpec, read_config
 
 MAX_SHARD_BYTES = 2 * 1024**3
@@ -48,6 +49,7 @@ def export_hf(
     out_folder: str | Path,
     dtype: torch.dtype | None = None,
     *,
+    in_fp8: bool = False,
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
@@ -61,6 +63,7 @@ def export_hf(
         source_folder: The Hugging Face folder that the model came from: config.json, tokenizer and
             the like are taken from it.
         dtype: Of the written tensors; None means the one config.json names.
+        in_fp8: Matrices of layers become block-wise FP8 (`weights.fp8`); `dtype` is of the others.
         overwrite: Replace `out_folder` where it exists.
 
     Raises:
@@ -74,7 +77,7 @@ def export_hf(
             pass
         _raise_together(None)
         return
-    writer = _Writer(spec, Path(source_folder), out, dtype, max_shard_bytes, progress)
+    writer = _Writer(spec, Path(source_folder), out, dtype, in_fp8, max_shard_bytes, progress)
     _raise_together(_attempt(lambda: writer.start(overwrite)))
     failure: Exception | None = None
     for name, tensor in iter_hf_tensors(chunks, spec, dtype):
@@ -115,10 +118,12 @@ class _Writer:
         source: Path,
         out: Path,
         dtype: torch.dtype,
+        in_fp8: bool,
         max_shard_bytes: int,
         progress: Progress | None,
     ) -> None:
         self.spec, self.source, self.out, self.dtype = spec, source, out, dtype
+        self.in_fp8 = in_fp8
         self.temporary = draft_of(out)
         self.max_shard_bytes, self.progress = max_shard_bytes, progress
         self.shards: list[list[str]] = []
@@ -134,14 +139,20 @@ class _Writer:
         shapes = hf_shapes(self.spec)
         if self.copies_head:
             shapes[HEAD] = shapes[EMBED]
-        self.shards = list(_plan(shapes, self.dtype.itemsize, self.max_shard_bytes))
-        self.total = sum(math.prod(shape) for shape in shapes.values()) * self.dtype.itemsize
+        written = {name: (shape, self.dtype) for name, shape in shapes.items()}
+        if self.in_fp8:
+            written = fp8.layout(shapes, self.dtype)
+        sizes = {name: math.prod(shape) * kind.itemsize for name, (shape, kind) in written.items()}
+        self.shards = list(_plan(sizes, self.max_shard_bytes))
+        self.total = sum(sizes.values())
         self.temporary.mkdir(parents=True)
-        copy_companions(self.source, self.temporary, self.dtype)
+        copy_companions(self.source, self.temporary, self.dtype, in_fp8=self.in_fp8)
         self._write_index()
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        self.pending[name] = tensor.to("cpu", copy=True)  # a view would keep its whole bucket
+        parts = fp8.encode(name, tensor) if self.in_fp8 else [(name, tensor)]
+        # A view would keep its whole bucket.
+        self.pending |= {part: value.to("cpu", copy=True) for part, value in parts}
         if name == EMBED and self.copies_head:
             self.pending[HEAD] = self.pending[EMBED].clone()
         for number, names in enumerate(self.shards):
@@ -179,7 +190,9 @@ class _Writer:
             write_index(self.temporary, where, self.total)
 
 
-def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
+def copy_companions(
+    source: Path, target: Path, dtype: torch.dtype, *, in_fp8: bool = False
+) -> None:
     """What belongs to a checkpoint besides its weights: tokenizer and the like as they are, and
     config.json with the dtype that is written.
     """
@@ -194,6 +207,8 @@ def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
     config: dict[str, Any] = read_config(source)
     name = "torch_dtype" if "torch_dtype" in config else "dtype"
     config[name] = str(dtype).removeprefix("torch.")
+    if in_fp8:
+        config["quantization_config"] = dict(fp8.QUANTIZATION_CONFIG)
     _write_json(target / CONFIG_NAME, config)
 
 
@@ -203,12 +218,11 @@ def write_index(folder: Path, where: dict[str, str], num_bytes: int) -> None:
     _write_json(folder / INDEX_NAME, index)
 
 
-def _plan(shapes: dict[str, Shape], itemsize: int, max_bytes: int) -> Iterator[list[str]]:
+def _plan(sizes: dict[str, int], max_bytes: int) -> Iterator[list[str]]:
     """Tensors in order, in shards of at most `max_bytes` (a larger tensor has its own)."""
     names: list[str] = []
     size = 0
-    for name, shape in shapes.items():
-        more = math.prod(shape) * itemsize
+    for name, more in sizes.items():
         if names and size + more > max_bytes:
             yield names
             names, size = [], 0

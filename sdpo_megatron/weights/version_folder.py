@@ -35,11 +35,12 @@ _DTYPE_NAMES = {
 }
 
 
-def begin_version(source: Path, target: Path, dtype: torch.dtype) -> Path:
+def begin_version(source: Path, target: Path, dtype: torch.dtype, *, in_fp8: bool = False) -> Path:
     """The draft that `target` will be made of.
 
     Args:
         source: The Hugging Face folder that the model came from.
+        in_fp8: Its matrices will be in FP8 (`weights.fp8`).
 
     Raises:
         CheckpointError: It cannot be made (disk full).
@@ -48,7 +49,7 @@ def begin_version(source: Path, target: Path, dtype: torch.dtype) -> Path:
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        copy_companions(source, draft, dtype)
+        copy_companions(source, draft, dtype, in_fp8=in_fp8)
     except OSError as error:
         raise CheckpointError(f"{target}: {error}; {_MEND}") from error
     return draft

@@ -10,4 +10,5 @@ sees it.
     engine_models/  the model families to register, so that start-up does not import all of SGLang's
     placeholder.py  the module that stands in
     cpu_patches.py  what has to change inside SGLang itself
+    fp8_products.py products of block-wise FP8 matrices, without AMX
 """

@@ -5,7 +5,10 @@ Applied in every process of the engine.
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+FP8_VARIABLE = "SDPO_ENGINE_FP8"
 
 
 def apply() -> None:
@@ -24,6 +27,10 @@ def apply() -> None:
     import sglang.srt.batch_invariant_ops as batch_invariant_ops
 
     batch_invariant_ops.enable_batch_invariant_mode = _leave_matrix_products_alone
+    if os.environ.get(FP8_VARIABLE) == "1":
+        import fp8_products
+
+        fp8_products.apply()
 
 
 def _leave_matrix_products_alone(*args: Any, **kwargs: Any) -> None:

@@ -48,6 +48,40 @@ def test_a_shared_gpu_needs_a_share_of_its_memory() -> None:
             assign(config(**shared, mem_fraction=fraction), num_gpus=2, local_ranks=2)
 
 
+def test_engines_that_give_their_memory_back_may_have_more_of_it() -> None:
+    shared = {"num_engines": 2, "gpus": (0, 1), "release_memory": True}
+    found = assign(config(**shared, mem_fraction=0.8), num_gpus=3, local_ranks=2)
+    assert found.in_turn
+    assert found.lines() == [
+        "GPU 0: rank 0, engine 0 (in turn)",
+        "GPU 1: rank 1, engine 1 (in turn)",
+    ]
+    for fraction in (0.0, 0.9):
+        with pytest.raises(ConfigError, match=r"give one below 0\.9$"):
+            assign(config(**shared, mem_fraction=fraction), num_gpus=2, local_ranks=2)
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "num_gpus"),
+    [
+        ("auto", {}, 4),  # engines have GPUs of their own
+        ("auto", {"device": "cpu"}, 4),
+        ("auto", {}, 0),
+        ("cpu", {}, 4),
+    ],
+)
+def test_memory_that_nobody_would_use_is_not_given_back(
+    device: str, engine: dict[str, Any], num_gpus: int
+) -> None:
+    with pytest.raises(ConfigError, match="no engine shares a GPU with a trainer rank"):
+        assign(config(device, release_memory=True, **engine), num_gpus, local_ranks=2)
+
+
+def test_engines_of_somebody_else_give_nothing_back() -> None:
+    with pytest.raises(ConfigError, match=r"release_memory=true: is for engines that we start"):
+        EngineConfig(urls=("http://engine-0:30000",), release_memory=True)
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_a_machine_without_gpus_has_nothing_to_place(device: str) -> None:
     assert assign(config(device), num_gpus=0, local_ranks=2) == Placement()

@@ -6,27 +6,10 @@ Each is a mistake that is easy to make, hard to see in a run, and was once survi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tests.mutants.gpu import GPU_MUTANTS
+from tests.mutants.mutant import Mutant
 
-
-@dataclass(frozen=True)
-class Mutant:
-    """A mistake.
-
-    Attributes:
-        name: What it does, in words.
-        file: Of the source, from the repository's root.
-        text: Occurs exactly once in the file.
-        instead: Takes the place of `text`.
-        killed_by: A pytest node id, file or test.
-    """
-
-    name: str
-    file: str
-    text: str
-    instead: str
-    killed_by: str
-
+__all__ = ["MUTANTS", "Mutant"]
 
 BOOK = "sdpo_megatron/rollout/ledger/book.py"
 DESK = "sdpo_megatron/rollout/desk.py"
@@ -161,8 +144,8 @@ MUTANTS = (
     Mutant(
         "the average moves the other way",
         WEIGHT_SETS,
-        "kept.lerp_(shard.master.detach().float(), rate)",
-        "kept.lerp_(shard.master.detach().float(), 1 - rate)",
+        "here.lerp_(new.float(), rate)",
+        "here.lerp_(new.float(), 1 - rate)",
         ONE_RANK,
     ),
     Mutant(
@@ -290,4 +273,5 @@ MUTANTS = (
         "if True:",
         DESK_TESTS,
     ),
+    *GPU_MUTANTS,
 )

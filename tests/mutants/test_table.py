@@ -16,7 +16,8 @@ REPOSITORY = Path(__file__).parent.parent.parent
 def test_its_text_occurs_exactly_once(mutant: Mutant) -> None:
     source = (REPOSITORY / mutant.file).read_text()
     assert source.count(mutant.text) == 1, f"say in tests/mutants/table.py what {mutant.file} says"
-    ast.parse(source.replace(mutant.text, mutant.instead))
+    if mutant.file.endswith(".py"):
+        ast.parse(source.replace(mutant.text, mutant.instead))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -54,6 +54,10 @@ def test_an_optimiser_step_a_question_keeps_the_hidden_states_of_one() -> None:
     assert rows(composed("teacher.keep_hidden_on_host=true"))["teacher's hidden states"] == 0
 
 
+def test_weight_sets_on_the_host_are_not_on_the_gpu() -> None:
+    assert rows(composed("teacher.keep_weights_on_host=true"))["weight sets"] == 0
+
+
 def test_fp32_weights_are_their_own_masters() -> None:
     found, bf16 = rows(composed("precision=fp32")), rows(composed())
     assert found["fp32 weights"] == 2 * bf16["bf16 weights"]
@@ -61,9 +65,26 @@ def test_fp32_weights_are_their_own_masters() -> None:
 
 
 def test_recomputation_keeps_inputs_and_one_layer() -> None:
-    found = rows(composed("parallel.recompute=full"))
-    assert found["activations"] == 36 * (2 * 4096 // 4) * 18432
+    full = "parallel.recompute=full"
+    found = rows(composed(full))
+    assert found["recomputed layers' inputs"] == 36 * (2 * 4096 // 4) * 18432
+    assert "activations" not in found
     assert found["one layer recomputed"] == 34848 * 18432
+
+    some = rows(composed(full, "parallel.recompute_layers=10"))
+    assert some["recomputed layers' inputs"] == 10 * (2 * 4096 // 4) * 18432
+    assert some["activations"] == 26 * 34848 * 18432
+    assert some["one layer recomputed"] == 34848 * 18432
+
+
+def test_a_recomputed_feed_forward_layer_keeps_nothing_of_its_own() -> None:
+    parts = "parallel.recompute_parts=[feed_forward]"
+    found = rows(composed("parallel.recompute=selective", parts))
+    assert found["activations"] == 36 * (34848 - 2 * 3 * 12288 // 4) * 18432
+    assert found["one layer recomputed"] == 34848 * 18432
+    attention = rows(composed("parallel.recompute=selective"))
+    assert attention["activations"] == 36 * 34848 * 18432
+    assert "one layer recomputed" not in attention
 
 
 def test_stages_have_as_many_micro_batches_in_flight_and_the_fullest_counts() -> None:
@@ -115,6 +136,12 @@ def test_an_engine_on_the_same_gpus_takes_its_fraction() -> None:
     shared = Machines.of("h100")
     config = composed("rollout.engine.mem_fraction=0.4")
     assert rows(config, shared)["engine"] == round(0.4 * 81559 * MIB)
+    turns = composed("rollout.engine.mem_fraction=0.6", "rollout.engine.release_memory=true")
+    found = rows(turns, shared)
+    of_a_pass = ("activations", "teacher's hidden states", "hidden states of the loss")
+    of_a_pass += ("heads of other weight sets", "gradient of the head", "logits of a chunk")
+    passing = sum(found[name] for name in of_a_pass)
+    assert found["engine"] == max(0, round(0.6 * 81559 * MIB) - passing) > 0
     with pytest.raises(ConfigError, match=r"mem_fraction=0 lets .* \(engine_nodes\)"):
         rows(composed("rollout.engine.mem_fraction=0"), shared)
 

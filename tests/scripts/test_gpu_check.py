@@ -13,6 +13,7 @@ from scripts import gpu_check, gpu_stages
 
 def test_every_stage_has_a_function_and_a_limit() -> None:
     assert list(gpu_check.STAGES) == list(gpu_stages.STAGES)
+    assert gpu_check.ENGINE == ("engine", "engine_fp8", "engine_memory")
     for name in gpu_check.STAGES:
         assert f"    {name}" in (gpu_check.__doc__ or "")
 
@@ -45,9 +46,11 @@ def test_what_fails_or_hangs_is_recorded_and_the_rest_still_runs(
 @pytest.mark.slow
 def test_stages_run_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
-    assert gpu_check.main(["local", "loss", "hash", "--dry-run", "--out", str(out)]) == 0
-    local, loss, last = json.loads(out.read_text())
-    assert all(record["dry_run"] for record in (local, loss, last))
+    stages = ["local", "loss", "hash", "engine"]
+    assert gpu_check.main([*stages, "--dry-run", "--out", str(out)]) == 0, out.read_text()
+    local, loss, last, engine = json.loads(out.read_text())
+    assert all(record["dry_run"] for record in (local, loss, last, engine))
+    assert engine["gap_mean"] < 1e-4
     assert local["logits_error"] < 1e-5
     assert local["teacher_leaves_nothing"] is True
     assert max(loss["against_float64"].values()) < 1e-4

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from sdpo_megatron.errors import EngineDiedError, EngineError, SwapError
 from sdpo_megatron.nouns import PolicyVersion, VersionSpan
+from serving import memory
 from serving.checksum import EngineChecksum, engine_checksums
 from serving.client import EngineClient
 from serving.completion import SamplingParams
@@ -110,6 +111,24 @@ def test_seed_reproduces_a_response(tiny_engine: EngineProcess) -> None:
     first, other, again = with_client(tiny_engine, sample)
     assert (first.token_ids, first.log_probs) == (again.token_ids, again.log_probs)
     assert first.token_ids != other.token_ids
+
+
+def test_an_engine_gives_its_memory_back_and_serves_again_after_a_swap(
+    tiny_engine: EngineProcess, other_weights: Path
+) -> None:
+    """The calls and their order, on a real engine; on a CPU nothing is freed by them."""
+
+    async def use(client: EngineClient) -> tuple[Any, Any]:
+        sampling = SamplingParams(max_new_tokens=8, seed=4)
+        version = PolicyVersion(6, checksum_of(other_weights))
+        assert await swap([client], other_weights, version) == {}
+        before = await client.generate(PROMPT, sampling)
+        await memory.release(client)
+        assert await swap([client], other_weights, version) == {}
+        return before, await client.generate(PROMPT, sampling)
+
+    before, after = with_client(tiny_engine, use)
+    assert (before.token_ids, before.log_probs) == (after.token_ids, after.log_probs)
 
 
 def test_swap_changes_weights_and_version(tiny_engine: EngineProcess, other_weights: Path) -> None:

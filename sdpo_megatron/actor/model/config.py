@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.fields import Count, PositiveInt, refuse, settings
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from sdpo_megatron.weights.spec import ModelSpec
+
+
+RecomputePart = Literal["attention", "feed_forward"]
 
 
 @settings
@@ -34,11 +39,25 @@ class ParallelConfig:
     """Reduce gradients over data-parallel ranks while the backward pass goes on, bucket by bucket.
     """
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activations computed anew in the backward pass: none, those of attention, or all."""
+    """Activations computed anew in the backward pass: none, those of `recompute_parts`, or all of a
+    layer but its input."""
+    recompute_parts: Annotated[tuple[RecomputePart, ...], Field(strict=False, min_length=1)] = (
+        "attention",
+    )
+    """With selective: of attention its inner product (Transformer Engine's never keeps it), of the
+    feed-forward layer, or of a mixture's experts, all but the input."""
+    recompute_layers: Count = 0
+    """With full: the first so many layers of each pipeline stage. 0: all."""
 
     def __post_init__(self) -> None:
+        problems = []
         if self.sequence_parallel and self.tensor == 1:
-            refuse(self, [("sequence_parallel", "needs {tensor:key} > 1; set one or the other")])
+            problems.append(("sequence_parallel", "needs {tensor:key} > 1; set one or the other"))
+        if self.recompute_parts != ("attention",) and self.recompute != "selective":
+            problems.append(("recompute_parts", "does nothing without {recompute:key}=selective"))
+        if self.recompute_layers and self.recompute != "full":
+            problems.append(("recompute_layers", "does nothing without {recompute:key}=full"))
+        refuse(self, problems)
 
     @property
     def model_ranks(self) -> int:
@@ -85,6 +104,11 @@ class ParallelConfig:
             widths["intermediate_size"] = spec.ffn_hidden
         _must_divide("tensor", self.tensor, widths)
         _must_divide("pipeline", self.pipeline, {"num_hidden_layers": spec.num_layers})
+        if self.recompute_layers > spec.num_layers // self.pipeline:
+            raise ConfigError(
+                f"parallel.recompute_layers={self.recompute_layers}: a pipeline stage has "
+                f"{spec.num_layers // self.pipeline} layers; set it to 0 for all of them"
+            )
         if spec.moe is None:
             if self.expert > 1 or self.expert_tensor > 1:
                 raise ConfigError(

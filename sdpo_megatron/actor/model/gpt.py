@@ -154,6 +154,8 @@ def build_model(
         scaled = yarn_frequencies(model.rotary_pos_emb.inv_freq, spec.rope_scaling, spec.rope_theta)
         model.rotary_pos_emb = RotaryByLayer(model.rotary_pos_emb, scaled)
     _mark_tensor_parallel(model)
+    if fused:
+        _add_weight_gradients_in_float32(model)
     return [model.to(runtime.device)]
 
 
@@ -175,6 +177,18 @@ def _mark_tensor_parallel(model: PolicyModel) -> None:
         weight = getattr(module, "weight", None)
         if axis is not None and weight is not None and not hasattr(weight, "tensor_model_parallel"):
             tensor_parallel.set_tensor_model_parallel_attributes(weight, True, axis, 1)
+
+
+def _add_weight_gradients_in_float32(model: PolicyModel) -> None:
+    """Transformer Engine's products add a micro-batch's weight gradients to `main_grad` themselves,
+    so that no partial sum is rounded to bf16 and none takes memory of its own.
+
+    Megatron's own switch (gradient_accumulation_fusion) asks Apex for the head's class as well,
+    whose forward pass is never run here.
+    """
+    for module in model.modules():
+        if hasattr(module, "fuse_wgrad_accumulation"):
+            module.fuse_wgrad_accumulation = True
 
 
 def scaled_frequencies(inv_freq: torch.Tensor, rope: Llama3Rope) -> torch.Tensor:
@@ -270,7 +284,7 @@ def transformer_config(
         bias_dropout_fusion=fused,
         apply_rope_fusion=fused,
         **_windows(spec),
-        **_recompute(parallel.recompute),
+        **_recompute(spec, parallel),
         **(_moe(spec, fused, precision) if spec.moe else {}),
     )
 
@@ -301,15 +315,20 @@ def _windows(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _recompute(kind: str) -> dict[str, Any]:
-    if kind == "none":
+def _recompute(spec: ModelSpec, parallel: ParallelConfig) -> dict[str, Any]:
+    """Megatron's words for `ParallelConfig.recompute` and what belongs to it."""
+    if parallel.recompute == "none":
         return {}
-    if kind == "selective":
-        return {"recompute_granularity": "selective"}
+    if parallel.recompute == "selective":
+        names = {"attention": "core_attn", "feed_forward": "moe" if spec.moe else "mlp"}
+        modules = [names[part] for part in parallel.recompute_parts]
+        return {"recompute_granularity": "selective", "recompute_modules": modules}
+    # In units of one layer, so that no more than one is whole at a time.
+    some = parallel.recompute_layers
     return {
         "recompute_granularity": "full",
-        "recompute_method": "uniform",
-        "recompute_num_layers": 1,
+        "recompute_method": "block" if some else "uniform",
+        "recompute_num_layers": some or 1,
     }
 
 
@@ -324,8 +343,7 @@ def _moe(spec: ModelSpec, fused: bool, precision: PrecisionConfig) -> dict[str, 
         "moe_router_dtype": "fp32",
         "moe_router_load_balancing_type": "none",
         "moe_aux_loss_coeff": 0.0,
-        # The all-to-all dispatcher hands its split sizes over as tensors unless they lie on a GPU.
-        "moe_token_dispatcher_type": "allgather" if current_runtime().is_cpu else "alltoall",
+        "moe_token_dispatcher_type": "alltoall",
         "moe_grouped_gemm": fused,
         # The tokens of each expert, too, must fill tiles.
         "moe_router_padding_for_quantization": precision.fp8 is not None,

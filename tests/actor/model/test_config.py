@@ -53,6 +53,11 @@ MOE = ModelSpec(
         (MOE, {"expert": 4}, r"num_experts 6; possible here: 1, 2, 3, 6$"),
         (MOE, {"tensor": 2, "expert_tensor": 2}, "needs parallel.sequence_parallel=true"),
         (MOE, {"tensor": 2, "sequence_parallel": True}, "set expert_tensor=2, or spread"),
+        (
+            SMOLLM2,
+            {"pipeline": 2, "recompute": "full", "recompute_layers": 16},
+            "recompute_layers=16: a pipeline stage has 15 layers",
+        ),
     ],
 )
 def test_a_layout_that_does_not_divide_the_model(
@@ -80,6 +85,10 @@ def test_a_layout_that_divides_the_model(spec: ModelSpec, layout: dict[str, Any]
         ({"tensor": 0}, "tensor=0: must be at least 1"),
         ({"sequence_parallel": True}, "needs tensor > 1"),
         ({"recompute": "some"}, "expected one of none, selective, full"),
+        ({"recompute_parts": ("feed_forward",)}, r"recompute_parts=.*without recompute=selective"),
+        ({"recompute": "selective", "recompute_parts": ("norm",)}, "attention, feed_forward"),
+        ({"recompute": "selective", "recompute_parts": ()}, r"recompute_parts=\[\]"),
+        ({"recompute": "selective", "recompute_layers": 2}, "does nothing without recompute=full"),
     ],
 )
 def test_a_layout_that_contradicts_itself(layout: dict[str, Any], message: str) -> None:

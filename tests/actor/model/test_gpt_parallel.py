@@ -29,7 +29,9 @@ DENSE_LAYOUTS: list[Layout] = [
     {"tensor": 2, "pipeline": 2},
     {"tensor": 2, "pipeline": 2, "sequence_parallel": True},
     {"recompute": "selective"},
+    {"recompute": "selective", "recompute_parts": ("attention", "feed_forward")},
     {"tensor": 2, "sequence_parallel": True, "recompute": "full"},
+    {"pipeline": 2, "recompute": "full", "recompute_layers": 1},
 ]
 MOE_LAYOUTS: list[Layout] = [
     {},
@@ -38,6 +40,7 @@ MOE_LAYOUTS: list[Layout] = [
     {"tensor": 2, "sequence_parallel": True, "expert_tensor": 2},
     {"pipeline": 2},
     {"expert": 2, "pipeline": 2},
+    {"expert": 2, "recompute": "selective", "recompute_parts": ("feed_forward",)},
 ]
 
 
