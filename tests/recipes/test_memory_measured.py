@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from recipes.hardware import Machines
-from recipes.memory import memory_sheet
 from sdpo_megatron import config as configs
 from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
+from sdpo_megatron.planning.hardware import Machines
+from sdpo_megatron.planning.memory import memory_sheet
 from sdpo_megatron.weights.spec import ModelSpec
 from tests.actor.worlds import VOCAB, make_actor
 from tests.distributed import run_ranks
@@ -162,7 +162,7 @@ def test_a_rank_holds_what_the_sheet_says(
         assert rank["sets"] == pytest.approx(said["weight sets"], rel=PADDING)
         numbers = 1 if dtype == "bf16" else 2
         assert rank["teacher"] == numbers * said["teacher's hidden states"]
-        from recipes.rank_share import layer_activation_bytes
+        from sdpo_megatron.planning.rank_share import layer_activation_bytes
 
         layers = numbers * 4 * layer_activation_bytes(spec, parallel)
         assert rank["activations"] == pytest.approx(layers, rel=ACTIVATIONS)

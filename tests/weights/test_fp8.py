@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from recipes.models import MODELS
 from sdpo_megatron.errors import ConfigError, NumericsError
+from sdpo_megatron.planning.models import MODELS
 from sdpo_megatron.weights import fp8
 from sdpo_megatron.weights.bucket import Bucket, TensorMeta
 from sdpo_megatron.weights.mapping import hf_shapes
