@@ -303,6 +303,7 @@ OPTIONS: Mapping[str, str] = {
     "optimizer.decay_steps": "of a decay only",
     "optimizer.min_lr": "of a decay only",
     "teacher.keep_hidden_on_host": "memory only",
+    "teacher.keep_weights_on_host": "memory only",
     "rollout.sampling.concurrency": "speed only",
     "rollout.sampling.retries": "after engine errors only",
     "rollout.sampling.seed": "the run's seed",

@@ -90,6 +90,11 @@ class Runtime:
         if not self.is_cpu:
             torch.cuda.synchronize()
 
+    def enter_thread(self) -> None:
+        """Called first in a new thread, which begins on the first device."""
+        if not self.is_cpu:
+            torch.cuda.set_device(self.device)
+
     def memory_bytes(self) -> int:
         """Bytes held now: of the device by tensors, or by this process (resident set) on a CPU."""
         if not self.is_cpu:

@@ -120,7 +120,7 @@ def test_engine_that_cannot_come_back_is_an_error_with_the_reason(
 def test_an_engines_counters_are_there_before_anything_fails() -> None:
     """The first failure must be an increase: it raises an alert."""
     board = Board()
-    one = SimpleNamespace(state="ready", label="engine-0", in_flight=0)
+    one = SimpleNamespace(state="ready", serves=True, label="engine-0", in_flight=0)
     EnginePool._show_engines(cast(EnginePool, SimpleNamespace(engines=[one], board=board)))
     shown = {sample.name: sample for family in board.collect() for sample in family.samples}
     for counter in ("engine_exits", "engine_rejoins", "swap_failures"):

@@ -187,8 +187,7 @@ class _Writing(threading.Thread):
         self.saved = Saved(commit.step, commit.folder, 0, 0.0)
 
     def run(self) -> None:
-        if not current_runtime().is_cpu:
-            torch.cuda.set_device(current_runtime().device)  # a new thread has the first one
+        current_runtime().enter_thread()
         try:
             self._write()
         except (Exception, CheckpointException) as error:
