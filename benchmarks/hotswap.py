@@ -35,8 +35,8 @@ from aiohttp import web
 from sdpo_megatron.nouns import PolicyVersion
 from serving.config import EngineConfig
 from serving.pool import EnginePool
-from serving.swap_config import SwapConfig
-from serving.swap_target import StageReport, SwapTarget
+from serving.swapping.swap_config import SwapConfig
+from serving.swapping.swap_target import StageReport, SwapTarget
 
 KINDS = ("tensor", "distributed", "disk")
 AIMS = {"distributed": 6.0, "tensor": 15.0}

@@ -16,7 +16,7 @@ from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.composing import yaml_groups
 from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.loops.placement import assign
+from sdpo_megatron.loops.launching.placement import assign
 from sdpo_megatron.planning.hardware import Machines
 from sdpo_megatron.planning.layouts import WAYS_OUT, choose
 from sdpo_megatron.planning.memory import memory_sheet

@@ -18,7 +18,7 @@ _END = "END_OF_CONFIG"
 # nemo-run puts the job's folder in the place of this text wherever there is no container.
 _REWRITTEN = "/nemo_run"
 
-# srun numbers a step's machines; the launcher asks for torchrun's names (loops/nodes.py).
+# srun numbers a step's machines; the launcher asks for torchrun's names (loops/launching/nodes.py).
 _SLURM_PLACE = """\
 export NNODES="$SLURM_STEP_NUM_NODES" NODE_RANK="$SLURM_NODEID"
 """

@@ -13,8 +13,8 @@ FIRST_PORT = 30000
 _PLAIN_LOG = "unset SLURM_UNBUFFEREDIO\n"
 
 # The trainer is the first part of a heterogeneous job, or all of a plain one. Two ports from
-# MASTER_PORT on (loops/nodes.py), below those that the system gives out by itself, and not those of
-# another job.
+# MASTER_PORT on (loops/launching/nodes.py), below those that the system gives out by itself, and
+# not those of another job.
 _MASTER = """\
 nodes_of_trainer="${SLURM_JOB_NODELIST_HET_GROUP_0:-$SLURM_JOB_NODELIST}"
 export MASTER_ADDR="$(scontrol show hostnames "$nodes_of_trainer" | head -n 1)"

@@ -21,12 +21,12 @@ import torch
 from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.weights import fp8
 from serving import memory
-from serving.checksum import EngineChecksum
 from serving.client import EngineClient
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
-from serving.hot_swap import swap
 from serving.launch import EngineProcess
+from serving.swapping.checksum import EngineChecksum
+from serving.swapping.hot_swap import swap
 
 PROMPTS = tuple(tuple(range(10 + 7 * n, 30 + 9 * n)) for n in range(4))
 SAMPLING = SamplingParams(max_new_tokens=32, temperature=1.0)

@@ -186,7 +186,7 @@ def moe(machine: Machine) -> Found:
 
 def hash(machine: Machine) -> Found:
     """SGLang's kernel where it can be imported."""
-    from serving.gpu_hash import gpu_hash
+    from serving.swapping.gpu_hash import gpu_hash
 
     tensor = torch.arange(40_000, dtype=torch.float32).bfloat16().view(200, 200)
     ours = gpu_hash(tensor.to(machine.device))

@@ -72,9 +72,9 @@ def _train(arguments: Sequence[str]) -> int:
     config, path = _chosen_run(
         "train", "Train; hydra overrides follow, e.g. run.steps=8.", arguments
     )
-    from sdpo_megatron.loops.launch import run
-    from sdpo_megatron.loops.nodes import Place
-    from sdpo_megatron.loops.prepare import prepare
+    from sdpo_megatron.loops.launching.launch import run
+    from sdpo_megatron.loops.launching.nodes import Place
+    from sdpo_megatron.loops.launching.prepare import prepare
 
     place = Place.of_environment()
     if place.node == 0:
@@ -102,9 +102,9 @@ def _discover(arguments: Sequence[str]) -> int:
     )
     from sdpo_megatron.discovery.page import SEARCHES, page, searches_of
     from sdpo_megatron.discovery.searches import read_searches
-    from sdpo_megatron.loops.launch import run
-    from sdpo_megatron.loops.nodes import Place
-    from sdpo_megatron.loops.prepare import prepare
+    from sdpo_megatron.loops.launching.launch import run
+    from sdpo_megatron.loops.launching.nodes import Place
+    from sdpo_megatron.loops.launching.prepare import prepare
 
     place = Place.of_environment()
     if place.node == 0:
@@ -126,7 +126,7 @@ def _prepare(arguments: Sequence[str]) -> int:
         "torchrun ... -m sdpo_megatron.loops.rank FOLDER. Takes what `sdpo train` takes.",
         arguments,
     )
-    from sdpo_megatron.loops.prepare import make_folder, prepare
+    from sdpo_megatron.loops.launching.prepare import make_folder, prepare
 
     prepare(config, path)
     with make_folder(config, path) as (folder, _lease):

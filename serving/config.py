@@ -21,7 +21,7 @@ from sdpo_megatron.fields import (
     refuse,
     settings,
 )
-from serving.swap_config import SwapConfig
+from serving.swapping.swap_config import SwapConfig
 
 
 @settings

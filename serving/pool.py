@@ -23,17 +23,18 @@ from sdpo_megatron.addresses import DNS_PREFIX, REFRESH_S, addresses_of
 from sdpo_megatron.errors import EngineDiedError, EngineError, SwapError
 from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.observability.board import Board
-from serving import hot_swap, memory
+from serving import memory
 from serving.client import EngineClient
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
 from serving.engine import STATES, Engine
 from serving.launch import EngineProcess
-from serving.publication import Publication
 from serving.recovery import Recovery
 from serving.router import Roster, Router, Served
-from serving.settle import settle
-from serving.swap_target import SwapFailure, SwapTarget
+from serving.swapping import hot_swap
+from serving.swapping.publication import Publication
+from serving.swapping.settle import settle
+from serving.swapping.swap_target import SwapFailure, SwapTarget
 from serving.transports.transport import Patience
 from serving.weight_files import check_weight_files
 

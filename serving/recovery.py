@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Callable
 
 from sdpo_megatron.errors import EngineError, SwapError
-from serving import hot_swap
 from serving.client import MIXED, EngineRefusal
 from serving.config import EngineConfig
 from serving.engine import Engine
-from serving.publication import Publication
+from serving.swapping import hot_swap
+from serving.swapping.publication import Publication
 
 URL_RETRY_S = 5.0
 

@@ -8,7 +8,9 @@ workers/            rollout workers, processes of their own
 plans/              the plan of each step, and a rank's own share
 questions, state    which questions a step asks; where a run stands
 publish             a policy version on disk, with its checksum
-prepare, launch, rank   before any process starts; starting the ranks; one rank
+launching/, rank    before any process starts; starting the ranks; one rank
+discover, searching `sdpo discover`: one search after another
+evaluate/           `sdpo evaluate`
 stop                what SIGTERM and Ctrl-C do
 export              a run's weights as a Hugging Face folder
 """

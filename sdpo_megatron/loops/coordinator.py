@@ -58,7 +58,7 @@ from sdpo_megatron.rollout.token_scores import TokenScoreStore
 from sdpo_megatron.rollout.tokenizer import load_tokenizer
 from sdpo_megatron.tasks import load_task
 from serving.config import EngineConfig
-from serving.swap_target import StageReport, SwapTarget
+from serving.swapping.swap_target import StageReport, SwapTarget
 
 _SHOW_EVERY_S = 0.05  # counting a large batch's attempts at each of them would take longer
 

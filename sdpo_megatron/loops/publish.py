@@ -26,10 +26,10 @@ from sdpo_megatron.weights.delta import SUFFIX, write_delta
 from sdpo_megatron.weights.gather import StageGather
 from sdpo_megatron.weights.spec import read_config
 from sdpo_megatron.weights.version_folder import StageWriter, begin_version, commit_version
-from serving.checksum import EngineChecksum, merged, overall_checksum
 from serving.config import EngineConfig
-from serving.stage_sender import Gathering, StageSender, open_transport
-from serving.swap_target import StageReport, SwapTarget
+from serving.swapping.checksum import EngineChecksum, merged, overall_checksum
+from serving.swapping.stage_sender import Gathering, StageSender, open_transport
+from serving.swapping.swap_target import StageReport, SwapTarget
 
 if TYPE_CHECKING:
     from sdpo_megatron.loops.coordinator import Coordinator

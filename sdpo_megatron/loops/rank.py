@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sdpo_megatron.errors import SdpoError
 from sdpo_megatron.exit_codes import DONE, FAILED, STOPPED
-from sdpo_megatron.loops.lease import Lease
+from sdpo_megatron.loops.launching.lease import Lease
 from sdpo_megatron.loops.stop import StopRequest
 
 COMPLAINTS_FD = "SDPO_COMPLAINTS_FD"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdpo_megatron.config import TrainConfig
-from sdpo_megatron.loops.placement import all_ranks_here, placement_here
+from sdpo_megatron.loops.launching.placement import all_ranks_here, placement_here
 from sdpo_megatron.loops.workers.crew import Crew, OnAttempt, QuestionAt
 from sdpo_megatron.nouns import GroupReceipt, Message, PolicyVersion, Question
 from sdpo_megatron.observability.board import Board
@@ -23,7 +23,7 @@ from sdpo_megatron.rollout.desk import Desk
 from sdpo_megatron.rollout.summary import Sums
 from serving.config import EngineConfig
 from serving.pool import EnginePool
-from serving.swap_target import SwapFailure, SwapTarget
+from serving.swapping.swap_target import SwapFailure, SwapTarget
 from serving.transports.transport import resolve_transport
 
 T = TypeVar("T")

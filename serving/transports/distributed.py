@@ -16,7 +16,7 @@ import torch
 from sdpo_megatron.errors import EngineDiedError, EngineError
 from sdpo_megatron.weights.bucket import Bucket
 from serving.client import EngineClient
-from serving.settle import settle
+from serving.swapping.settle import settle
 from serving.transports.engine_group import EngineGroup, own_address
 from serving.transports.transport import Failures, Patience
 

@@ -13,7 +13,7 @@ import torch
 from sdpo_megatron.errors import EngineError, SwapError
 from sdpo_megatron.weights.bucket import Bucket
 from serving.client import EngineClient
-from serving.settle import settle
+from serving.swapping.settle import settle
 from serving.transports.shared_memory import handles, shared_bytes
 from serving.transports.transport import Failures, Patience
 

@@ -6,12 +6,12 @@ from tests.mutants.mutant import Mutant
 
 CONFIG = "sdpo_megatron/actor/model/config.py"
 GPT = "sdpo_megatron/actor/model/gpt.py"
-PLACEMENT = "sdpo_megatron/loops/placement.py"
+PLACEMENT = "sdpo_megatron/loops/launching/placement.py"
 RUNTIME = "sdpo_megatron/actor/runtime.py"
 
 TEST_CONFIG = "tests/actor/model/test_config.py"
 TEST_PACKAGING = "tests/test_packaging.py"
-TEST_PLACEMENT = "tests/loops/test_placement.py"
+TEST_PLACEMENT = "tests/loops/launching/test_placement.py"
 TEST_RUNTIME = "tests/actor/test_runtime.py"
 
 GPU_MUTANTS = (
@@ -66,10 +66,10 @@ GPU_MUTANTS = (
     ),
     Mutant(
         "GPU 8: a swap compares with the hash of a CPU",
-        "serving/checksum.py",
+        "serving/swapping/checksum.py",
         'tensor_checksum if device == "cpu" else gpu_tensor_checksum',
         "tensor_checksum",
-        "tests/serving/test_gpu_hash.py",
+        "tests/serving/swapping/test_gpu_hash.py",
     ),
     Mutant(
         "GPU 9: on a CPU Megatron finds Transformer Engine",

@@ -15,7 +15,7 @@ from sdpo_megatron import config as configs
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.fields.reading import dotted, to_plain
-from sdpo_megatron.loops.placement import assign
+from sdpo_megatron.loops.launching.placement import assign
 from sdpo_megatron.planning.hardware import GPUS, Machines
 from sdpo_megatron.planning.layouts import candidates, choose
 from sdpo_megatron.planning.memory import layout_text, memory_sheet

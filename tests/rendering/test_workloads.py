@@ -61,7 +61,7 @@ def test_exit_codes_mean_what_they_say() -> None:
 
 
 def test_ranks_of_several_pods_find_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdpo_megatron.loops.nodes import Place
+    from sdpo_megatron.loops.launching.nodes import Place
 
     manifests = of_rendering(LARGE)
     job = only(manifests, "Job")

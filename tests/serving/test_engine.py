@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from sdpo_megatron.errors import EngineDiedError, EngineError, SwapError
 from sdpo_megatron.nouns import PolicyVersion, VersionSpan
 from serving import memory
-from serving.checksum import EngineChecksum, engine_checksums
 from serving.client import EngineClient
 from serving.completion import SamplingParams
 from serving.config import EngineConfig
-from serving.hot_swap import swap
 from serving.launch import EngineProcess
+from serving.swapping.checksum import EngineChecksum, engine_checksums
+from serving.swapping.hot_swap import swap
 
 pytestmark = pytest.mark.slow
 

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.weights import fp8
-from serving.checksum import EngineChecksum, tensor_checksum
 from serving.client import EngineClient
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
-from serving.hot_swap import swap
 from serving.launch import EngineProcess
+from serving.swapping.checksum import EngineChecksum, tensor_checksum
+from serving.swapping.hot_swap import swap
 from tests.distributed import run_ranks
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from serving import memory
 from serving.client import EngineClient
 from serving.command import engine_flags
 from serving.config import EngineConfig
-from serving.hot_swap import swap
+from serving.swapping.hot_swap import swap
 
 GARBAGE = "f" * 64
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from sdpo_megatron.nouns import PolicyVersion
-from serving.checksum import EngineChecksum
 from serving.client import EngineClient
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
-from serving.hot_swap import swap
 from serving.launch import EngineProcess
 from serving.model_fields import engine_problems
+from serving.swapping.checksum import EngineChecksum
+from serving.swapping.hot_swap import swap
 
 YARN = {
     "rope_type": "yarn",

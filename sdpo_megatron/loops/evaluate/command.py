@@ -134,7 +134,7 @@ def _check_model(config: TrainConfig) -> None:
     Raises:
         ModelFileError: It is not.
     """
-    from sdpo_megatron.loops.prepare import prepare_model
+    from sdpo_megatron.loops.launching.prepare import prepare_model
     from sdpo_megatron.weights.spec import read_config
     from serving.model_fields import engine_problems
 

@@ -69,7 +69,7 @@ class Session:
     @asynccontextmanager
     async def _engines(self) -> AsyncIterator[EnginePool]:
         from sdpo_megatron.actor.runtime import visible_gpus
-        from sdpo_megatron.loops.placement import assign
+        from sdpo_megatron.loops.launching.placement import assign
 
         config = self._config
         engine = assign(config, visible_gpus(), 0).engine_config(config.rollout.engine)

@@ -10,8 +10,8 @@ import pytest
 from sdpo_megatron.nouns import PolicyVersion
 from serving.client import EngineClient
 from serving.completion import Completion, SamplingParams
-from serving.hot_swap import swap
 from serving.launch import EngineProcess
+from serving.swapping.hot_swap import swap
 from tests.serving.span_check import worst_gap
 from tests.serving.worlds import varied
 

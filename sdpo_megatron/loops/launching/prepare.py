@@ -13,7 +13,7 @@ from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.config.budgets import check_model_context
 from sdpo_megatron.errors import ConfigError, ModelFileError
 from sdpo_megatron.fields.reading import dotted, to_plain
-from sdpo_megatron.loops.lease import Lease
+from sdpo_megatron.loops.launching.lease import Lease
 from sdpo_megatron.observability.run_folder import RunFolder
 
 MAY_CHANGE = (

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from sdpo_megatron.errors import EngineDiedError, EngineError
-from serving.settle import settle
+from serving.swapping.settle import settle
 from serving.transports.transport import Patience
 
 

@@ -26,7 +26,7 @@ from sdpo_megatron.errors import EngineError, SwapError
 from sdpo_megatron.nouns import PolicyVersion
 from serving import memory
 from serving.client import EngineClient, EngineRefusal, PauseMode
-from serving.settle import settle
+from serving.swapping.settle import settle
 from serving.transports.transport import Patience
 from serving.weight_files import check_weight_files
 

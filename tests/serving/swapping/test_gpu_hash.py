@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from serving import gpu_hash as module
-from serving.checksum import EngineChecksum, gpu_tensor_checksum, overall_checksum
-from serving.gpu_hash import gpu_hash
+from serving.swapping import gpu_hash as module
+from serving.swapping.checksum import EngineChecksum, gpu_tensor_checksum, overall_checksum
+from serving.swapping.gpu_hash import gpu_hash
 
 KERNEL_SAID = [
     (torch.arange(3, dtype=torch.uint8), "0a97cf45c78490e5"),  # filled up to a word

@@ -24,7 +24,7 @@ from sdpo_megatron.weights.bucket import Bucket, TensorMeta
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
 from serving.pool import EnginePool
-from serving.swap_config import SwapConfig
+from serving.swapping.swap_config import SwapConfig
 from tests.distributed import run_ranks
 from tests.serving.processes import running_with
 from tests.serving.span_check import worst_gap
@@ -145,7 +145,7 @@ class _Stage:
     ) -> None:
         import torch
 
-        from serving.stage_sender import StageSender, open_transport
+        from serving.swapping.stage_sender import StageSender, open_transport
 
         self.config, self.source, self.out = config, source, out
         self.thread, self._heard = thread, heard
@@ -182,7 +182,7 @@ class _Stage:
             begin_version,
             commit_version,
         )
-        from serving.checksum import EngineChecksum, overall_checksum
+        from serving.swapping.checksum import EngineChecksum, overall_checksum
 
         target = self.out / f"v{version:06d}"
         draft = begin_version(self.source, target, torch.float32)

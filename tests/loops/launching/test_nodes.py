@@ -17,8 +17,8 @@ import pytest
 
 from sdpo_megatron.errors import ConfigError, PeerLost
 from sdpo_megatron.exit_codes import DONE, FAILED, STOPPED
-from sdpo_megatron.loops import nodes
-from sdpo_megatron.loops.nodes import Peers, Place
+from sdpo_megatron.loops.launching import nodes
+from sdpo_megatron.loops.launching.nodes import Peers, Place
 from sdpo_megatron.ports import hold_port
 from tests.loops import runs
 

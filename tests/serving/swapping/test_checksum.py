@@ -15,15 +15,15 @@ import torch
 from safetensors import safe_open
 
 from sdpo_megatron.errors import SwapError
-from serving.checksum import (
+from serving.client import EngineClient, ReportedChecksums
+from serving.config import EngineConfig
+from serving.launch import EngineProcess
+from serving.swapping.checksum import (
     EngineChecksum,
     engine_checksums,
     overall_checksum,
     tensor_checksum,
 )
-from serving.client import EngineClient, ReportedChecksums
-from serving.config import EngineConfig
-from serving.launch import EngineProcess
 
 CONFIG = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
 

@@ -33,7 +33,7 @@ import torch
 from sdpo_megatron.errors import SwapError
 from serving.command import resolve_device
 from serving.config import EngineConfig
-from serving.gpu_hash import gpu_hash
+from serving.swapping.gpu_hash import gpu_hash
 
 _VOCAB_MULTIPLE = 64
 _FUSED = {"q_proj": ("qkv_proj", 0), "k_proj": ("qkv_proj", 1), "v_proj": ("qkv_proj", 2)}

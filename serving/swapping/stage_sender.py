@@ -25,11 +25,11 @@ from sdpo_megatron.weights.bucket import Bucket
 from sdpo_megatron.weights.fp8 import served_tensors
 from sdpo_megatron.weights.gather import Buffers
 from sdpo_megatron.weights.version_folder import StageWriter
-from serving.checksum import EngineChecksum
 from serving.client import EngineClient
 from serving.config import EngineConfig
 from serving.router import Served
-from serving.swap_target import StageReport, SwapFailure, SwapTarget
+from serving.swapping.checksum import EngineChecksum
+from serving.swapping.swap_target import StageReport, SwapFailure, SwapTarget
 from serving.transports.disk import DiskTransport
 from serving.transports.distributed import DistributedTransport
 from serving.transports.tensor import TensorTransport

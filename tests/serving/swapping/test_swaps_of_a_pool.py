@@ -23,8 +23,8 @@ from serving.client import MIXED
 from serving.completion import SamplingParams
 from serving.config import EngineConfig
 from serving.pool import EnginePool
-from serving.swap_config import SwapConfig
-from serving.swap_target import SwapFailure
+from serving.swapping.swap_config import SwapConfig
+from serving.swapping.swap_target import SwapFailure
 from tests.serving.stand_in import HASH, StandIn
 
 QUICK = SwapConfig(late_after_s=0.2, deadline_s=20.0)

@@ -12,12 +12,12 @@ import torch
 from sdpo_megatron.errors import EngineDiedError, EngineError, SwapError
 from sdpo_megatron.weights.bucket import Bucket, TensorMeta
 from sdpo_megatron.weights.version_folder import StageWriter
-from serving.checksum import EngineChecksum, tensor_checksum
 from serving.client import EngineClient
 from serving.config import EngineConfig
 from serving.router import Served
-from serving.stage_sender import StageSender
-from serving.swap_target import StageReport, SwapFailure, SwapTarget
+from serving.swapping.checksum import EngineChecksum, tensor_checksum
+from serving.swapping.stage_sender import StageSender
+from serving.swapping.swap_target import StageReport, SwapFailure, SwapTarget
 from serving.transports.transport import Failures, Patience
 
 NUM_BUCKETS = 4

@@ -25,10 +25,10 @@ from sdpo_megatron.actor.runtime import visible_gpus
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.errors import ConfigError, PeerLost
 from sdpo_megatron.exit_codes import DONE, FAILED, ORDERLY, USER_ERROR
-from sdpo_megatron.loops.lease import VARIABLE, Lease
-from sdpo_megatron.loops.nodes import Peers, Place
-from sdpo_megatron.loops.placement import assign
-from sdpo_megatron.loops.prepare import make_folder
+from sdpo_megatron.loops.launching.lease import VARIABLE, Lease
+from sdpo_megatron.loops.launching.nodes import Peers, Place
+from sdpo_megatron.loops.launching.placement import assign
+from sdpo_megatron.loops.launching.prepare import make_folder
 from sdpo_megatron.loops.rank import COMPLAINT_END, COMPLAINTS_FD
 from sdpo_megatron.loops.stop import SIGNALS
 from sdpo_megatron.observability.run_folder import RunFolder

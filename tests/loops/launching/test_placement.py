@@ -12,11 +12,11 @@ import pytest
 
 from sdpo_megatron.config import TrainConfig, load
 from sdpo_megatron.errors import ConfigError
-from sdpo_megatron.loops.placement import Placement, assign
+from sdpo_megatron.loops.launching.placement import Placement, assign
 from serving.command import engine_environment
 from serving.config import EngineConfig
 
-REPOSITORY = Path(__file__).parent.parent.parent
+REPOSITORY = Path(__file__).parents[3]
 
 
 def config(trainer: str = "auto", **engine: Any) -> TrainConfig:

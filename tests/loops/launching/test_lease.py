@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from sdpo_megatron.errors import LeaseLost, RunFolderInUse
-from sdpo_megatron.loops import lease as leases
-from sdpo_megatron.loops.lease import Lease
+from sdpo_megatron.loops.launching import lease as leases
+from sdpo_megatron.loops.launching.lease import Lease
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from sdpo_megatron.loops.lease import Lease
+from sdpo_megatron.loops.launching.lease import Lease
 lease = Lease.acquire(Path(sys.argv[1]), ttl_s=float(sys.argv[2]))
 print(lease.token, flush=True)
 while True:
