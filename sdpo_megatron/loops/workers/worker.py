@@ -208,10 +208,11 @@ class Worker:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        traceback.print_exception(error)
         known = isinstance(error, SdpoError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         self._channel.send("failed", error=type(error).__name__ if known else "", text=text)
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exception(error)
 
     def _sampler(self, sampling: SamplingConfig) -> Sampler:
         """One for each way to sample, so that its limit of requests holds over all groups."""

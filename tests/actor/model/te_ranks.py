@@ -85,7 +85,7 @@ def built(folder: str, layout: dict[str, Any], fp8: str | None) -> dict[str, Any
     """
     from megatron.core.fp8_utils import get_fp8_context
 
-    from sdpo_megatron.actor.checkpoint import _entries
+    from sdpo_megatron.actor.checkpoint.pieces import parts_of
     from sdpo_megatron.actor.drift import in_bf16
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
     from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
@@ -98,8 +98,7 @@ def built(folder: str, layout: dict[str, Any], fp8: str | None) -> dict[str, Any
     init_model_parallel(parallel)
     (model,) = build_model(spec, parallel, PrecisionConfig(dtype="bf16", fp8=fp8))
     load_hf_weights([model], spec, folder)
-    entries = _entries(model)
-    held = {id(entry.data) for entry in entries.values()}
+    parts = parts_of([model])
     found = {
         "position": current_position(),
         "layer": type(model.decoder.layers[0].self_attention.linear_qkv).__name__,
@@ -111,8 +110,8 @@ def built(folder: str, layout: dict[str, Any], fp8: str | None) -> dict[str, Any
         },
         "dtypes": {str(p.dtype) for p in model.parameters()},
         "marks": {name: _marks(p) for name, p in model.named_parameters()},
-        "unsaved": [name for name, p in model.named_parameters() if id(p) not in held],
-        "keys": sorted(entry.key for entry in entries.values()),
+        "unsaved": [name for name, p in model.named_parameters() if id(p) not in parts],
+        "keys": sorted({part.key for some in parts.values() for part in some}),
         "gathered": {name: t for name, t in iter_hf_tensors([model], spec) if t is not None},
     }
     if fp8:

@@ -152,14 +152,14 @@ def test_checkpoints_have_the_keys_of_those_of_local_layers(
 
 
 def local_keys(rank: int, world: int, folder: str) -> list[str]:
-    from sdpo_megatron.actor.checkpoint import _entries
+    from sdpo_megatron.actor.checkpoint.pieces import parts_of
     from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
     from sdpo_megatron.actor.model.gpt import build_model, init_model_parallel
 
     init_model_parallel(ParallelConfig())
     spec = ModelSpec.from_folder(folder)
     (model,) = build_model(spec, ParallelConfig(), PrecisionConfig(dtype="bf16"))
-    return sorted(entry.key for entry in _entries(model).values())
+    return sorted({part.key for some in parts_of([model]).values() for part in some})
 
 
 @pytest.mark.parametrize(
