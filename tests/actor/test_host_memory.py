@@ -69,6 +69,7 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_hidden_states_leave_as_soon_as_a_micro_batch_has_them(
     answer: list[dict[str, Any]],
 ) -> None:
@@ -81,6 +82,7 @@ def test_hidden_states_leave_as_soon_as_a_micro_batch_has_them(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sets_on_the_host_move_as_those_on_the_device_do(answer: list[dict[str, Any]]) -> None:
     for rank in answer:
         assert rank["moved"]

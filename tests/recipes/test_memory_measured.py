@@ -135,6 +135,7 @@ def _bytes(tensors: Any) -> int:
     ],
     ids=["bf16", "fp32", "bf16-dp2", "bf16-tp2"],
 )
+@pytest.mark.exhaustive
 def test_a_rank_holds_what_the_sheet_says(
     tmp_path: Path, dtype: str, world: int, parallel: ParallelConfig
 ) -> None:

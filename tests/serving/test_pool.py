@@ -92,6 +92,7 @@ def test_engine_that_dies_or_hangs_in_a_rollout_comes_back_at_the_current_versio
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_engine_that_cannot_come_back_is_an_error_with_the_reason(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
