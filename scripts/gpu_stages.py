@@ -166,7 +166,7 @@ def resume(machine: Machine) -> Found:
         _leave()
         again = _actor(machine, folder)
         assert again.load_newest(Path(root)) is not None
-        resumed = again.step(_attempts(1))
+        resumed = again.step(again.share_of(_attempts(1)))
     found = [p.detach().cpu() for c in again.chunks for p in c.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)), "weights differ"
     assert went_on["train/loss"] == resumed["train/loss"]
@@ -236,7 +236,7 @@ def _actor(
 ) -> Any:
     from sdpo_megatron.actor import runtime as runtimes
     from sdpo_megatron.actor.config import ActorConfig, BatchConfig, OptimizerConfig
-    from sdpo_megatron.actor.model.config import PrecisionConfig
+    from sdpo_megatron.actor.model.config import ParallelConfig, PrecisionConfig
     from sdpo_megatron.weights.spec import ModelSpec
 
     runtime = runtimes.start_runtime(machine.device)
@@ -248,6 +248,8 @@ def _actor(
     from sdpo_megatron.actor.actor import Actor
 
     config = ActorConfig(
+        # A backward pass of hidden states alone has no gradient of the head to wait for.
+        parallel=ParallelConfig(overlap_grad_reduce=False),
         precision=PrecisionConfig(dtype=machine.dtype, fp8=fp8),
         batch=BatchConfig(micro_batch_tokens=160),
         optimizer=OptimizerConfig(lr=1e-3),
@@ -292,7 +294,10 @@ def _alike(found: Found, expected: Found, tolerance: float) -> None:
 def _batches(actor: Any, samples: Any) -> Any:
     from sdpo_megatron.actor.batches.minibatch import Minibatch
 
-    return Minibatch(actor.config, actor.runtime, actor.share_of(samples)[0]).packed(
+    weighted = [
+        dataclasses.replace(sample, distill_weight=1.0) for sample in samples
+    ]  # others are left out
+    return Minibatch(actor.config, actor.runtime, actor.share_of(weighted)[0]).packed(
         {"student", "teacher"}
     )
 
@@ -473,7 +478,8 @@ def _beside_an_engine(machine: Machine, ask: Callable[..., Found], **settings: A
     folder = _model("qwen3")
     tiny_tokenizer().save_pretrained(folder)
     actor = _actor(machine, folder)
-    actor.step(_attempts(0))  # so that the weights are not those that the engine started with
+    # So that the weights are not those that the engine started with.
+    actor.step(actor.share_of(_attempts(0)))
     return ask(machine, actor, Path(folder), engine_stages.config(machine, **settings))
 
 

@@ -67,12 +67,12 @@ def run_ranks(
         failures = {
             rank: text for rank in range(world_size) if (text := _read_failure(folder, rank))
         }
-        if not failures:
-            for rank, process in enumerate(processes):
-                if rank in late:
-                    failures[rank] = f"still running after {timeout_s} s"
-                elif not _result_file(folder, rank).exists():
-                    failures[rank] = f"died with exit code {process.exitcode}"
+        told = bool(failures)
+        for rank, process in enumerate(processes):
+            if rank in late and not told:
+                failures[rank] = f"still running after {timeout_s} s"
+            elif rank not in late | failures.keys() and not _result_file(folder, rank).exists():
+                failures[rank] = f"died with exit code {process.exitcode}"
         if failures:
             raise RankFailed(
                 "\n".join(

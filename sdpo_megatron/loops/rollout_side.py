@@ -48,11 +48,11 @@ class RolloutSide:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout", daemon=True)
         self._stack = AsyncExitStack()
-        placement = placement_here(config)
-        engine = placement.engine_config(config.rollout.engine)
+        self._placement = placement_here(config)
+        engine = self._placement.engine_config(config.rollout.engine)
         self.transport = resolve_transport(
             engine,
-            shares_gpus=placement.shares_gpus,
+            shares_gpus=self._placement.shares_gpus,
             one_machine=all_ranks_here(config),
             num_bytes=sum(file.stat().st_size for file in model_folder.glob("*.safetensors")),
         )
@@ -191,8 +191,7 @@ class RolloutSide:
 
     def restart_engines(self, engine: EngineConfig) -> None:
         """See `EnginePool.restart`; they keep their GPUs."""
-        placed = placement_here(self._config).engine_config(engine)
-        self._wait(self._pool.restart(placed))
+        self._wait(self._pool.restart(self._placement.engine_config(engine)))
 
     @property
     def engine_restarts(self) -> int:

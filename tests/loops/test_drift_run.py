@@ -22,7 +22,6 @@ def overrides(model: Path, folder: Path, *more: str) -> list[str]:
     return runs.overrides(model, folder, *BF16, f"drift.engine_limit={LIMIT}", *more)
 
 
-@pytest.mark.exhaustive
 def test_engines_that_drift_go_on_in_bf16(tiny_wide: Path, tmp_path: Path) -> None:
     """And so they do after a resume."""
     folder = tmp_path / "run"

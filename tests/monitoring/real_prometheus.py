@@ -47,6 +47,7 @@ NEEDS = {
     "sdpo_validation_best_of_n_ratio": "held-out questions",
     "sdpo_train_policy_loss": "an objective with a policy gradient",
     "sdpo_train_anchor_kl": "an objective with an anchor",
+    "sdpo_drift_fp8_gap": "a trainer in FP8",
 }
 """Series that a healthy run on a CPU does not show, and what they need."""
 NEEDS_MORE = {

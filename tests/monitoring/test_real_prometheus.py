@@ -20,7 +20,6 @@ pytestmark = [
 ]
 
 
-@pytest.mark.exhaustive
 def test_every_expression_is_answered_and_a_healthy_run_raises_no_alert(
     tiny_llama: Path, tmp_path: Path
 ) -> None:

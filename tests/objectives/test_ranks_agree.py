@@ -78,7 +78,6 @@ def test_two_ranks_agree_in_every_run(tp2: Ranks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
 def test_four_ranks_agree_in_every_run(tp4: Ranks) -> None:
     """With four, the sum that was rounded on each rank differed in one run of twenty."""
     check_agreement(tp4)

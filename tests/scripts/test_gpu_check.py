@@ -44,7 +44,6 @@ def test_what_fails_or_hangs_is_recorded_and_the_rest_still_runs(
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
 def test_stages_run_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     stages = ["local", "loss", "hash", "engine"]

@@ -84,6 +84,7 @@ class Crew:
             Member(f"worker-{index}", config, self._run, socket) for index in range(config.count)
         ]
         for member in self._members:
+            self._board.begin("sdpo_worker_exits_total", worker=member.name)
             self._kept[member] = self._task(member.keep(self._on_death))
         self._task(self._watch_deadlines())
 

@@ -34,7 +34,6 @@ def publish_and_die(rank: int, world: int, job: Job) -> Any:
 
 
 @pytest.mark.parametrize("transport", ["distributed", "tensor"])
-@pytest.mark.exhaustive
 def test_no_engine_serves_a_mix(
     transport: str, tiny_engine: EngineProcess, tiny_llama: Path, tmp_path: Path
 ) -> None:

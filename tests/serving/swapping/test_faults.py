@@ -30,7 +30,7 @@ from tests.serving.processes import running_with
 from tests.serving.span_check import worst_gap
 from tests.serving.worlds import PoolThread, varied
 
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PROMPT = (1, 40, 41, 42, 43)
 NUM_BUCKETS = 3
