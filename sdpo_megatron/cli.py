@@ -100,8 +100,8 @@ def _discover(arguments: Sequence[str]) -> int:
         words,
         usual=("discovery.method=sdpo", "batch.questions=1", "validation.every=0"),
     )
-    from sdpo_megatron.discovery.page import SEARCHES, page, searches_of
-    from sdpo_megatron.discovery.searches import read_searches
+    from sdpo_megatron.discovery.page import page, searches_of
+    from sdpo_megatron.discovery.searches import SEARCHES, read_searches
     from sdpo_megatron.loops.launching.launch import run
     from sdpo_megatron.loops.launching.nodes import Place
     from sdpo_megatron.loops.launching.prepare import prepare

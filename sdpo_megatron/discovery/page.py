@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sdpo_megatron.discovery.curves import Curve, curve, speed_up
-from sdpo_megatron.discovery.searches import Search, by_question, read_searches
+from sdpo_megatron.discovery.searches import SEARCHES, Search, by_question, read_searches
 from sdpo_megatron.errors import ConfigError
 
-SEARCHES = "searches.jsonl"
 METHODS = ("sdpo", "best_of_k", "multi_turn")
 
 

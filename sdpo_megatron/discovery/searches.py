@@ -10,6 +10,9 @@ from typing import Any
 
 from sdpo_megatron.errors import ConfigError
 
+SEARCHES = "searches.jsonl"
+"""Of a run folder: a line for each finished search."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:

@@ -43,13 +43,6 @@ def discover(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
             if over:
                 trainer.begin_next_search()
             metrics |= trainer.publish(coordinator)
-            if coordinator:
-                coordinator.report(trainer.state, metrics)
-            trainer.checkpoint_if_due()
-            if coordinator:
-                coordinator.saved()
-            stopping = any_rank(stop.asked)
-        trainer.checkpoint_if_due(now=True)
-        if coordinator:
-            coordinator.finish(trainer.state)
+            stopping = run.end_step(metrics)
+        run.finish()
         return trainer.state.search >= searches

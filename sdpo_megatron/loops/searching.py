@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.discovery.conversation import Turn, messages_after
-from sdpo_megatron.discovery.searches import Search, write_line
+from sdpo_megatron.discovery.searches import SEARCHES, Search, write_line
 from sdpo_megatron.loops.questions import batches_of_search
 from sdpo_megatron.loops.state import TrainState
 from sdpo_megatron.nouns import Group, Message, Question
 from sdpo_megatron.observability.run_folder import RunFolder
 from sdpo_megatron.rollout.prompts import PromptBuilder
-
-SEARCHES = "searches.jsonl"
 
 
 class Searching:

@@ -7,7 +7,7 @@ sees. The other ranks know nothing of attempts but those of their own share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,6 +64,23 @@ class OpenRun:
 
         return read_share(self.folder.rollouts / plan, self.folder.groups)
 
+    def end_step(self, metrics: Mapping[str, float]) -> bool:
+        """The step is reported, then saved where that is due; whether the run was asked to stop."""
+        trainer, coordinator = self.trainer, self.coordinator
+        if coordinator:
+            coordinator.report(trainer.state, metrics, trainer.actor.scored)
+        trainer.checkpoint_if_due()
+        if coordinator:
+            coordinator.saved()
+        return any_rank(self.stop.asked)
+
+    def finish(self) -> None:
+        """Everything is on the disk, and a person is told where."""
+        self.trainer.checkpoint_if_due(now=True)
+        self.trainer.close()
+        if self.coordinator:
+            self.coordinator.finish(self.trainer.state)
+
 
 @contextmanager
 def opened(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> Iterator[OpenRun]:
@@ -111,13 +128,6 @@ def train(config: TrainConfig, folder: RunFolder, stop: StopRequest) -> bool:
             metrics |= trainer.publish(coordinator)
             if coordinator:
                 coordinator.validate(trainer.state)
-                coordinator.report(trainer.state, metrics, trainer.actor.scored)
-            trainer.checkpoint_if_due()
-            if coordinator:
-                coordinator.saved()
-            stopping = any_rank(stop.asked)
-        trainer.checkpoint_if_due(now=True)
-        trainer.close()
-        if coordinator:
-            coordinator.finish(trainer.state)
+            stopping = run.end_step(metrics)
+        run.finish()
         return trainer.state.step >= run.steps

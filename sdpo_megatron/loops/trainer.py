@@ -88,6 +88,7 @@ class Trainer:
         """A rollout batch that nothing is learnt from; returns its metrics."""
         self.state = replace(self.state, step=self.state.step + 1)
         self.actor.rollout_batches += 1
+        self.actor.scored = []
         metrics = dict.fromkeys(_OF_NO_TRAINING, 0.0) | {"train/skipped_steps": 1.0}
         metrics["time/checkpoint_s"], self._checkpoint_s = self._checkpoint_s, 0.0
         return metrics
