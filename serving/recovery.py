@@ -74,6 +74,7 @@ class Recovery:
 
     async def _reloaded(self, engine: Engine) -> bool:
         try:
+            await engine.client.model_info()  # one that hangs would keep a load for minutes
             await self._rejoin(engine)
         except SwapError:
             raise
