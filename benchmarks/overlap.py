@@ -1,11 +1,11 @@
 """Generation beside training against one after the other: the same work, end to end.
 
-    python benchmarks/overlap.py [--steps 6] [--skip 2] [--rounds 1] [OVERRIDE ...]
+    python benchmarks/overlap.py [--steps 8] [--skip 2] [--rounds 1] [OVERRIDE ...]
 
 Two runs of SmolLM2-135M, taking turns: rollout.max_staleness 0 and 1. Engine and trainer have one
 thread each, so that two cores can do both at a time; the learning rate is so small that both sample
-from the same policy, and seconds are compared by the tokens sampled. Of the steps after the first
-`skip`:
+from the same policy, every attempt is distilled, and seconds are compared by the tokens sampled. Of
+the steps after the first `skip`:
 
     g, t     seconds of a synchronous step that wait for attempts, and all others
     ideal    max(g, t) / (g + t): what is left when one hides behind the other
@@ -44,6 +44,8 @@ SETTINGS = (
     "rollout.engine.threads=1",
     "rollout.sampling.max_new_tokens=48",
     "rollout.sampling.concurrency=16",
+    "rollout.teacher_prompt.feedback_when=always",  # so that every attempt is distilled,
+    "rollout.teacher_prompt.use_own_success=true",  # in each run and at each step
 )
 
 
@@ -51,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--skip", type=int, default=2, help="steps that warm up")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("overrides", nargs="*", help="more settings of both runs")

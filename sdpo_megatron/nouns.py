@@ -34,6 +34,9 @@ class Question:
         prefill: Text that opens the assistant's turn, e.g. a code fence. Part of the prompt, not of
             the attempt.
         stop: Strings that end an attempt; the stop string itself is not part of the attempt's text.
+        tool: "python" where the model may call it and reads what comes back; "" for none. One of
+            `stop` then ends a call.
+        max_turns: Turns of the model's, at most; the last one's text is what is judged.
         item: What the verifier needs (tests, answer). Never shown to the model.
     """
 
@@ -42,6 +45,8 @@ class Question:
     messages: tuple[Message, ...]
     prefill: str = ""
     stop: tuple[str, ...] = ()
+    tool: str = ""
+    max_turns: int = 1
     item: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -70,15 +75,17 @@ class Attempt:
         question_id: The question it answers.
         index: Position in its group, from 0.
         prompt_ids: Token ids the engine was given, the prefill included.
-        response_ids: Token ids sampled (and, in multi-turn tasks, observation tokens between them).
-        log_probs: log pi_rollout of each response token, after temperature; same length as
-            response_ids.
+        response_ids: Token ids sampled and, between them, those of a tool's turns.
+        log_probs: log pi_rollout of each response token, after temperature; 0 where a tool spoke;
+            same length as response_ids.
         loss_mask: True exactly on tokens that the student sampled; same length as response_ids.
         versions: Spans of policy versions, in order, covering all response tokens.
         finish_reason: "stop" (ended by itself), "length" (truncated at the limit) or "abort".
-        text: The response decoded without special tokens and without the stop string: what the
-            verifier judges.
-        seed: Sampling seed sent with the request; None when unseeded.
+        text: The model's last turn decoded without special tokens and without the stop string: what
+            the verifier judges.
+        seed: Sampling seed sent with the first request; None when unseeded.
+        turns: The model's turns and the tool's, one after the other; () where the model called
+            none, so that the response is one turn.
     """
 
     question_id: str
@@ -91,6 +98,7 @@ class Attempt:
     finish_reason: FinishReason
     text: str
     seed: int | None = None
+    turns: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

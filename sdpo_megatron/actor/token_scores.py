@@ -132,7 +132,10 @@ class TokenScoring:
         parts: dict[Key, Part] = {}
         for place, scores in self._found:
             for (key, position), token in zip(place, _plain(scores), strict=True):
-                parts.setdefault(key, Part(self._chosen[key])).tokens[position] = token
+                part = parts.setdefault(key, Part(self._chosen[key]))
+                if not part.sample.loss_mask[position]:  # a tool's word: nobody is taught it
+                    token = (token[0], token[0], ())
+                part.tokens[position] = token
         return parts
 
 

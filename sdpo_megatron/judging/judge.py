@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sdpo_megatron.errors import NoVerdict, VerifierUnavailable
 from sdpo_megatron.judging.backend import Backend
+from sdpo_megatron.judging.bounds import CODE
 from sdpo_megatron.judging.config import JudgeConfig
 from sdpo_megatron.judging.items import Item
 from sdpo_megatron.judging.local import LocalVerifiers
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sdpo_megatron.tasks.task import Task
 
 Warn = Callable[[str], None]
+_TOOL_ITEMS = {"python": Item({"kind": "python_tool"})}
 
 
 class Judge:
@@ -62,6 +64,16 @@ class Judge:
             except NoVerdict as error:
                 self._tell(question, error)
                 raise
+
+    async def run_tool(self, question: Question, code: str) -> str:
+        """What comes back to the model when it calls the question's tool with `code`. The code runs
+        where programs are judged and within their limits.
+
+        Raises:
+            NoVerdict: Infrastructure failed in every try.
+        """
+        async with self._slots:
+            return (await self._backend.verify(CODE, _TOOL_ITEMS[question.tool], code)).feedback
 
     def _item(self, question: Question) -> Item:
         """The question's item, so that it is hashed once and not at every attempt."""
@@ -127,4 +139,7 @@ def _local(config: JudgeConfig, sandbox: SandboxConfig, task: Task) -> LocalVeri
     )
     if not sandbox.workers:
         sandbox = replace(sandbox, workers=config.num_workers)
-    return LocalVerifiers(frozenset({task.verifier_name}), pool, sandbox, config.code)
+    names = {task.verifier_name}
+    if any(question.tool for question in task.questions):
+        names.add(CODE)
+    return LocalVerifiers(frozenset(names), pool, sandbox, config.code)

@@ -96,6 +96,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("rollout/truncated_fraction", "rollout_truncated_ratio", "ratio", "Attempts cut at the length limit"),
     _gauge("rollout/format_ok_fraction", "rollout_format_ok_ratio", "ratio", "Attempts from which an answer could be extracted"),
     _gauge("rollout/tokens_per_s", "", "tokens/s", "Sampled tokens by the seconds of sampling; with rollout.max_staleness, by those since the batch before"),
+    _gauge("rollout/tool_calls_mean", "rollout_tool_calls_mean", "calls", "Calls of a tool in an attempt, where the task has one (task.tool)"),
     _counter("rollout/attempts", "rollout_attempts", "attempts", "Attempts sampled"),
     _counter("rollout/dropped_attempts", "rollout_dropped_attempts", "attempts", "Attempts that could not be judged: neither rewarded nor trained on"),
     _gauge("rollout/overlong_questions", "rollout_overlong_questions", "questions", "Questions of the task left out because their prompt is too long", "maybe"),

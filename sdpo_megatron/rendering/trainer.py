@@ -34,6 +34,7 @@ COMPONENT = "trainer"
 CONFIG_FOLDER, CONFIG_KEY = "/etc/sdpo/run", "config.yaml"
 _SCRATCH_GIB = 64
 _CPU_SCRATCH_GIB = 4
+_WORKER_GIB = 1  # a rollout worker beside the ranks: Python, a tokenizer, the groups that it makes
 
 
 def trainer(config: TrainConfig, cluster: Cluster, size: Size) -> list[Manifest]:
@@ -97,7 +98,7 @@ def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:
         ports=ports,
         resources=resources(
             ranks * cluster.cpus_per_rank,
-            ranks * cluster.memory_gib_per_rank,
+            ranks * cluster.memory_gib_per_rank + _WORKER_GIB * config.rollout.workers.count,
             ranks if size.trainer_gpus else 0,
         ),
     )

@@ -61,6 +61,21 @@ class PromptBuilder:
             return tuple(self._encode_whole("".join(piece.text for piece in pieces)))
         return tuple(self._encode_apart(pieces))
 
+    def reply_ids(self, messages: Sequence[Message], role: str, content: str) -> tuple[int, ...]:
+        """What follows when the model's turn after `messages` has ended and `role` says `content`:
+        the end of that turn, the other's, and the opening of the model's next.
+
+        Raises:
+            ModelFileError: The chat template shows nothing that `role` says.
+        """
+        turns = ({"role": "assistant", "content": "-"}, {"role": role, "content": content})
+        pieces = self._pieces((*messages, *turns), "")
+        texts = [index for index, piece in enumerate(pieces) if not piece.is_template]
+        # Of the texts the last three are the model's turn, what is said to it, and its prefill.
+        if len(texts) < 3 or pieces[texts[-2]].text != content.strip():
+            raise ModelFileError(f"the chat template does not show what a {role!r} says")
+        return tuple(self._encode_apart(pieces[texts[-3] + 1 :]))
+
     def text(self, messages: Sequence[Message], prefill: str = "") -> str:
         """What `encode` encodes, for people."""
         return "".join(piece.text for piece in self._pieces(messages, prefill))

@@ -7,16 +7,18 @@ import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from sdpo_megatron.errors import EngineError, NoVerdict
+from sdpo_megatron.errors import ConfigError, EngineError, NoVerdict
 from sdpo_megatron.nouns import Attempt, Group, PolicyVersion, Question, Verdict
 from sdpo_megatron.rollout.capacity import num_engines, requests_in_flight
 from sdpo_megatron.rollout.config import SamplingConfig
+from sdpo_megatron.rollout.conversation import CallMistake, Conversation, called_code
 from sdpo_megatron.rollout.prompts import PromptBuilder
-from sdpo_megatron.rollout.tokenizer import decode_response
+from sdpo_megatron.verifiers.harmless import harmless
 from serving.completion import Completion, SamplingParams
 from serving.config import EngineConfig
 
 JudgeAttempt = Callable[[Question, str], Awaitable[Verdict]]
+RunTool = Callable[[Question, str], Awaitable[str]]
 T = TypeVar("T")
 OnAttempt = Callable[[Question, Attempt, Verdict], None]
 
@@ -39,8 +41,18 @@ class Sampler:
         num_dropped: Attempts lost because no verifier could judge them, so far.
     """
 
-    def __init__(self, engines: Engines, prompts: PromptBuilder, config: SamplingConfig):
+    def __init__(
+        self,
+        engines: Engines,
+        prompts: PromptBuilder,
+        config: SamplingConfig,
+        run_tool: RunTool | None = None,
+    ):
+        """`run_tool` gives what comes back when the tool of a question is called with some code;
+        questions that have one need it.
+        """
         self.engines = engines
+        self._run_tool = run_tool
         self.prompts = prompts
         self.config = config
         self.num_retries = 0
@@ -91,10 +103,10 @@ class Sampler:
         prompt_ids = self.prompts.question_ids(question)
 
         async def attempt_and_judge(index: int) -> tuple[Attempt, Verdict] | None:
-            async with self._slots:
-                on_start()
-                attempt = await self._attempt(question, prompt_ids, index, version, step_seed)
             try:
+                attempt = await self._attempt(
+                    question, prompt_ids, index, version, step_seed, on_start
+                )
                 verdict = await judge(question, attempt.text)
             except NoVerdict:
                 self.num_dropped += 1
@@ -121,55 +133,68 @@ class Sampler:
         index: int,
         version: PolicyVersion | None,
         step_seed: int,
+        on_start: Callable[[], None],
     ) -> Attempt:
         seed = None
         if self.engines.config.deterministic:
             seed = attempt_seed(self.config.seed, step_seed, question.id, index)
-        sampling = SamplingParams(
-            temperature=self.config.temperature,
-            top_p=self.config.top_p,
-            max_new_tokens=self.config.max_new_tokens,
-            stop=question.stop,
-            seed=seed,
-        )
+        conversation = Conversation(self.prompts, question, prompt_ids, self.config.max_new_tokens)
+        while True:
+            turn = conversation.num_turns
+            sampling = SamplingParams(
+                temperature=self.config.temperature,
+                top_p=self.config.top_p,
+                max_new_tokens=conversation.tokens_left,
+                stop=question.stop,
+                seed=_turn_seed(seed, turn),
+            )
+            who = f"{question.id}, attempt {index}"
+            async with self._slots:
+                on_start()
+                conversation.say(
+                    await self._complete(conversation.context_ids, sampling, version, who)
+                )
+            if not conversation.waits:
+                return conversation.attempt(index, seed)
+            conversation.hear(await self._answer(question, conversation.said))
+
+    async def _complete(
+        self,
+        context_ids: tuple[int, ...],
+        sampling: SamplingParams,
+        version: PolicyVersion | None,
+        who: str,
+    ) -> Completion:
         for retry in range(self.config.retries + 1):
             self.num_retries += retry > 0
             try:
-                completion = await self.engines.generate(prompt_ids, sampling)
+                completion = await self.engines.generate(context_ids, sampling)
                 _check(completion, version)
-                return self._to_attempt(question, prompt_ids, index, seed, completion)
+                return completion
             except EngineError as error:
                 last = error
-        raise type(last)(f"{question.id}, attempt {index}: {last}") from last
+        raise type(last)(f"{who}: {last}") from last
 
-    def _to_attempt(
-        self,
-        question: Question,
-        prompt_ids: tuple[int, ...],
-        index: int,
-        seed: int | None,
-        completion: Completion,
-    ) -> Attempt:
-        return Attempt(
-            question_id=question.id,
-            index=index,
-            prompt_ids=prompt_ids,
-            response_ids=completion.token_ids,
-            log_probs=completion.log_probs,
-            loss_mask=(True,) * len(completion.token_ids),
-            versions=completion.versions,
-            finish_reason=completion.finish_reason,
-            text=decode_response(
-                self.prompts.tokenizer, prompt_ids, completion.token_ids, question.stop
-            ),
-            seed=seed,
-        )
+    async def _answer(self, question: Question, said: str) -> str:
+        """The tool's turn after the model's."""
+        if self._run_tool is None:
+            raise ConfigError(f"{question.id} has a tool, and nobody here runs it")
+        try:
+            code = called_code(said)
+        except CallMistake as mistake:
+            return harmless(str(mistake))
+        return await self._run_tool(question, code)
 
 
 def attempt_seed(run_seed: int, step_seed: int, question_id: str, index: int) -> int:
     """A seed below 2**62 that depends on nothing but its arguments, in any process."""
     key = f"{run_seed}/{step_seed}/{question_id}/{index}".encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 2
+
+
+def _turn_seed(seed: int | None, turn: int) -> int | None:
+    """Turns of one attempt differ in their seeds; the first has the attempt's own."""
+    return seed if seed is None or turn == 0 else attempt_seed(seed, turn, "", 0)
 
 
 def _check(completion: Completion, version: PolicyVersion | None) -> None:

@@ -169,6 +169,7 @@ def group_from_json(data: Mapping[str, Any]) -> Group:
 def _attempt_to_json(attempt: Attempt) -> dict[str, Any]:
     data = dict(vars(attempt))
     data["loss_mask"] = "".join("1" if trained else "0" for trained in attempt.loss_mask)
+    data["turns"] = [dict(turn) for turn in attempt.turns]
     data["versions"] = [[span.start, span.end, span.version] for span in attempt.versions]
     return data
 
@@ -182,6 +183,7 @@ def _attempt_from_json(data: Mapping[str, Any]) -> Attempt:
             "log_probs": tuple(data["log_probs"]),
             "loss_mask": tuple(flag == "1" for flag in data["loss_mask"]),
             "versions": tuple(VersionSpan(*span) for span in data["versions"]),
+            "turns": tuple(data.get("turns", ())),
         }
     )
 

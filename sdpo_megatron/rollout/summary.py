@@ -24,6 +24,9 @@ def group_sums(group: Group) -> dict[str, float]:
         "reward": sum(verdict.reward for verdict in verdicts),
         "format_ok": sum(verdict.format_ok for verdict in verdicts),
         "tokens": sum(len(attempt.response_ids) for attempt in attempts),
+        "tool_calls": sum(
+            turn["role"] == "tool" for attempt in attempts for turn in attempt.turns
+        ),
         "truncated": sum(attempt.finish_reason == "length" for attempt in attempts),
         "mixed": float(len({verdict.success for verdict in verdicts}) == 2),
         "judge_s": sum(verdict.seconds for verdict in verdicts),
@@ -54,6 +57,7 @@ def rollout_metrics(groups: Sequence[Sums], seconds: float) -> dict[str, float]:
         "rollout/reward_mean": _ratio(total["reward"], attempts),
         "rollout/format_ok_fraction": _ratio(total["format_ok"], attempts),
         "rollout/response_tokens_mean": _ratio(total["tokens"], attempts),
+        "rollout/tool_calls_mean": _ratio(total["tool_calls"], attempts),
         "rollout/truncated_fraction": _ratio(total["truncated"], attempts),
         "rollout/tokens_per_s": _ratio(total["tokens"], seconds),
         "rollout/attempts": float(attempts),

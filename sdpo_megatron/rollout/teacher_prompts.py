@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from sdpo_megatron.nouns import Attempt, Group, Message, Question, TeacherContext
 from sdpo_megatron.rollout.config import TeacherPromptConfig
+from sdpo_megatron.rollout.conversation import transcript
 from sdpo_megatron.rollout.prompts import PromptBuilder
 from sdpo_megatron.rollout.tokenizer import decode_response
 
@@ -81,7 +82,10 @@ class TeacherPromptBuilder:
         return verdict.feedback if verdict.feedback.strip() else ""
 
     def _whole_turn(self, question: Question, attempt: Attempt) -> str:
-        """The assistant's turn as it stood: prefill, text, and the stop string that was sampled."""
+        """The assistant's turn as it stood: prefill, text, and the stop string that was sampled; a
+        conversation with a tool as a whole."""
+        if attempt.turns:
+            return transcript(attempt.turns)
         sampled = decode_response(self.prompts.tokenizer, attempt.prompt_ids, attempt.response_ids)
         ending = next(
             (stop for stop in question.stop if sampled.startswith(attempt.text + stop)), ""

@@ -52,6 +52,14 @@ class TaskConfig:
     the end of the signature (it never ends inside a line break: the break belongs to the model's
     first token); or nothing."""
 
+    tool: Literal["none", "python"] = "none"
+    """What the model may call before it answers. python: code in `<tool_call>`, run in the sandbox;
+    what it prints is the next turn. Tool turns are attended to, never trained on, and count against
+    `rollout.sampling.max_new_tokens`."""
+
+    max_turns: PositiveInt = 4
+    """Turns of the model's in an attempt, at most. Does nothing without `tool`."""
+
     feedback_may_reveal_answer: bool = False
     """Whether feedback may contain the expected answer. It leaks ground truth into the teacher;
     verdicts then say so."""

@@ -14,6 +14,7 @@ from sdpo_megatron.errors import ConfigError, TaskFileError
 from sdpo_megatron.nouns import Question
 from sdpo_megatron.tasks.config import TaskConfig
 from sdpo_megatron.tasks.lines import LeftOut, Line, read_lines
+from sdpo_megatron.tasks.tool import with_tool
 from sdpo_megatron.verifiers.base import REVEAL_KEY, import_path_of
 from sdpo_megatron.verifiers.code.asserts import public_split
 
@@ -105,7 +106,7 @@ def load_task(config: TaskConfig) -> Task:
         layout.check(picked)
     return Task(
         name=config.name,
-        questions=tuple(question for _, question in picked),
+        questions=tuple(with_tool(question, config) for _, question in picked),
         verifier_name=verifier,
         path=path,
         left_out=tuple(left_out),

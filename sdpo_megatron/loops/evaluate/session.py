@@ -99,11 +99,11 @@ class Session:
                 f"{len(questions) - len(asked)} questions of {job.task.name} are left out: their "
                 f"prompts are longer than {sampling.max_prompt_tokens} tokens"
             )
-        sampler = Sampler(pool, prompts, sampling)
         at_once = max(1, _AT_ONCE // sampling.num_attempts)
         total = len(asked) * sampling.num_attempts
         warn = self._display.warn
         async with open_judge(config.judge, config.sandbox, job.task, warn) as judge:
+            sampler = Sampler(pool, prompts, sampling, judge.run_tool)
             with self._display.phase(f"asking {job.task.name}", total=total) as phase:
                 for start in range(0, len(asked), at_once):
                     some = asked[start : start + at_once]

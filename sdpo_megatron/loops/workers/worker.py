@@ -217,7 +217,9 @@ class Worker:
     def _sampler(self, sampling: SamplingConfig) -> Sampler:
         """One for each way to sample, so that its limit of requests holds over all groups."""
         if sampling not in self._samplers:
-            self._samplers[sampling] = Sampler(self._router, self._prompts, sampling)
+            self._samplers[sampling] = Sampler(
+                self._router, self._prompts, sampling, self._judge.run_tool
+            )
         return self._samplers[sampling]
 
     def _cancel(self, position: int) -> None:

@@ -14,6 +14,7 @@ _SAMPLING = Row("How fast does it sample?", (
           curves=(Curve(rate(select(series.ROLLOUT_TOKENS, THIS_RUN)), "sampled", "rollout/tokens_per_s"),)),
     Panel(title="Attempts", help="Judged, by how they ended and whether they solved their question.", unit="items/s", stacked=True, bounds=(0, None),
           curves=(Curve(f"sum by (finish, solved) ({rate(select(series.ATTEMPTS, THIS_RUN))})", "{{finish}}, solved: {{solved}}"),)),
+    Panel(title="Tool calls", help="Of an attempt, where the task has a tool.", unit="items", bounds=(0, None), curves=(step("rollout/tool_calls_mean", "calls"),)),
     Panel(title="Sampled and dropped", help="Attempts of a step, and those lost to infrastructure.", unit="items", bounds=(0, None),
           curves=(step("rollout/attempts", "sampled"), step("rollout/dropped_attempts", "dropped"))),
     Panel(title="In flight", help="Attempts of the step that are not judged yet, and requests at each engine.", unit="items", bounds=(0, None),

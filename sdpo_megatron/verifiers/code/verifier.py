@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sdpo_megatron.nouns import Verdict
-from sdpo_megatron.sandbox import Sandbox
+from sdpo_megatron.sandbox import RunLimits, Sandbox
+from sdpo_megatron.sandbox.python_tool import PythonTool
 from sdpo_megatron.sandbox.inside.verdict.render import shorten_middle
-from sdpo_megatron.verifiers.base import BadItem
+from sdpo_megatron.verifiers.base import BadItem, graded
+from sdpo_megatron.verifiers.harmless import harmless
 
 from .config import CodeVerifierConfig
 from .feedback import HIDDEN_TEXT
@@ -35,7 +38,10 @@ class CodeVerifier:
     "entry_point": absent or "" for stdin programs, else "Solution.method" or the name of a
     function. The input of a functional test is one JSON value a line, its output one JSON value.
 
-    Both may hold "opened_fence": true when the prompt opened a fence, so that the response begins
+    An item of kind "python_tool" holds nothing else: the response is code that a model runs by
+    calling a tool. The verdict's feedback is what it reads next, and success that it ended well.
+
+    The first two may hold "opened_fence": true when the prompt opened a fence, so that the response begins
     in code; a HumanEval item also "opening", code after that fence with which the response goes on.
 
     `verify` raises VerifierUnavailable when the sandbox fails and BadItem on a malformed item,
@@ -47,6 +53,9 @@ class CodeVerifier:
     def __init__(self, sandbox: Sandbox, config: CodeVerifierConfig | None = None) -> None:
         self.sandbox = sandbox
         self.config = config or CodeVerifierConfig()
+        self._tool = PythonTool(
+            sandbox, RunLimits(**self.config.limits()), self.config.max_feedback_chars
+        )
         self._judges: dict[str, Callable[[Mapping[str, Any], str], Outcome]] = {
             "humaneval": HumanEvalJudge(sandbox, self.config),
             "livecodebench": LiveCodeBenchJudge(sandbox, self.config),
@@ -55,6 +64,8 @@ class CodeVerifier:
     def verify(self, item: Mapping[str, Any], response: str) -> Verdict:
         start = time.monotonic()
         kind = item.get("kind")
+        if kind == "python_tool":
+            return replace(self._call(response), seconds=time.monotonic() - start)
         judge = self._judges.get(kind) if isinstance(kind, str) else None
         if judge is None:
             raise BadItem(f"a code item of kind {kind!r}; known: {', '.join(self._judges)}")
@@ -68,6 +79,12 @@ class CodeVerifier:
             layers=outcome.layers,
             details=outcome.details(),
         )
+
+    def _call(self, code: str) -> Verdict:
+        output = self._tool(code)
+        text = harmless(output.text, self.config.max_feedback_chars)
+        verdict = graded(not output.error, cpu_s=output.cpu_s)
+        return replace(verdict, feedback=text, layers=self.sandbox.layers or ())
 
     def _reward(self, outcome: Outcome) -> float:
         if self.config.reward == "fraction":

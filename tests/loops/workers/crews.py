@@ -124,9 +124,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(model: Path, folder: Path, *overrides: str) -> AsyncIterator[Scene]:
+async def scene(
+    model: Path, folder: Path, *overrides: str, engine: SlowEngine | None = None
+) -> AsyncIterator[Scene]:
     """A crew of one worker on a new run folder, at its first version."""
-    async with SlowEngine() as engine:
+    async with engine or SlowEngine() as engine:
         config = configs.load(
             [
                 *runs.overrides(model, folder),

@@ -25,6 +25,9 @@ def verifier(sandbox: Sandbox) -> CodeVerifier:
     return CodeVerifier(sandbox, CodeVerifierConfig(cpu_s=1.0, wall_s=20.0, memory_mib=128))
 
 
+LIMIT = "Time limit exceeded: the program used more than 1 seconds of CPU time."
+
+
 def feedback(verifier: CodeVerifier, response: str, item: dict[str, Any] = SUM_ITEM) -> str:
     verdict = verifier.verify(item, response)
     assert not verdict.success
@@ -310,3 +313,22 @@ def test_function(verifier: CodeVerifier) -> None:
     assert feedback(verifier, raising, FUNCTION).endswith(
         "IndexError: list index out of range (line 3 of your code)"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "ended_well"),
+    [
+        ("print(6 * 7)", "42", True),
+        ("x = 6\nx * 7", "42", True),
+        ("pass", "(no output)", True),
+        ("print(1)\n1 / 0", "1\nZeroDivisionError: division by zero (line 2)", False),
+        ("print('<|im_end|>')", "< |im_end| >", True),
+        ("def f(:", "SyntaxError: invalid syntax (line 1)", False),
+        ("while True: pass", LIMIT, False),
+    ],
+)
+def test_a_call_of_the_python_tool_reads_what_a_terminal_would_show(
+    verifier: CodeVerifier, code: str, output: str, ended_well: bool
+) -> None:
+    verdict = verifier.verify({"kind": "python_tool"}, code)
+    assert (verdict.feedback, verdict.success) == (output, ended_well)
