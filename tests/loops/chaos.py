@@ -21,6 +21,8 @@ VICTIMS = {
     "trainer": "sdpo_megatron.loops.rank",
 }
 ETA = 1
+_AFTER_A_STEP = 0.8
+_LATER_S = 5.0
 
 
 def arguments(model: Path, folder: Path) -> list[str]:
@@ -39,16 +41,24 @@ def arguments(model: Path, folder: Path) -> list[str]:
 def run_under_kills(model: Path, folder: Path, kills: int, seed: int = 0) -> Counter[str]:
     """Start the run, kill `kills` times, start it again where that ended it, let it go on for two
     more steps and stop it in order; how often each was killed.
+
+    Most kills come some time after a step that followed the last one, anywhere in a step or a swap;
+    one in five comes at once, while the last one is being recovered from.
     """
     draw, killed = random.Random(seed), Counter[str]()
     process = runs.start(arguments(model, folder))
+    reached = 0
     while killed.total() < kills:
-        time.sleep(draw.uniform(0.5, 6.0))
+        if draw.random() < _AFTER_A_STEP:
+            runs.wait_until(lambda: _steps(folder) != reached, process)  # noqa: B023
+        time.sleep(draw.uniform(0.0, _LATER_S))
         assert process.poll() is None, process.communicate()[0]  # nothing but a kill ends it
         victim = draw.choice([*VICTIMS, "run"])
         if not _kill(victim, process.pid):
             continue  # it is not up yet
         killed[victim] += 1
+        reached = _steps(folder)
+        print(f"kill {killed.total()} of {kills}: {victim}, after step {reached}", flush=True)
         if victim in ("trainer", "run"):
             process.communicate(timeout=runs.LIMIT_S)
             process = runs.start(["--resume", str(folder)])
