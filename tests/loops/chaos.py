@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -50,7 +51,7 @@ def run_under_kills(model: Path, folder: Path, kills: int, seed: int = 0) -> Cou
     reached = 0
     while killed.total() < kills:
         if draw.random() < _AFTER_A_STEP:
-            runs.wait_until(lambda: _steps(folder) != reached, process)  # noqa: B023
+            _wait_for_step(folder, reached + 1, process)
         time.sleep(draw.uniform(0.0, _LATER_S))
         assert process.poll() is None, process.communicate()[0]  # nothing but a kill ends it
         victim = draw.choice([*VICTIMS, "run"])
@@ -62,8 +63,7 @@ def run_under_kills(model: Path, folder: Path, kills: int, seed: int = 0) -> Cou
         if victim in ("trainer", "run"):
             process.communicate(timeout=runs.LIMIT_S)
             process = runs.start(["--resume", str(folder)])
-    steps = _steps(folder)
-    runs.wait_until(lambda: _steps(folder) >= steps + 2, process)
+    _wait_for_step(folder, _steps(folder) + 2, process)
     process.send_signal(signal.SIGTERM)
     runs.finish(process, code=STOPPED)
     return killed
@@ -81,6 +81,10 @@ def _kill(victim: str, launcher: int) -> bool:
                 process.kill()
                 return True
     return False
+
+
+def _wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    runs.wait_until(lambda: _steps(folder) >= step, process)
 
 
 def _steps(folder: Path) -> int:
