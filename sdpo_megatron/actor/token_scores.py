@@ -6,6 +6,7 @@ rank 0 gets the numbers once a step. With a limit of 0 nothing is computed and n
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
@@ -23,9 +24,17 @@ MOST_TOKENS = 2048
 _LEAST = -4.6  # log of 1 %: nobody looks at an alternative below it
 _DIGITS = 4
 
-Key = tuple[str, int]
-"""Question id and index: they name a sample."""
+Key = tuple[str, int, int]
+"""Question id, index, and a checksum: a rollout batch may hold a question twice."""
 _Token = tuple[float, float, tuple[tuple[int, float, float], ...]]
+
+
+def key_of(sample: TrainSample) -> Key:
+    """Names the sample on every rank: of what it was asked, answered and taught."""
+    checksum = 0
+    for array in (sample.response_ids, sample.log_probs, sample.teacher_prompt_ids):
+        checksum = zlib.crc32(b"" if array is None else array.tobytes(), checksum)
+    return sample.question_id, sample.index, checksum
 
 
 def choose(samples: Sequence[TrainSample], limit: int) -> list[Key]:
@@ -33,16 +42,16 @@ def choose(samples: Sequence[TrainSample], limit: int) -> list[Key]:
     on the order of the samples.
     """
     taught = (s for s in samples if s.distill_weight and s.teacher_prompt_ids is not None)
-    return in_turn(sorted((s.question_id, s.index, s.success) for s in taught))[:limit]
+    return in_turn(sorted((key_of(s), s.success) for s in taught))[:limit]
 
 
-def in_turn(attempts: Iterable[tuple[str, int, bool]]) -> list[Key]:
-    """(question id, index, success) in another order: of each question in turn a failed attempt,
-    then a solved one, and so on.
+def in_turn(attempts: Iterable[tuple[Key, bool]]) -> list[Key]:
+    """(key, success) in another order: of each question in turn a failed attempt, then a solved
+    one, and so on.
     """
     queues: dict[str, tuple[list[Key], list[Key]]] = {}
-    for question, index, success in attempts:
-        queues.setdefault(question, ([], []))[success].append((question, index))
+    for key, success in attempts:
+        queues.setdefault(key[0], ([], []))[success].append(key)
     each = ([k for k in chain(*zip_longest(*queue)) if k] for queue in queues.values())
     return [key for row in zip_longest(*each) for key in row if key is not None]
 
@@ -63,7 +72,7 @@ class TokenScoring:
     def __init__(self, samples: Sequence[TrainSample], limit: int) -> None:
         self._limit = limit
         chosen = set(choose(samples, limit))
-        named = {(s.question_id, s.index): s for s in samples}
+        named = {key_of(s): s for s in samples}
         self._chosen = {key: sample for key, sample in named.items() if key in chosen}
         self._found: list[tuple[list[tuple[Key, int]], TokenScores]] = []
 
@@ -86,11 +95,14 @@ class TokenScoring:
             teacher: The target at the same tokens; None where the objective has none.
             options: Of the loss.
         """
-        if teacher is None or not any((s.question_id, s.index) in self._chosen for s in samples):
+        if teacher is None or not self._chosen:
+            return
+        keys = [key_of(s) for s in samples]
+        if self._chosen.keys().isdisjoint(keys):
             return
         place = [
-            ((s.question_id, s.index), position)
-            for s in samples
+            (key, position)
+            for key, s in zip(keys, samples, strict=True)
             for position in range(len(s.response_ids))
         ]
         held = range(len(place)) if rows is None else rows.tolist()
@@ -146,7 +158,7 @@ def joined(everyone: Iterable[Mapping[Key, Part]], limit: int) -> list[ScoredAtt
     parts: dict[Key, Part] = {}
     for key, part in chain(*(found.items() for found in everyone)):
         parts.setdefault(key, Part(part.sample)).tokens.update(part.tokens)
-    order = in_turn((*key, parts[key].sample.success) for key in sorted(parts))
+    order = in_turn((key, parts[key].sample.success) for key in sorted(parts))
     return [_attempt(parts[key]) for key in sorted(order[:limit])]
 
 
