@@ -24,7 +24,7 @@ from sdpo_megatron.fields import (
 from sdpo_megatron.judging.config import JudgeConfig
 from sdpo_megatron.rollout.config import RolloutConfig, ValidationConfig
 from sdpo_megatron.sandbox import SandboxConfig
-from sdpo_megatron.tasks.config import TaskConfig
+from sdpo_megatron.tasks.config import PACKAGED_IN_SPLITS, TaskConfig
 
 
 @settings
@@ -227,6 +227,8 @@ class TrainConfig(ActorConfig):
             ]
         is_file = path is not None and path.endswith((".jsonl", ".jsonl.gz"))
         if not validation.every or validation.split is None or validation.path is not None:
+            return []
+        if path is None and self.task.name in PACKAGED_IN_SPLITS:
             return []
         if path is not None and not is_file:
             return []

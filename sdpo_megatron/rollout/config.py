@@ -13,6 +13,7 @@ from sdpo_megatron.fields import (
     PositiveInt,
     Seconds,
     Text,
+    Texts,
     Word,
     refuse,
     settings,
@@ -130,6 +131,9 @@ class ValidationConfig:
 
     split: Word | None = "test"
     """The held-out file of a folder: train or test. null: the training questions themselves."""
+
+    ids: Texts = ()
+    """Only these questions of `split`, in this order. Empty: all."""
 
     limit: PositiveInt | None = None
     """At most this many questions. null: all."""

@@ -24,9 +24,7 @@ def group_sums(group: Group) -> dict[str, float]:
         "reward": sum(verdict.reward for verdict in verdicts),
         "format_ok": sum(verdict.format_ok for verdict in verdicts),
         "tokens": sum(len(attempt.response_ids) for attempt in attempts),
-        "tool_calls": sum(
-            turn["role"] == "tool" for attempt in attempts for turn in attempt.turns
-        ),
+        "tool_calls": sum(turn["role"] == "tool" for attempt in attempts for turn in attempt.turns),
         "truncated": sum(attempt.finish_reason == "length" for attempt in attempts),
         "mixed": float(len({verdict.success for verdict in verdicts}) == 2),
         "judge_s": sum(verdict.seconds for verdict in verdicts),

@@ -25,9 +25,14 @@ def validation_task(config: ValidationConfig, task: TaskConfig) -> TaskConfig:
     """The task that validation asks: the training task on its held-out questions."""
     task = replace(task, hidden_tests=True)
     if config.split is None:
-        return replace(task, path=config.path or task.path, limit=config.limit or task.limit)
+        ids, limit = config.ids or task.ids, config.limit or task.limit
+        return replace(task, path=config.path or task.path, ids=ids, limit=limit)
     return replace(
-        task, path=config.path or task.path, split=config.split, ids=(), limit=config.limit
+        task,
+        path=config.path or task.path,
+        split=config.split,
+        ids=config.ids,
+        limit=config.limit,
     )
 
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 from sdpo_megatron.fields import Count, Fraction, PositiveInt, Text, Texts, Word, refuse, settings
 
+PACKAGED_IN_SPLITS = frozenset({"hidden_api"})
+"""Layouts whose items that come with the package are in a file each of train and test."""
+
 
 @settings
 class TaskConfig:

@@ -1,4 +1,4 @@
-"""A response of several turns: which tokens are the model's, which the tool's, and where it ends."""
+"""A response of several turns: which tokens are the model's, which the tool's, where it ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUESTION = Question(
     id="q", task="t", messages=({"role": "user", "content": "What is 6 * 7?"},),
     stop=(CALL_CLOSE,), tool="python", max_turns=3,
 )  # fmt: skip
-CALL = f'I ask.\n<tool_call>{json.dumps({"name": "python", "arguments": {"code": "6 * 7"}})}'
+CALL = f"I ask.\n<tool_call>{json.dumps({'name': 'python', 'arguments': {'code': '6 * 7'}})}"
 
 
 def said(tokenizer: Any, text: str, *versions: int, end: str = "<|im_end|>") -> Completion:
@@ -51,7 +51,8 @@ def test_every_token_is_as_the_template_has_it_and_only_the_models_own_are_train
     talk = conversation(tokenizer)
     first, last = said(tokenizer, CALL, 3, end=CALL_CLOSE), said(tokenizer, "It is 42.", 3, 4)
     talk.say(first)
-    assert talk.waits and called_code(talk.said) == "6 * 7"
+    assert talk.waits
+    assert called_code(talk.said) == "6 * 7"
     talk.hear("42 <|im_end|>")
     talk.say(last)
     assert not talk.waits
@@ -88,9 +89,11 @@ def test_one_turn_is_what_it_was_before_there_were_tools(tokenizer: Any) -> None
     completion = said(tokenizer, CALL, 1, 2, end=CALL_CLOSE)
     talk.say(completion)
     attempt = talk.attempt(0, None)
-    assert not talk.waits and attempt.turns == ()
+    assert not talk.waits
+    assert attempt.turns == ()
     assert (attempt.response_ids, attempt.log_probs) == (completion.token_ids, completion.log_probs)
-    assert attempt.versions == completion.versions and all(attempt.loss_mask)
+    assert attempt.versions == completion.versions
+    assert all(attempt.loss_mask)
     assert attempt.text == CALL  # without the stop string
 
 
@@ -118,8 +121,9 @@ def test_an_answer_that_leaves_no_room_ends_the_attempt_at_its_limit(tokenizer: 
 
 def test_a_template_without_tools_hears_a_user(tokenizer: Any) -> None:
     plain = PromptBuilder(tokenizer)
-    known = "{% if m.role not in ('user', 'assistant', 'system') %}{{ raise_exception('no') }}{% endif %}"
-    silent = "{% if m.role in ('user', 'assistant', 'system') %}{{ m.content }}{% endif %}"
+    mine = "m.role in ('user', 'assistant', 'system')"
+    known = "{% if not " + mine + " %}{{ raise_exception('no') }}{% endif %}"
+    silent = "{% if " + mine + " %}{{ m.content }}{% endif %}"
     original = tokenizer.chat_template
     try:
         for body in (known + "{{ m.content }}", silent):
@@ -159,7 +163,8 @@ def test_a_call_that_cannot_be_read_says_why(turn: str, problem: str) -> None:
 
 def test_calls_that_can_be_read() -> None:
     assert called_code(EXAMPLE) == "print(6 * 7)"
-    assert called_code('a <tool_call> b <tool_call>\n{"name": "python", "arguments": {"code": "a\nb"}}\n') == "a\nb"  # fmt: skip
+    call = '<tool_call>\n{"name": "python", "arguments": {"code": "a\nb"}}\n'
+    assert called_code(f"a <tool_call> b {call}") == "a\nb"
 
 
 def test_a_demonstration_shows_the_whole_conversation(tokenizer: Any) -> None:
@@ -179,7 +184,8 @@ def test_a_demonstration_shows_the_whole_conversation(tokenizer: Any) -> None:
     )
     builder = TeacherPromptBuilder(PromptBuilder(tokenizer), TeacherPromptConfig())
     _, context = builder.contexts(group)
-    assert context is not None and context.has_solution
+    assert context is not None
+    assert context.has_solution
     shown = f"{CALL}{CALL_CLOSE}\n<tool_response>\n42\n</tool_response>\nIt is 42."
     assert shown == transcript(group.attempts[0].turns)
     assert shown in context.messages[-1]["content"]

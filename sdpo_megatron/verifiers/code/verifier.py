@@ -14,8 +14,8 @@ from typing import Any
 
 from sdpo_megatron.nouns import Verdict
 from sdpo_megatron.sandbox import RunLimits, Sandbox
-from sdpo_megatron.sandbox.python_tool import PythonTool
 from sdpo_megatron.sandbox.inside.verdict.render import shorten_middle
+from sdpo_megatron.sandbox.python_tool import PythonTool
 from sdpo_megatron.verifiers.base import BadItem, graded
 from sdpo_megatron.verifiers.harmless import harmless
 
@@ -41,8 +41,9 @@ class CodeVerifier:
     An item of kind "python_tool" holds nothing else: the response is code that a model runs by
     calling a tool. The verdict's feedback is what it reads next, and success that it ended well.
 
-    The first two may hold "opened_fence": true when the prompt opened a fence, so that the response begins
-    in code; a HumanEval item also "opening", code after that fence with which the response goes on.
+    The first two may hold "opened_fence": true when the prompt opened a fence, so that the response
+    begins in code; a HumanEval item also "opening", code after that fence with which the response
+    goes on.
 
     `verify` raises VerifierUnavailable when the sandbox fails and BadItem on a malformed item,
     always before anything of the response has run; never on any response.

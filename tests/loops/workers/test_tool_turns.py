@@ -71,7 +71,8 @@ def test_a_call_runs_in_the_sandbox_and_its_output_is_never_trained_on(
                     call, told, answer = attempt.turns
                     assert call["content"] == _CALL
                     assert told["content"].startswith("45 ")  # run, and not as root of this machine
-                    assert "sdpo" not in told["content"] and "pytest" not in told["content"]
+                    assert "sdpo" not in told["content"]
+                    assert "pytest" not in told["content"]
                     assert attempt.text.strip() == f"So: {told['content']}".strip()
                     own = sample.response_ids[sample.loss_mask]
                     assert tokenizer.decode(own.tolist()) == f"{_CALL}{answer['content']}<|im_end|>"
@@ -80,4 +81,5 @@ def test_a_call_runs_in_the_sandbox_and_its_output_is_never_trained_on(
 
     asyncio.run(main())
     assert len(engine.heard) == 6
-    assert set(engine.limits[:1]) == {400} and min(engine.limits) < 300
+    assert set(engine.limits[:1]) == {400}
+    assert min(engine.limits) < 300
