@@ -47,7 +47,7 @@ test-mutants: setup-dev  ## wrong versions of the source, one by one: the tests 
 KILLS ?= 200
 SEED ?= 0
 test-chaos: setup-dev  ## a run under random kills, then its books are audited: KILLS=200 SEED=0 (an hour)
-	@KILLS=$(KILLS) SEED=$(SEED) $(BIN)/python -m pytest -m slow -s --timeout 36000 tests/loops/test_asynchrony.py -k random_kills
+	@KILLS=$(KILLS) SEED=$(SEED) $(BIN)/python -m pytest -m slow -s tests/loops/test_asynchrony.py -k random_kills
 
 slurm-test: setup-dev  ## recipes on Slurm's own daemons, on loopback (needs root and Debian's slurmctld, slurmd, munge)
 	@$(BIN)/python -m pytest -m slow -rs tests/recipes/test_slurm_cluster.py

@@ -14,6 +14,7 @@ from tests.loops.chaos import ETA, run_under_kills
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PER_STEP = 2  # questions; see runs.overrides
+KILLS, SEED = int(os.environ.get("KILLS", "3")), int(os.environ.get("SEED", "0"))
 
 
 def test_a_run_ahead_of_its_training_is_killed_and_goes_on(
@@ -33,10 +34,10 @@ def test_a_run_ahead_of_its_training_is_killed_and_goes_on(
     assert any(row["importance/log_prob_gap"] > 0 for row in rows if row["rollout/staleness_max"])
 
 
+@pytest.mark.timeout(900 + 90 * KILLS)
 def test_random_kills_lose_nothing_and_double_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     """KILLS says how many (make test-chaos: 200), SEED which."""
-    kills, seed = int(os.environ.get("KILLS", "3")), int(os.environ.get("SEED", "0"))
-    killed = run_under_kills(tiny_llama, tmp_path / "run", kills, seed)
-    assert killed.total() == kills
+    killed = run_under_kills(tiny_llama, tmp_path / "run", KILLS, SEED)
+    assert killed.total() == KILLS
     book = audit(tmp_path / "run", per_step=PER_STEP, eta=ETA)
     print(f"killed {dict(killed)}; {book.sums()}, begun anew {dict(book.returned)}")
