@@ -51,6 +51,16 @@ def test_it_asks_the_held_out_split_whatever_training_picks(tmp_path: Path) -> N
     assert len(load_task(given).questions) == 3
 
 
+def test_it_asks_those_held_out_questions_that_are_named() -> None:
+    ids = ("sum_two/name/test1", "far_from/name/test0")
+    task = TaskConfig(name="hidden_api", ids=("sum_two/name/train0",), limit=1)
+    asked = load_task(validation_task(replace(EVERY_5, ids=ids), task)).questions
+    assert [question.id for question in asked] == [f"hidden_api/{name}" for name in ids]
+    trained = replace(EVERY_5, split=None, ids=("sum_two/name/train3",))
+    (one,) = load_task(validation_task(trained, task)).questions
+    assert one.id == "hidden_api/sum_two/name/train3"
+
+
 def test_without_a_split_it_asks_the_training_questions() -> None:
     task = TaskConfig(name="gsm8k", limit=3)
     assert validation_task(replace(EVERY_5, split=None), task) == task
