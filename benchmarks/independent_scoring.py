@@ -3,8 +3,8 @@
     sdpo evaluate experiment=quickstart task.ids=[] validation.num_attempts=1 --output runs/he
     python benchmarks/independent_scoring.py runs/he
 
-For each attempt in `runs/he` the program that the data set's authors would run is put together from
-the packaged data as they do (prompt, completion, test, `check(entry_point)`), and run as one module.
+For each attempt the program that the authors of the data set would run is put together from the
+packaged data as they do (prompt, completion, test, `check(entry_point)`), and run as one module.
 It passes where nothing is raised. (Their rule lets a program forge its verdict, ours does not.)
 Differences are listed one by one in `independent.json` in that folder; none is exit code 0.
 """
