@@ -3,6 +3,7 @@
 quickstart.jsonl    metrics.jsonl of one `make quickstart`, its numbers rounded to six digits
 terminal.svg        the display at the end of that run, drawn by the display itself
 success.svg         success by step
+hidden-api.svg      the same of benchmarks/results/hidden_api: mean, least and most of the seeds
 
 Another run's metrics.jsonl as an argument takes the place of the recorded one.
 """
@@ -15,13 +16,15 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+from docs.pictures import chart
 from sdpo_megatron.nouns import StepReport
 from sdpo_megatron.observability.display import Display
 from sdpo_megatron.observability.example import Example
 
 FOLDER = Path(__file__).parent
 RECORDED = FOLDER / "quickstart.jsonl"
-WIDTH, HEIGHT, MARGIN = 640, 260, 44
+RESULTS = FOLDER.parent.parent / "benchmarks" / "results"
+LABELS = {"as_is": "SDPO", "grpo": "GRPO", "sft": "SFT"}
 # An attempt of that run's step 2.
 EXAMPLE = Example(
     question_id="HumanEval/28",
@@ -39,7 +42,27 @@ def main(source: Path) -> None:
     reports = [_report(json.loads(line)) for line in source.read_text().splitlines()]
     (FOLDER / "terminal.svg").write_text(terminal(reports))
     values = [report.metrics["rollout/success_rate"] for report in reports]
-    (FOLDER / "success.svg").write_text(curve(values))
+    picture = chart.svg("share of 32 attempts solved, by step", [chart.Line(values)])
+    (FOLDER / "success.svg").write_text(picture)
+    compared = RESULTS / "hidden_api"
+    if compared.is_dir():
+        picture = chart.svg("hidden names: share of 32 attempts solved, by step", lines(compared))
+        (FOLDER / "hidden-api.svg").write_text(picture)
+
+
+def lines(folder: Path) -> list[chart.Line]:
+    """Of the runs that `sdpo compare` wrote into `folder`: a line for each variant."""
+    found = []
+    for variant, label in LABELS.items():
+        runs = [
+            json.loads(p.read_text())["steps"] for p in sorted(folder.glob(f"{variant}-*.json"))
+        ]
+        columns = list(
+            zip(*([step["rollout/success_rate"] for step in steps] for steps in runs), strict=True)
+        )
+        band = [(min(column), max(column)) for column in columns]
+        found.append(chart.Line([sum(c) / len(c) for c in columns], label, band))
+    return found
 
 
 def _report(record: dict[str, float | None]) -> StepReport:
@@ -56,36 +79,6 @@ def terminal(reports: list[StepReport]) -> str:
         display.step(report, EXAMPLE if report.step == 2 else None)
     display._console.print(display._footer())
     return display._console.export_svg(title="make quickstart", unique_id="quickstart")
-
-
-def curve(values: list[float]) -> str:
-    """Success by step, one point a step, as SVG."""
-    across = (WIDTH - 2 * MARGIN) / max(1, len(values) - 1)
-
-    def at(step: int, value: float) -> tuple[float, float]:
-        return MARGIN + step * across, HEIGHT - MARGIN - value * (HEIGHT - 2 * MARGIN)
-
-    grid = []
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        _, y = at(0, tick)
-        grid.append(f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        grid.append(f'<text x="{MARGIN - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for step in range(len(values)):
-        x, y = at(step, 0.0)
-        grid.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">{step + 1}</text>')
-    points = [at(step, value) for step, value in enumerate(values)]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in points)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'font-family="sans-serif" font-size="12">\n'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n'
-        f'<text x="{MARGIN}" y="22" fill="#222">share of 32 attempts solved, by step</text>\n'
-        f'<g stroke="#ddd" fill="#666" stroke-width="1">'
-        + "".join(part.replace("<text", '<text stroke="none"') for part in grid)
-        + f'</g>\n<polyline points="{line}" fill="none" stroke="#0969da" stroke-width="2"/>\n'
-        f'<g fill="#0969da">{dots}</g>\n</svg>\n'
-    )
 
 
 if __name__ == "__main__":
