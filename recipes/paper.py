@@ -311,6 +311,7 @@ OPTIONS: Mapping[str, str] = {
     "rollout.teacher_prompt.solution_choice": "the first by index, as theirs",
     "validation.path": "where the held-out file lies elsewhere",
     "validation.limit": "off",
+    "validation.ids": "all",
     "precision.fp8": "off",
 }
 """Settings of the groups above without a counterpart, or not in use, and why they do not matter."""
