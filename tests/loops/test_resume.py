@@ -135,9 +135,12 @@ def test_one_rank_that_is_asked_while_attempts_are_sampled_stops_all(
     time.sleep(1.0)  # into the attempts of the next step, which take many seconds
     ranks = [p for p in runs.family(process) if "sdpo_megatron.loops.rank" in _title(p)]
     (second,) = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
+    done = len((folder / "metrics.jsonl").read_text().splitlines())
     second.send_signal(signal.SIGTERM)
     output = runs.finish(process, code=STOPPED)
-    assert "stopped after step 1," in output
+    stopped = re.search(r"stopped after step (\d+),", output)
+    assert stopped, output
+    assert int(stopped[1]) - done in (0, 1)  # 1: the step ended in the moment of the signal
 
 
 def test_a_second_signal_ends_the_run_at_once(tiny_llama: Path, tmp_path: Path) -> None:
