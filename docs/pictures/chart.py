@@ -39,7 +39,10 @@ def svg(title: str, lines: Sequence[Line]) -> str:
     for step in range(steps):
         x, y = at(step, 0.0)
         grid.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">{step + 1}</text>')
-    drawn = [_drawn(line, COLOURS[i % len(COLOURS)], at) for i, line in enumerate(lines)]
+    heights = _apart([at(0, line.values[-1])[1] for line in lines])
+    drawn = [
+        _drawn(line, COLOURS[i % len(COLOURS)], at, heights[i]) for i, line in enumerate(lines)
+    ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="12">\n'
@@ -51,7 +54,15 @@ def svg(title: str, lines: Sequence[Line]) -> str:
     )
 
 
-def _drawn(line: Line, colour: str, at) -> str:  # type: ignore[no-untyped-def]
+def _apart(heights: Sequence[float]) -> dict[int, float]:
+    """Where labels stand that would cover each other at the ends of their lines."""
+    placed: dict[int, float] = {}
+    for i in sorted(range(len(heights)), key=lambda i: heights[i]):
+        placed[i] = max([heights[i], *(y + 14 for y in placed.values())]) if placed else heights[i]
+    return placed
+
+
+def _drawn(line: Line, colour: str, at, label_y: float) -> str:  # type: ignore[no-untyped-def]
     points = [at(step, value) for step, value in enumerate(line.values)]
     text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in points)
@@ -64,6 +75,8 @@ def _drawn(line: Line, colour: str, at) -> str:  # type: ignore[no-untyped-def]
     found += f'<polyline points="{text}" fill="none" stroke="{colour}" stroke-width="2"/>\n'
     found += f'<g fill="{colour}">{dots}</g>\n'
     if line.label:
-        x, y = points[-1]
-        found += f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" fill="{colour}">{line.label}</text>\n'
+        x, _ = points[-1]
+        found += (
+            f'<text x="{x + 8:.1f}" y="{label_y + 4:.1f}" fill="{colour}">{line.label}</text>\n'
+        )
     return found
