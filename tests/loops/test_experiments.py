@@ -27,6 +27,7 @@ FILES = {
     "sciknoweval": PACKAGED / "sciknoweval" / "chemistry.jsonl",
     "toolalpaca": PACKAGED / "toolalpaca" / "own.jsonl",
     "livecodebench": PACKAGED / "livecodebench" / "own.jsonl",
+    "gsm8k": PACKAGED / "gsm8k" / "train.jsonl",
 }
 
 
