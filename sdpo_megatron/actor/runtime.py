@@ -85,6 +85,23 @@ class Runtime:
         )
         return torch.distributed.PrefixStore("sdpo", store)
 
+    @contextlib.contextmanager
+    def joined_process_group(self) -> Iterator[None]:
+        """The world joined for one command, and left before the interpreter ends.
+
+        A thread of gloo's that still drops the last collective's tensors while the interpreter
+        ends wants the interpreter's lock, is ended instead, and takes the process with it
+        (SIGABRT, "terminate called without an active exception"), after all work was done.
+        """
+        self.init_process_group()
+        try:
+            yield
+        finally:
+            from megatron.core import parallel_state
+
+            parallel_state.destroy_model_parallel()
+            torch.distributed.destroy_process_group()  # joins the threads
+
     def synchronize(self) -> None:
         """Wait for the device; nothing to wait for on a CPU."""
         if not self.is_cpu:

@@ -80,8 +80,13 @@ def export(
 
     from sdpo_megatron.actor.runtime import start_runtime
 
-    runtime = start_runtime()
-    runtime.init_process_group()
+    with start_runtime().joined_process_group():
+        _export(run, found[chosen], out, weights=weights, dtype=dtype, in_fp8=in_fp8)
+
+
+def _export(
+    run: Path, checkpoint: Path, out: Path, *, weights: str, dtype: str | None, in_fp8: bool
+) -> None:
     import torch
 
     from sdpo_megatron.actor.checkpoint import load_parameters
@@ -100,6 +105,6 @@ def export(
     init_model_parallel(parallel)
     # fp32, so that every dtype is rounded once.
     models = build_model(spec, parallel, PrecisionConfig(dtype="fp32"))
-    load_parameters(found[chosen], models, "master" if weights == "live" else f"teacher_{weights}")
+    load_parameters(checkpoint, models, "master" if weights == "live" else f"teacher_{weights}")
     written = getattr(torch, dtype) if dtype else None
     export_hf(models, spec, config.model.path, out, written, in_fp8=in_fp8)

@@ -224,3 +224,21 @@ def test_no_other_file_asks_about_cuda() -> None:
         if word in file.read_text()
     ]
     assert askers == []
+
+
+def test_a_command_that_leaves_its_world_leaves_no_thread_of_gloo_s() -> None:
+    """One that still works when the interpreter ends can abort it, after all work was done."""
+    program = """
+from pathlib import Path
+from sdpo_megatron.actor.runtime import start_runtime
+def threads():
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    return sum("gloo" in name for name in names)
+runtime = start_runtime()
+import torch.distributed as dist
+with runtime.joined_process_group():
+    dist.broadcast_object_list([None], src=0)
+    during = threads()
+print(during > 0, threads(), dist.is_initialized())
+"""
+    assert run(program) == "True 0 False"
