@@ -4,13 +4,16 @@
 
 Two runs of SmolLM2-135M, taking turns: rollout.max_staleness 0 and 1. Engine and trainer have one
 thread each, so that two cores can do both at a time; the learning rate is so small that both sample
-from the same policy, every attempt is distilled, and seconds are compared by the tokens sampled. Of
-the steps after the first `skip`:
+from the same policy, and every attempt is distilled. Of the steps after the first `skip`:
 
-    g, t     seconds of a synchronous step that wait for attempts, and all others
+    g, t     seconds of a synchronous step that wait for attempts, and all others; g is scaled to the
+             tokens that the asynchronous run sampled (t is of the same questions, prompts for the
+             most part)
     ideal    max(g, t) / (g + t): what is left when one hides behind the other
-    ratio    asynchronous seconds / synchronous seconds, a sampled token
-    gain     (1 - ratio) / (1 - ideal): how much of what could be had is had
+    ratio    asynchronous seconds / (g + t)
+    gain     (1 - ratio) / (1 - ideal): how much of what could be had is had; above 1 when the
+             machine was a little faster in the second run
+    hidden   share of g for which the asynchronous trainer did not wait
 
 and what limits it: seconds that the asynchronous trainer still waits for attempts, and how much
 slower each side is when both work (they share memory bandwidth and caches). Prints a table, writes
@@ -96,9 +99,10 @@ def compare(
     """The figures, from the metrics of the steps of both runs."""
     wait, rest = _seconds(synchronous)
     waiting, working = _seconds(asynchronous)
-    ideal = max(wait, rest) / (wait + rest)
     tokens, others = _tokens(synchronous), _tokens(asynchronous)
-    ratio = ((waiting + working) / others) / ((wait + rest) / tokens)
+    generate = wait * others / tokens
+    ideal = max(generate, rest) / (generate + rest)
+    ratio = (waiting + working) / (generate + rest)
     return {
         "synchronous_rollout_s": wait,
         "synchronous_train_s": rest,
@@ -109,8 +113,9 @@ def compare(
         "ideal": ideal,
         "ratio": ratio,
         "gain": (1 - ratio) / (1 - ideal),
-        "train_slower_beside_engine": (working / others) / (rest / tokens),
-        "rollout_slower_beside_trainer": (waiting + working) / max(wait, 1e-9) * tokens / others,
+        "hidden": 1 - waiting / generate,
+        "train_slower_beside_engine": working / rest,
+        "rollout_slower_beside_trainer": (waiting + working) / generate,
     }
 
 
