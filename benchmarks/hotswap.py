@@ -10,6 +10,9 @@ compare ratios, not seconds. Aims: distributed within 6 x memcpy, tensor within 
 
 swap       from `begin` to the last engine that serves the new version
 pause      of one engine: between its last token before and its first possible one after
+parts      what a verified swap cannot do without, each alone and by one thread, as multiples of the
+           copy: casting float32 to bfloat16, a broadcast of the bytes between two processes over
+           gloo, SHA-256 of the bytes (SGLang's checksum, once at the engine, after the last byte)
 simulated  begin and finish over engines that are a few lines of HTTP: what each engine costs the
            controller, without any weights
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import multiprocessing
 import os
@@ -25,7 +29,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,6 +163,55 @@ def _summary(
     return summary
 
 
+def parts(num_bytes: int, repetitions: int) -> dict[str, float]:
+    """Seconds of each part alone, of so many bytes."""
+    import torch
+
+    torch.set_num_threads(1)
+    target = torch.ones(num_bytes // 2, dtype=torch.bfloat16)
+    source = torch.ones(num_bytes // 2)
+    other = torch.ones_like(target)
+    seconds = {
+        "memcpy": _median(lambda: target.copy_(other), repetitions),
+        "cast": _median(lambda: target.copy_(source), repetitions),
+        "sha256": _median(
+            lambda: hashlib.sha256(target.view(torch.uint8).numpy()).digest(), repetitions
+        ),
+    }
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, context.Pool(2) as pool:
+        given = [(rank, f"{folder}/store", num_bytes, repetitions) for rank in range(2)]
+        seconds["gloo_broadcast"] = max(pool.starmap(_broadcast, given))
+    return seconds
+
+
+def _broadcast(rank: int, store: str, num_bytes: int, repetitions: int) -> float:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    flat = torch.ones(num_bytes, dtype=torch.uint8)
+
+    def broadcast() -> None:
+        dist.broadcast(flat, src=0)
+        dist.barrier()
+
+    seconds = _median(broadcast, repetitions)
+    dist.destroy_process_group()
+    return seconds
+
+
+def _median(work: Callable[[], Any], repetitions: int) -> float:
+    """Of its seconds, the first left out."""
+    seconds = []
+    for _ in range(repetitions + 1):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
 def simulated(count: int, repetitions: int) -> dict[str, float]:
     """Seconds of begin and finish over `count` engines that answer at once."""
     context = multiprocessing.get_context("spawn")
@@ -225,7 +278,7 @@ def main() -> None:
         from sdpo_megatron.weights.smollm2 import prepare
 
         prepare(given.model)
-    results = {
+    results: dict[str, Any] = {
         "cpus": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
         "simulated": {str(n): simulated(n, given.repetitions) for n in given.simulated},
@@ -233,6 +286,13 @@ def main() -> None:
             str(n): _in_a_process(given.model, n, given.repetitions) for n in given.engines
         },
     }
+    if given.engines:
+        first = results["engines"][str(given.engines[0])]
+        seconds = parts(first["bytes"], given.repetitions)
+        results["parts"] = {
+            name: {"seconds": round(value, 4), "times_memcpy": round(value / seconds["memcpy"], 1)}
+            for name, value in seconds.items()
+        }
     print(json.dumps(results, indent=2))
     if given.out:
         given.out.write_text(json.dumps(results, indent=2) + "\n")

@@ -34,6 +34,7 @@ examples:
   sdpo report runs/quickstart-...            its page anew: curves, and what the teacher taught
   sdpo report RUN RUN ...                    runs side by side
   sdpo export runs/quickstart-... out/       write a Hugging Face checkpoint of the newest weights
+  sdpo worker runs/quickstart-...            make attempts for a run whose trainer is elsewhere
   sdpo verify serve --help                   verifiers as a service, or over files (batch)
   sdpo doctor                                what is installed, what is missing, how to get it
 """
@@ -214,6 +215,13 @@ def _compare(arguments: Sequence[str]) -> int:
     return compare(arguments)
 
 
+def _worker(arguments: Sequence[str]) -> int:
+    """make attempts for a run whose trainer is elsewhere"""
+    from sdpo_megatron.loops.workers.joining import main as worker
+
+    return worker(arguments)
+
+
 def _verify(arguments: Sequence[str]) -> int:
     """serve or batch-run verifiers"""
     from sdpo_megatron.loops.verify import main as verify
@@ -258,6 +266,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "render": _render,
     "export": _export,
     "verify": _verify,
+    "worker": _worker,
     "compare": _compare,
     "dashboard": _dashboard,
     "report": _report,

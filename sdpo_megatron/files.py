@@ -15,10 +15,13 @@ from pathlib import Path
 __all__ = ["clear_drafts", "draft_of", "put_in_place", "sync_folder", "whole_folder", "write_whole"]
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old content or the new.
 
     Text is written as UTF-8. On the disk when this returns.
+
+    Args:
+        mode: Of the file; the process's umask is taken off.
 
     Raises:
         OSError: A full disk, say; what was there is untouched.
@@ -26,7 +29,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     draft = draft_of(path)
     data = content.encode() if isinstance(content, str) else content
     try:
-        with draft.open("wb") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -146,6 +146,15 @@ class TrainConfig(ActorConfig):
                     "{rollout.max_staleness} they generate meanwhile: set one or the other",
                 )
             )
+        workers = self.rollout.workers
+        if workers.others_are_elsewhere and not self.rollout.engine.urls:
+            problems.append(
+                (
+                    "rollout.workers.listen_address",
+                    "lets in workers of other machines, which cannot reach engines started here: "
+                    "give {rollout.engine.urls:key}, or listen at 127.0.0.1",
+                )
+            )
         several = 0 < batch.questions_per_step < batch.questions
         if several != self.objective.off_policy:
             steps = "several optimiser steps" if several else "one optimiser step"

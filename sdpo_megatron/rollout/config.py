@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import field
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field
 from sdpo_megatron.fields import (
     Count,
     NonNegative,
+    Port,
     PositiveInt,
     Seconds,
     Text,
@@ -148,12 +150,27 @@ class ValidationConfig:
     """Nucleus mass."""
 
 
+def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
 @settings
 class WorkerConfig:
     """The processes that sample, judge and write groups."""
 
-    count: PositiveInt = 1
-    """Rollout workers that rank 0 starts. Each has verifiers of its own (`judge.workers`)."""
+    count: Count = 1
+    """Rollout workers that rank 0 starts. Each has verifiers of its own (`judge.workers`). 0: only
+    others' take part, see `listen_address`."""
+
+    listen_address: Text = ""
+    """Address of rank 0 at which workers of other machines may join, 0.0.0.0 for all that it has;
+    there, `sdpo worker RUN_FOLDER` finds it by the run folder, which they must share. "": none."""
+
+    listen_port: Port = 0
+    """Port for them; 0 picks a free one."""
 
     lease_timeout_s: Seconds = 7200.0
     """Seconds after which a group that its worker has not finished is given out again. It must
@@ -170,6 +187,20 @@ class WorkerConfig:
 
     stop_timeout_s: Seconds = 5.0
     """Seconds between SIGTERM and SIGKILL when a worker is stopped."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.count and not self.listen_address:
+            problems.append(("count", "leaves nobody to work: start one, or give {listen_address:key}"))
+        if self.listen_address and _ip_address(self.listen_address) is None:
+            problems.append(("listen_address", "must be an IP address of rank 0's, or 0.0.0.0"))
+        refuse(self, problems)
+
+    @property
+    def others_are_elsewhere(self) -> bool:
+        """Workers may join that are not on rank 0's machine."""
+        address = _ip_address(self.listen_address)
+        return address is not None and not address.is_loopback
 
 
 @settings

@@ -87,22 +87,26 @@ class Desk:
         """Engines have the weights after so many batches: generation may run ahead of these."""
         self._trained_batches = trained_batches
 
+    @property
+    def room(self) -> int:
+        """Groups that may be begun now."""
+        if self._trained_batches is None:
+            return 0
+        book = self.ledger.book
+        free = room(
+            running=book.num("leased"),
+            accepted=book.num("committed", "batched", "trained"),
+            trained_batches=self._trained_batches,
+            batch=self._batch,
+            eta=self._eta,
+            last=self._steps,
+        )
+        return max(0, free)
+
     def lease(self, worker: str, limit: int) -> list[GroupLease]:
         """Groups for `worker` to make now, at most `limit`, in the order of the run's questions."""
         book = self.ledger.book
-        if self._trained_batches is None:
-            return []
-        num = min(
-            limit,
-            room(
-                running=book.num("leased"),
-                accepted=book.num("committed", "batched", "trained"),
-                trained_batches=self._trained_batches,
-                batch=self._batch,
-                eta=self._eta,
-                last=self._steps,
-            ),
-        )
+        num = min(limit, self.room)
         if num <= 0:
             return []
         new = max(0, num - book.num("waiting"))

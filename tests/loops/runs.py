@@ -52,8 +52,13 @@ def overrides(model: Path, folder: Path, *more: str) -> list[str]:
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     """`sdpo train` in a process of its own, without a terminal."""
+    return start_command("train", *arguments)
+
+
+def start_command(*words: str) -> subprocess.Popen[str]:
+    """The same of any command of `sdpo`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "sdpo_megatron.cli", "train", *arguments],
+        [sys.executable, "-m", "sdpo_megatron.cli", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

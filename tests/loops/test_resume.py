@@ -211,6 +211,24 @@ def test_a_worker_killed_in_the_middle_of_a_group_changes_no_digit(
     assert audit(unbroken, per_step=2, eta=0).sums()["trained"] == 8
 
 
+def test_a_worker_from_elsewhere_that_outlives_the_trainer_changes_no_digit(
+    unbroken: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """`sdpo worker` is there before the run, the trainer is killed, the next one gets it back."""
+    folder = tmp_path / "run"
+    worker = runs.start_command("worker", str(folder), "--name", "cell")
+    others = ("rollout.workers.count=0", "rollout.workers.listen_address=127.0.0.1")
+    process = runs.start([*runs.overrides(tiny_llama, folder), *others])
+    runs.wait_until(lambda: MOMENTS["while-sampling"](folder), process)
+    runs.kill(process)
+    output = runs.finish(runs.start(["--resume", str(folder)]))
+    assert "rollout worker cell has joined" in output
+    assert runs.numbers(folder) == runs.numbers(unbroken)
+    assert audit(folder, per_step=2, eta=0).sums()["trained"] == 8
+    worker.send_signal(signal.SIGTERM)
+    assert runs.finish(worker).count("a trainer is there") == 2
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MiB."""

@@ -1,6 +1,8 @@
 """Messages between a rollout worker and the controller: JSON objects, each with its length before.
 
 controller to worker
+    welcome     it is taken on
+    refused     it is not, and why
     roster      which engines serve which policy version
     lease       groups to make: position, try, question, seed, the version asked for
     give_up     groups that nobody wants any more
@@ -41,19 +43,28 @@ class Channel:
             data = json.dumps({"kind": kind, **fields}).encode()
             self._writer.write(_LENGTH.pack(len(data)) + data)
 
+    async def receive(self) -> Message | None:
+        """The next message; None when the other end is gone."""
+        try:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            found: Message = json.loads(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+        return found
+
     async def messages(self) -> AsyncIterator[Message]:
         """What comes in, until the other end is gone."""
-        while True:
-            try:
-                (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-                yield json.loads(await self._reader.readexactly(length))
-            except (asyncio.IncompleteReadError, ConnectionError):
-                return
+        while (message := await self.receive()) is not None:
+            yield message
 
     async def close(self) -> None:
         """Send what is left, and close."""
         self._writer.close()
         try:
             await self._writer.wait_closed()
-        except ConnectionError:
+        except OSError:
             return
+
+    def cut(self) -> None:
+        """Close at once; what was not sent is lost. For an end that takes nothing any more."""
+        self._writer.transport.abort()

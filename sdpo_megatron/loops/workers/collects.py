@@ -17,10 +17,11 @@ from sdpo_megatron.rollout.summary import Sums
 
 @dataclass(eq=False)
 class Collect:
-    """One question; `found` becomes its sums."""
+    """One question; `found` becomes its sums, from the worker that was `asked` last or before."""
 
     message: Message
     on_attempt: Callable[[], None]
+    asked: Channel | None = None
     found: asyncio.Future[Sums] = field(default_factory=asyncio.Future)
 
 
@@ -55,11 +56,14 @@ class Collects:
         return added
 
     def ask(self, channels: Sequence[Channel], numbers: Iterable[int] | None = None) -> None:
-        """Hand questions out, in turn: these, or all without an answer (a worker is new)."""
+        """Hand questions out, in turn: these, or all, that wait for an answer and that none of
+        `channels` was asked before."""
+        chosen = self._open if numbers is None else numbers
+        waiting = [self._open[number] for number in chosen]
+        waiting = [one for one in waiting if not one.found.done() and one.asked not in channels]
         if channels:
-            chosen = self._open if numbers is None else numbers
-            waiting = [self._open[n] for n in chosen if not self._open[n].found.done()]
             for collect, channel in zip(waiting, itertools.cycle(channels), strict=False):
+                collect.asked = channel
                 channel.send("collect", **collect.message)
 
     def judged(self, number: int) -> None:

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from sdpo_megatron import errors
 from sdpo_megatron.config import TrainConfig
 from sdpo_megatron.loops.workers.channel import Channel, Message
 from sdpo_megatron.loops.workers.collects import Collects
-from sdpo_megatron.loops.workers.members import Member
-from sdpo_megatron.nouns import GroupReceipt, PolicyVersion, Question
+from sdpo_megatron.loops.workers.door import DoorKeeper
+from sdpo_megatron.loops.workers.members import Guest, Member, Own
+from sdpo_megatron.nouns import GroupLease, GroupReceipt, PolicyVersion, Question
 from sdpo_megatron.nouns import Message as ChatMessage
 from sdpo_megatron.observability.board import Board
 from sdpo_megatron.rollout.capacity import num_engines, requests_in_flight
@@ -62,9 +63,12 @@ class Crew:
         self._tell_attempt: OnAttempt = lambda _: None
         self._turns: Callable[[], Sequence[ChatMessage]] = tuple
         self._version = 0
-        self._members: list[Member] = []
+        self._own: list[Own] = []
+        self._guests: dict[str, Guest] = {}
+        self._ready_at = time.monotonic()  # when a worker was last seen to take leases
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kept: dict[Member, asyncio.Task[None]] = {}
+        self._kept: dict[Own, asyncio.Task[None]] = {}
+        self._door: DoorKeeper | None = None
         self._up = False  # the engines
         self._server: asyncio.Server | None = None
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
@@ -75,17 +79,24 @@ class Crew:
         self._loads: dict[Served, Counter[Member]] = defaultdict(Counter)
 
     async def open(self) -> None:
-        """Start the workers; they come up while engines do."""
+        """Start the workers, and let those of others in; they come up while engines do.
+
+        Raises:
+            ConfigError: Nothing can listen where those of others are to be let in.
+        """
         config = self._config.rollout.workers
         self._sockets = tempfile.TemporaryDirectory(prefix="sdpo-workers-")  # for this user only
         socket = f"{self._sockets.name}/socket"
         self._server = await asyncio.start_unix_server(self._hear, socket)
-        self._members = [
-            Member(f"worker-{index}", config, self._run, socket) for index in range(config.count)
+        if config.listen_address:
+            await self._open_door()
+        self._own = [
+            Own(f"worker-{index}", config, self._run, socket) for index in range(config.count)
         ]
-        for member in self._members:
+        for member in self._own:
             self._board.begin("sdpo_worker_exits_total", worker=member.name)
             self._kept[member] = self._task(member.keep(self._on_death))
+        self._ready_at = time.monotonic()
         self._task(self._watch_deadlines())
 
     def engines_are_up(self) -> None:
@@ -99,14 +110,16 @@ class Crew:
         Raises:
             SdpoError: What keeps it from it: no sandbox, say.
         """
-        while not any(member.ready for member in self._members):
+        while not self._ready:
             await self._next_news()
 
     async def close(self) -> None:
-        """End the workers and wait for them."""
+        """End our workers and wait for them; those of others wait for the next controller."""
         await asyncio.gather(*(member.close(kept) for member, kept in self._kept.items()))
         if self._server is not None:
             self._server.close()
+        if self._door is not None:
+            self._door.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -172,7 +185,7 @@ class Crew:
         """
         asked = self._collects.add(questions, version, seed, sampling, on_attempt)
         try:
-            self._collects.ask(self._ready, asked)
+            self._collects.ask(list(self._ready.values()), asked)
             while not all(collect.found.done() for collect in asked.values()):
                 await self._next_news()
             return [collect.found.result() for collect in asked.values()]
@@ -196,38 +209,41 @@ class Crew:
 
     @property
     def members(self) -> list[tuple[str, bool]]:
-        """Each worker's name, and whether it takes leases."""
+        """The name of each worker that should be there, and whether it takes leases."""
         return [(member.name, member.ready) for member in self._members]
 
     @property
     def restarts(self) -> int:
-        """Of all workers, so far."""
-        return sum(member.restarts for member in self._members)
-
-    def _give_leases(self) -> None:
-        desk = self._desk
-        for member in self._members:
-            if desk is None or not member.ready or member.channel is None:
-                continue
-            leases = desk.lease(member.name, self._capacity - desk.held_by(member.name))
-            if leases:
-                per_step = self._config.batch.questions
-                rows = [
-                    {
-                        "position": lease.position,
-                        "number": lease.number,
-                        "question": self._question_at(lease.position),
-                        "turns": list(self._turns()),
-                        "version": None if self._eta else self._version,
-                        "seed": lease.position // per_step,
-                    }
-                    for lease in leases
-                ]
-                member.channel.send("lease", groups=rows)
+        """Of our workers, so far."""
+        return sum(member.restarts for member in self._own)
 
     @property
-    def _ready(self) -> list[Channel]:
-        return [m.channel for m in self._members if m.ready and m.channel is not None]
+    def _members(self) -> list[Member]:
+        return [*self._own, *self._guests.values()]
+
+    @property
+    def _ready(self) -> dict[Member, Channel]:
+        return {m: m.channel for m in self._members if m.ready and m.channel is not None}
+
+    def _give_leases(self) -> None:
+        desk, ready = self._desk, self._ready
+        if desk is None or not ready:
+            return
+        held = {member: desk.held_by(member.name) for member in ready}
+        for member, more in _shares(held, desk.room, self._capacity).items():
+            if leases := desk.lease(member.name, more):
+                groups = [self._asked(lease) for lease in leases]
+                ready[member].send("lease", groups=groups)
+
+    def _asked(self, lease: GroupLease) -> Message:
+        return {
+            "position": lease.position,
+            "number": lease.number,
+            "question": self._question_at(lease.position),
+            "turns": list(self._turns()),
+            "version": None if self._eta else self._version,
+            "seed": lease.position // self._config.batch.questions,
+        }
 
     def _to_all(self, kind: str, **fields: Any) -> None:
         for member in self._members:
@@ -237,29 +253,70 @@ class Crew:
     def _tell_roster(self, roster: Roster) -> None:
         self._to_all("roster", **_roster(roster))
 
-    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from hello to its end."""
-        self._task(self._talk(Channel(reader, writer)))
-
-    async def _talk(self, channel: Channel) -> None:
-        member: Member | None = None
+    async def _open_door(self) -> None:
+        config = self._config.rollout.workers
+        keeper = DoorKeeper(
+            self._run / "rollouts", lambda channel: self._spawn(self._host(channel)), self._progress
+        )
         try:
-            async for message in channel.messages():
-                kind = message.pop("kind")
-                if member is None:
-                    member = next(m for m in self._members if m.name == message["name"])
-                    member.channel = channel
-                    if self._up:
-                        channel.send("roster", **_roster(self._pool.roster))
-                else:
-                    member.heard = time.monotonic()
-                    getattr(self, f"_hear_{kind}")(member, **message)
+            await keeper.open(config.listen_address, config.listen_port)
+        except OSError as error:
+            raise errors.ConfigError(
+                f"rollout.workers.listen_address={config.listen_address}, "
+                f"rollout.workers.listen_port={config.listen_port}: {error.strerror}"
+            ) from error
+        self._door = keeper
+
+    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A connection over the local socket, from hello to its end."""
+        self._spawn(self._employ(Channel(reader, writer)))
+
+    async def _employ(self, channel: Channel) -> None:
+        """One of ours."""
+        try:
+            hello = await channel.receive()
+            if hello is not None:
+                member = next(m for m in self._own if m.name == hello["name"])
+                member.channel = channel
+                await self._talk(member, channel)
         finally:
             await channel.close()
 
+    async def _host(self, channel: Channel) -> None:
+        """One of somebody else's."""
+        guest: Guest | None = None
+        try:
+            hello = await channel.receive()
+            if hello is None:
+                return
+            name = str(hello["name"])
+            if any(name == member.name for member in self._members):
+                channel.send("refused", why=f"a worker named {name} is here")
+                return
+            guest = self._guests[name] = Guest(name, self._config.rollout.workers, channel)
+            self._board.begin("sdpo_worker_exits_total", worker=name)
+            channel.send("welcome")
+            await self._talk(guest, channel)
+        finally:
+            if guest is not None:
+                guest.ready = False
+                del self._guests[guest.name]
+                self._board.remove("sdpo_worker_up", worker=guest.name)
+                self._on_death(guest, guest.silence or "its connection ended")
+            await channel.close()
+
+    async def _talk(self, member: Member, channel: Channel) -> None:
+        if self._up:
+            channel.send("roster", **_roster(self._pool.roster))
+        async for message in channel.messages():
+            member.heard = time.monotonic()
+            getattr(self, f"_hear_{message.pop('kind')}")(member, **message)
+
     def _hear_ready(self, member: Member) -> None:
         member.ready = True
-        self._collects.ask(self._ready)
+        if isinstance(member, Guest):
+            self._progress(f"rollout worker {member.name} has joined")
+        self._collects.ask(list(self._ready.values()))
         self._give_leases()
         self._news.set()
 
@@ -307,8 +364,11 @@ class Crew:
     def _hear_warn(self, _member: Member, text: str) -> None:
         self._progress(text)
 
-    def _hear_failed(self, _member: Member, error: str, text: str) -> None:
-        self._fail(getattr(errors, error, RuntimeError)(text))
+    def _hear_failed(self, member: Member, error: str, text: str) -> None:
+        if isinstance(member, Guest) and not member.ready:  # its machine's trouble, not the run's
+            self._progress(f"rollout worker {member.name} cannot work: {text}")
+        else:
+            self._fail(getattr(errors, error, RuntimeError)(text))
 
     def _on_death(self, member: Member, why: str) -> None:
         self._board.add("sdpo_worker_exits_total", worker=member.name)
@@ -319,6 +379,7 @@ class Crew:
             for position in self._desk.worker_gone(member.name):
                 self._judged.pop(position, None)
             self._give_leases()
+        self._collects.ask(list(self._ready.values()))
         self._progress(f"rollout worker {member.name}: {why}; its groups are given out again")
 
     async def _watch_deadlines(self) -> None:
@@ -326,12 +387,27 @@ class Crew:
             await asyncio.sleep(_EXPIRY_POLL_S)
             for member in self._members:
                 member.end_if_silent()
+            self._end_if_alone()
             if self._desk is not None and (late := self._desk.expire()):
                 self._progress(f"groups {late} were not made in time: they are given out again")
                 self._to_all("give_up", positions=late)
                 for position in late:
                     self._judged.pop(position, None)
                 self._give_leases()
+
+    def _end_if_alone(self) -> None:
+        """Without a worker of ours, wait for others only so long."""
+        limit = self._config.rollout.workers.start_timeout_s
+        if self._ready or self._own:  # ours are restarted, or end the run themselves
+            self._ready_at = time.monotonic()
+        elif time.monotonic() - self._ready_at > limit:
+            self._fail(
+                errors.WorkerDied(
+                    f"no rollout worker has been here for {limit:g} s "
+                    "(rollout.workers.start_timeout_s), and none is started here "
+                    f"(rollout.workers.count=0). On another machine: sdpo worker {self._run}"
+                )
+            )
 
     async def _next_news(self) -> None:
         await self._news.wait()
@@ -342,6 +418,9 @@ class Crew:
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
         self._news.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task(work)
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         async def told() -> None:
@@ -355,6 +434,19 @@ class Crew:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _shares(held: Mapping[Member, int], num: int, capacity: int) -> Counter[Member]:
+    """How many of `num` groups each gets: one by one to whoever holds the fewest, as long as that
+    is less than `capacity`."""
+    then, shares = dict(held), Counter[Member]()
+    for _ in range(num):
+        member = min(then, key=then.__getitem__)
+        if then[member] >= capacity:
+            break
+        then[member] += 1
+        shares[member] += 1
+    return shares
 
 
 def _roster(roster: Roster) -> Message:

@@ -1,5 +1,7 @@
-"""One rollout worker as the controller sees it: started under the engines' guardian, watched, and
-started again when it dies.
+"""A rollout worker as the controller sees it.
+
+Own     started here under the engines' guardian, watched, started again when it dies
+Guest   started by somebody else, on any machine; comes and goes
 """
 
 from __future__ import annotations
@@ -21,27 +23,64 @@ _TAIL_LINES = 8
 
 
 class Member:
-    """A worker. Whatever ends this process ends it too, with all that it has started.
+    """A worker.
 
     Attributes:
-        name: Also of its log.
-        channel: None until it has said hello.
+        name: Of it alone.
+        channel: None while there is none.
         ready: It takes leases.
         heard: When it last said something (`time.monotonic`).
+    """
+
+    def __init__(self, name: str, config: WorkerConfig) -> None:
+        self.name, self.ready = name, False
+        self.channel: Channel | None = None
+        self.heard = time.monotonic()
+        self._config, self._silent = config, False
+
+    def end_if_silent(self) -> None:
+        """Have it ended when it has said nothing for too long."""
+        limit = self._config.silence_timeout_s
+        if self.ready and not self._silent and time.monotonic() - self.heard > limit:
+            self._silent = True
+            self._end()
+
+    @property
+    def silence(self) -> str:
+        """What ended it, in words, where it was silence."""
+        return f"it said nothing for {self._config.silence_timeout_s:g} s" if self._silent else ""
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+
+class Guest(Member):
+    """A worker that joined by itself. It is gone when its channel ends."""
+
+    def __init__(self, name: str, config: WorkerConfig, channel: Channel) -> None:
+        super().__init__(name, config)
+        self.channel = self._line = channel
+
+    def _end(self) -> None:
+        self._line.cut()
+
+
+class Own(Member):
+    """A worker that is ours. Whatever ends this process ends it too, with all that it has started.
+
+    Attributes:
         restarts: So far.
     """
 
     def __init__(self, name: str, config: WorkerConfig, run: Path, socket: str) -> None:
-        self.name, self.ready, self.restarts = name, False, 0
-        self.channel: Channel | None = None
-        self.heard = 0.0
-        self._silent = False
-        self._config, self._run, self._socket = config, run, socket
+        super().__init__(name, config)
+        self.restarts = 0
+        self._run, self._socket = run, socket
         self._log = run / "logs" / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
         self._closing = False
 
-    async def keep(self, on_death: Callable[[Member, str], None]) -> None:
+    async def keep(self, on_death: Callable[[Own, str], None]) -> None:
         """Run it until `close`, again and again.
 
         Args:
@@ -62,9 +101,8 @@ class Member:
                 return
             seconds = f"it was not ready within {self._config.start_timeout_s:g} s"
             why = f"it ended with status {status}" if in_time else seconds
-            if self._silent:
-                why = f"it said nothing for {self._config.silence_timeout_s:g} s"
-                self._silent = False
+            why = self.silence or why
+            self._silent = False
             on_death(self, why)
             if self.restarts >= self._config.max_restarts:
                 raise WorkerDied(
@@ -72,13 +110,6 @@ class Member:
                     f"(rollout.workers.max_restarts); the end of {self._log}:\n{self._tail()}"
                 )
             self.restarts += 1
-
-    def end_if_silent(self) -> None:
-        """Have it ended, and started again, when it has said nothing for too long."""
-        limit = self._config.silence_timeout_s
-        if self.ready and not self._silent and time.monotonic() - self.heard > limit:
-            self._silent = True
-            self._end()
 
     async def close(self, kept: asyncio.Task[None]) -> None:
         """End it in order, and whatever it has started; `kept` is the task of `keep`."""

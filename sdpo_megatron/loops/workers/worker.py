@@ -3,7 +3,7 @@
     python -m sdpo_megatron.loops.workers.worker RUN_FOLDER SOCKET NAME
 
 SIGTERM ends it in order: what it was making is given out again. It ends as well when the
-controller's socket closes.
+controller's socket closes. `joining` has those that join from elsewhere.
 """
 
 from __future__ import annotations
@@ -53,11 +53,16 @@ class _Work:
 
 
 class Worker:
-    """One worker, at its end of the channel."""
+    """One worker, at its end of the channel.
+
+    Attributes:
+        failure: Why it could not begin.
+    """
 
     def __init__(self, config: TrainConfig, rollouts: Path, channel: Channel) -> None:
         self._config, self._rollouts, self._channel = config, rollouts, channel
         self._router = Router(config.rollout.engine, self._complain, self._note_load)
+        self.failure: SdpoError | None = None
         self._version = 0
         self._groups: dict[int, _Work] = {}
         self._collecting: dict[int, asyncio.Task[None]] = {}
@@ -94,6 +99,7 @@ class Worker:
                 finally:
                     beating.cancel()
         except SdpoError as error:
+            self.failure = error
             self._failed(error)
 
     async def _beat(self) -> None:
@@ -103,6 +109,7 @@ class Worker:
 
     async def _serve(self) -> None:
         handlers: dict[str, Callable[[Message], None]] = {
+            "welcome": lambda _: None,
             "roster": self._on_roster,
             "lease": self._on_lease,
             "give_up": self._on_give_up,
