@@ -6,9 +6,9 @@ Two runs of SmolLM2-135M, taking turns: rollout.max_staleness 0 and 1. Engine an
 thread each, so that two cores can do both at a time; the learning rate is so small that both sample
 from the same policy, and every attempt is distilled. Of the steps after the first `skip`:
 
-    g, t     seconds of a synchronous step that wait for attempts, and all others; g is scaled to the
-             tokens that the asynchronous run sampled (t is of the same questions, prompts for the
-             most part)
+    g, t     seconds of a synchronous step that wait for attempts, and all others; g is scaled to
+             the tokens that the asynchronous run sampled (t is of the same questions, prompts for
+             the most part)
     ideal    max(g, t) / (g + t): what is left when one hides behind the other
     ratio    asynchronous seconds / (g + t)
     gain     (1 - ratio) / (1 - ideal): how much of what could be had is had; above 1 when the

@@ -36,6 +36,8 @@ class Cluster:
     """Verifier pods."""
     verifier_workers: PositiveInt = 4
     """Verifications at once in each of them; each gets a CPU."""
+    rollout_workers: Count = 0
+    """Pods of rollout workers, one for each few engines. 0: the trainer's pod has its own."""
     checkpoint_s: Seconds = 120.0
     """How long a checkpoint takes, seconds: a pod that is stopped gets twice that, and a minute for
     the step that it is in."""

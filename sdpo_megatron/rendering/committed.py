@@ -24,14 +24,14 @@ COMMITTED: Mapping[str, str] = {
     "overlays/end-to-end/rendered": "k8s experiment=quickstart "
     "run.name=end-to-end run.steps=5 run.checkpoint_every=1 task.ids=[28,35] batch.questions=2 "
     "rollout.sampling.num_attempts=4 rollout.sampling.max_new_tokens=40 "
-    f"rollout.engine.deterministic=true {_SMALL}",
+    f"rollout.engine.deterministic=true --rollout-workers=1 {_SMALL}",
     "overlays/one-node/rendered": "k8s experiment=science model.path=/models/Qwen3-8B "
     "task.path=/data/sciknoweval task.subset=chemistry parallel.tensor=4 "
     "rollout.engine.num_engines=4",
     "overlays/multi-node/rendered": "k8s experiment=livecodebench model.path=/models/Qwen3-32B "
     "task.path=/data/livecodebench_v6.jsonl parallel.tensor=8 run.data_parallel=4 "
     "rollout.engine.tp=4 rollout.engine.num_engines=4 "
-    "--verifiers=16 --verifier-workers=8 --checkpoint-s=300",
+    "--verifiers=16 --verifier-workers=8 --rollout-workers=2 --checkpoint-s=300",
     "overlays/verify-batch/rendered": "k8s-verify-batch --responses=/runs/responses.jsonl "
     "--verdicts=/runs/verdicts --task=humaneval --shards=1000 --parallelism=200",
 }

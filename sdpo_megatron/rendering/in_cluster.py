@@ -11,6 +11,7 @@ from sdpo_megatron.errors import ConfigError
 from sdpo_megatron.rendering import names
 from sdpo_megatron.rendering.cluster import Cluster, is_dns_label
 from sdpo_megatron.rendering.pods import CLAIMS, DATA, MODELS, RUNS, TOKEN_FILE
+from sdpo_megatron.rollout.config import WorkerConfig
 
 EVERYWHERE = "0.0.0.0"
 _PEER_S = 60  # what a lease outlives the pod that held it
@@ -44,6 +45,7 @@ def in_cluster(config: TrainConfig, cluster: Cluster) -> TrainConfig:
         model=replace(config.model, path=_on_claim(config.model.path)),
         rollout=replace(
             config.rollout,
+            workers=_workers(config.rollout.workers, cluster),
             engine=replace(
                 engine,
                 device=_device(engine.device),
@@ -63,6 +65,13 @@ def in_cluster(config: TrainConfig, cluster: Cluster) -> TrainConfig:
             workers=max(config.judge.workers or 0, cluster.verifiers * cluster.verifier_workers),
         ),
     )
+
+
+def _workers(asked: WorkerConfig, cluster: Cluster) -> WorkerConfig:
+    """Those of pods of their own, where there are such; else the trainer's."""
+    if not cluster.rollout_workers:
+        return asked
+    return replace(asked, count=0, listen_address=EVERYWHERE, listen_port=names.WORKER_PORT)
 
 
 def claims_of(config: TrainConfig) -> list[str]:

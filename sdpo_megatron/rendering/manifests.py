@@ -17,6 +17,7 @@ from sdpo_megatron.rendering.pods import Manifest
 from sdpo_megatron.rendering.size import Size
 from sdpo_megatron.rendering.trainer import trainer
 from sdpo_megatron.rendering.verifiers import verifiers
+from sdpo_megatron.rendering.workers import workers
 
 Files = dict[str, list[Manifest]]
 KUSTOMIZATION = "kustomization.yaml"
@@ -35,10 +36,12 @@ def of_run(config: TrainConfig, cluster: Cluster, *, with_shared: bool = True) -
     placed = in_cluster.in_cluster(config, cluster)
     size = Size.of(config, cluster)
     ground = _ground(cluster, in_cluster.claims_of(placed)) if with_shared else {}
+    some_workers = {"workers.yaml": found} if (found := workers(placed, cluster)) else {}
     return ground | {
         "network.yaml": network(placed, cluster, size),
         "verifiers.yaml": verifiers(placed, cluster),
         "engines.yaml": engines(placed, cluster, size),
+        **some_workers,
         "trainer.yaml": trainer(placed, cluster, size),
     }
 

@@ -186,12 +186,13 @@ def headless_service(
         all_pods: Also those that are not ready: ranks and engines must be found while they start.
     """
     unready = {"publishNotReadyAddresses": True} if all_pods else {}
+    numbers = [{"name": key, "port": port} for key, port in ports.items()]
     return named("v1", "Service", name, namespace, tags) | {
         "spec": {
             "clusterIP": "None",
             **unready,
             "selector": dict(tags),
-            "ports": [{"name": key, "port": port} for key, port in ports.items()],
+            **({"ports": numbers} if numbers else {}),
         }
     }
 

@@ -9,6 +9,7 @@ _TAGS = {"app.kubernetes.io/name": APPLICATION}
 _PRIORITIES = {
     "trainer": (1_000, "A trainer that is pushed out stops a run"),
     "engine": (900, "A run goes on with fewer engines"),
+    "worker": (700, "Other workers make the groups of one that goes"),
     "verifier": (500, "Verifiers are stateless and come back in seconds"),
 }
 

@@ -46,6 +46,8 @@ def trainer(config: TrainConfig, cluster: Cluster, size: Size) -> list[Manifest]
     ports = {"metrics": config.run.metrics_port}
     if size.nodes > 1:
         ports |= {"ranks": names.RENDEZVOUS_PORT, "launchers": names.RENDEZVOUS_PORT + 1}
+    if config.rollout.workers.listen_port:
+        ports |= {"workers": config.rollout.workers.listen_port}
     name = names.trainer(run)
     service = headless_service(name, cluster.namespace, tags, ports, all_pods=True)
     job = named("batch/v1", "Job", name, cluster.namespace, tags)

@@ -157,6 +157,10 @@ def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | No
         return None
 
 
+WAITING, WORKING = "waiting", "working"
+"""What `sdpo worker --state FILE` writes, for whoever probes it."""
+
+
 @settings
 class WorkerConfig:
     """The processes that sample, judge and write groups."""
@@ -191,7 +195,7 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         problems = []
         if not self.count and not self.listen_address:
-            problems.append(("count", "leaves nobody to work: start one, or give {listen_address:key}"))
+            problems.append(("count", "with no {listen_address:key} leaves nobody: start one"))
         if self.listen_address and _ip_address(self.listen_address) is None:
             problems.append(("listen_address", "must be an IP address of rank 0's, or 0.0.0.0"))
         refuse(self, problems)

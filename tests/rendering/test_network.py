@@ -7,7 +7,7 @@ import pytest
 from tests.rendering.arrows import End, allowed
 from tests.rendering.k8s_folder import Manifest, of_rendering
 
-PORTS = (53, 80, 443, 6443, 9400, 9401, 29500, 29501, 30000, 45678)
+PORTS = (53, 80, 443, 6443, 9400, 9401, 9402, 29500, 29501, 30000, 45678)
 OUTSIDE = [
     End.of("prometheus", "monitoring", {"app.kubernetes.io/name": "prometheus"}),
     End.of("grafana", "monitoring", {"app.kubernetes.io/name": "grafana"}),
@@ -24,6 +24,12 @@ ARROWS = {
     ("prometheus", "trainer", 9400),
     ("prometheus", "engine", 30000),
     ("prometheus", "verifier", 9401),
+}
+OF_WORKERS = {
+    ("worker", "trainer", 9402),
+    ("worker", "engine", 30000),
+    ("worker", "verifier", 9401),
+    ("worker", "dns", 53),
 }
 
 
@@ -46,9 +52,14 @@ def test_one_trainer_pod(folder: str) -> None:
     assert _arrows(of_rendering(folder)) == ARROWS
 
 
+def test_a_pod_of_rollout_workers_talks_to_three_others() -> None:
+    assert _arrows(of_rendering("overlays/end-to-end/rendered")) == ARROWS | OF_WORKERS
+
+
 def test_several_trainer_pods_talk_to_each_other_on_every_port() -> None:
     among = {("trainer", "trainer", port) for port in PORTS}
-    assert _arrows(of_rendering("overlays/multi-node/rendered")) == ARROWS | among
+    found = _arrows(of_rendering("overlays/multi-node/rendered"))
+    assert found == ARROWS | OF_WORKERS | among
 
 
 def test_judging_a_file_talks_to_nobody() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -81,8 +84,8 @@ def test_ranks_of_several_pods_find_the_first(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_memory_backed_shared_memory_fits_the_pods_memory() -> None:
-    for kind in ("Job", "StatefulSet"):
-        spec = only(of_rendering(LARGE), kind)["spec"]["template"]["spec"]
+    for kind, name in (("Job", "trainer"), ("StatefulSet", "engine")):
+        spec = only(of_rendering(LARGE), kind, name)["spec"]["template"]["spec"]
         (volume,) = [v for v in spec["volumes"] if v["name"] == "dev-shm"]
         assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
         mounts = {m["name"]: m["mountPath"] for m in spec["containers"][0]["volumeMounts"]}
@@ -115,7 +118,7 @@ def test_engines_that_share_gpus_at_home_have_their_own_in_pods() -> None:
 
 
 def test_engines_on_gpus_have_their_ranks_gpus() -> None:
-    container = main_container(only(of_rendering(LARGE), "StatefulSet"))
+    container = main_container(only(of_rendering(LARGE), "StatefulSet", "engine"))
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 4
     assert _flags(container["args"])["--tp-size"] == "4"
     assert "--device" not in container["args"]
@@ -136,12 +139,12 @@ def test_an_engine_waits_for_a_model_that_the_trainer_makes() -> None:
     manifests = [m for found in rendered(words).values() for m in found]
     (waiting,) = only(manifests, "StatefulSet")["spec"]["template"]["spec"]["initContainers"]
     assert "[ -f '/runs/a b/smollm2-135m-instruct/config.json' ]" in waiting["command"][-1]
-    ready = only(of_rendering(LARGE), "StatefulSet")["spec"]["template"]["spec"]
+    ready = only(of_rendering(LARGE), "StatefulSet", "engine")["spec"]["template"]["spec"]
     assert "initContainers" not in ready
 
 
 def test_engines_cannot_write_what_they_serve() -> None:
-    for mount in main_container(only(of_rendering(LARGE), "StatefulSet"))["volumeMounts"]:
+    for mount in main_container(only(of_rendering(LARGE), "StatefulSet", "engine"))["volumeMounts"]:
         if mount["mountPath"] in ("/runs", "/models"):
             assert mount["readOnly"] is True
 
@@ -256,3 +259,54 @@ def test_every_claim_account_and_priority_that_pods_name_is_there() -> None:
                     assert ("PersistentVolumeClaim", claim) in there
                 if "configMap" in volume:
                     assert ("ConfigMap", volume["configMap"]["name"]) in there
+
+
+def test_workers_of_pods_of_their_own_find_the_trainer_by_its_run_folder(tmp_path: Path) -> None:
+    from sdpo_megatron.config import load_saved
+
+    manifests = of_rendering(LARGE)
+    (tmp_path / "config.yaml").write_text(only(manifests, "ConfigMap")["data"]["config.yaml"])
+    config = load_saved(tmp_path / "config.yaml")
+    asked = config.rollout.workers
+    assert (asked.count, asked.listen_address) == (0, "0.0.0.0")
+    service = only(manifests, "Service", "livecodebench-trainer")["spec"]["ports"]
+    assert {"name": "workers", "port": asked.listen_port} in service
+    pods = only(manifests, "StatefulSet", "livecodebench-worker")["spec"]
+    assert pods["replicas"] == 2
+    container = main_container(only(manifests, "StatefulSet", "livecodebench-worker"))
+    assert container["args"][:2] == ["worker", config.run.folder]
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in container["volumeMounts"]}
+    assert mounts["/runs"] is False  # it writes groups
+    assert mounts["/models"]
+    assert mounts["/data"]
+    trainer = main_container(only(manifests, "Job"))
+    assert trainer["image"] == container["image"]
+
+
+def test_a_run_without_such_pods_has_none() -> None:
+    manifests = of_rendering(SMALL)
+    kinds = {m["kind"] for m in manifests if m["metadata"]["name"].endswith("-worker")}
+    assert kinds == {"ServiceAccount", "PriorityClass"}  # which all runs share
+
+
+def _probe(container: Manifest, name: str, folder: Path) -> int:
+    """The probe's exit code here, its files below `folder`."""
+    command = [word.replace("/tmp/", f"{folder}/") for word in container[name]["exec"]["command"]]
+    return subprocess.run(command, stderr=subprocess.DEVNULL).returncode
+
+
+def test_a_worker_is_ready_when_it_works_and_alive_while_its_loop_turns(tmp_path: Path) -> None:
+    container = main_container(only(of_rendering(LARGE), "StatefulSet", "worker"))
+    probes = ("startupProbe", "readinessProbe", "livenessProbe")
+
+    def seen() -> list[bool]:
+        return [_probe(container, name, tmp_path) == 0 for name in probes]
+
+    assert seen() == [False, False, False]
+    state = tmp_path / Path(container["args"][-1]).name
+    state.write_text("waiting\n")
+    assert seen() == [True, False, True]
+    state.write_text("working\n")
+    assert seen() == [True, True, True]
+    os.utime(state, (0, time.time() - 100))
+    assert seen() == [True, True, False]

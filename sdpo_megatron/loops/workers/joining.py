@@ -19,6 +19,7 @@ from sdpo_megatron.config import load_saved
 from sdpo_megatron.exit_codes import DONE
 from sdpo_megatron.loops.workers.door import Door
 from sdpo_megatron.loops.workers.worker import Worker
+from sdpo_megatron.rollout.config import WAITING, WORKING
 
 _POLL_S = 1.0
 _PATIENCE_S = 600.0
@@ -47,12 +48,20 @@ def main(arguments: Sequence[str]) -> int:
         metavar="SECONDS",
         help="leave when no trainer has been there for so long (%(default)g)",
     )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help=f"rewritten every second, for probes: {WAITING} or {WORKING}",
+    )
     parsed = parser.parse_args(arguments)
-    return asyncio.run(_until_told(parsed.run, parsed.name, parsed.patience))
+    return asyncio.run(
+        _until_told(Guesting(parsed.run, parsed.name, parsed.state, parsed.patience))
+    )
 
 
-async def _until_told(run: Path, name: str, patience_s: float) -> int:
-    staying = asyncio.ensure_future(_stay(run, name, patience_s))
+async def _until_told(guest: Guesting) -> int:
+    staying = asyncio.ensure_future(guest.stay())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, staying.cancel)
@@ -63,50 +72,65 @@ async def _until_told(run: Path, name: str, patience_s: float) -> int:
         return DONE
 
 
-async def _stay(run: Path, name: str, patience_s: float) -> int:
-    _say(f"{name}: waiting for a trainer of {run}")
-    alone_since, told = time.monotonic(), ""
-    while time.monotonic() - alone_since < patience_s:
-        problem = await _work_once(run, name)
-        if not problem:
-            _say("the trainer is gone; waiting for the next one")
-            alone_since, told = time.monotonic(), ""
-        elif problem != told:
-            _say(problem)
-            told = problem
-        await asyncio.sleep(_POLL_S)
-    _say(f"no trainer came within {patience_s:g} s")
-    return DONE
+class Guesting:
+    """A worker's stay with one trainer after the other."""
 
+    def __init__(self, run: Path, name: str, state: Path | None, patience_s: float) -> None:
+        self._run, self._name, self._state_file, self._patience_s = run, name, state, patience_s
+        self._state = WAITING
 
-async def _work_once(run: Path, name: str) -> str:
-    """Work until the controller goes. Why that was not possible, if it was not.
+    async def stay(self) -> int:
+        """Until no trainer has come for long enough. Raises as `main`."""
+        beating = asyncio.ensure_future(self._beat())
+        _say(f"{self._name}: waiting for a trainer of {self._run}")
+        alone_since, told = time.monotonic(), ""
+        try:
+            while time.monotonic() - alone_since < self._patience_s:
+                problem = await self._work_once()
+                if not problem:
+                    _say("the trainer is gone; waiting for the next one")
+                    alone_since, told = time.monotonic(), ""
+                elif problem != told:
+                    _say(problem)
+                    told = problem
+                await asyncio.sleep(_POLL_S)
+        finally:
+            beating.cancel()
+        _say(f"no trainer came within {self._patience_s:g} s")
+        return DONE
 
-    Raises:
-        SdpoError: This machine cannot work for the run.
-    """
-    rollouts = run / "rollouts"
-    try:
-        door = Door.read(rollouts)
-        if door is None:
-            return "no trainer listens there (rollout.workers.listen_address)"
-        config = load_saved(run / "config.yaml")
-        channel = await door.enter(config.rollout.workers.silence_timeout_s)
-    except OSError as error:
-        return str(error)
-    try:
-        channel.send("hello", name=name)
-        answer = await channel.receive() or {"kind": "refused", "why": "the trainer hung up"}
-        if answer["kind"] == "refused":
-            return str(answer["why"])
-        _say("a trainer is there")
-        worker = Worker(config, rollouts, channel)
-        await worker.run()
-        if worker.failure is not None:
-            raise worker.failure
-        return ""
-    finally:
-        await channel.close()
+    async def _work_once(self) -> str:
+        """Work until the controller goes. Why that was not possible, if it was not."""
+        rollouts = self._run / "rollouts"
+        try:
+            door = Door.read(rollouts)
+            if door is None:
+                return "no trainer listens there (rollout.workers.listen_address)"
+            config = load_saved(self._run / "config.yaml")
+            channel = await door.enter(config.rollout.workers.silence_timeout_s)
+        except OSError as error:
+            return str(error)
+        try:
+            channel.send("hello", name=self._name)
+            answer = await channel.receive() or {"kind": "refused", "why": "the trainer hung up"}
+            if answer["kind"] == "refused":
+                return str(answer["why"])
+            _say("a trainer is there")
+            self._state = WORKING
+            worker = Worker(config, rollouts, channel)
+            await worker.run()
+            if worker.failure is not None:
+                raise worker.failure
+            return ""
+        finally:
+            self._state = WAITING
+            await channel.close()
+
+    async def _beat(self) -> None:
+        """Say that the loop turns, and what it does."""
+        while self._state_file is not None:
+            self._state_file.write_text(f"{self._state}\n")
+            await asyncio.sleep(_POLL_S)
 
 
 def _say(text: str) -> None:

@@ -209,7 +209,9 @@ def test_a_run_that_nobody_joins_ends_and_says_how_to(tiny_llama: Path, tmp_path
 
 
 def test_a_worker_leaves_when_no_trainer_comes(tmp_path: Path) -> None:
-    process = Process(tmp_path / "run", "cell", "--patience", "1", log=tmp_path)
+    told = ("--patience", "1", "--state", str(tmp_path / "state"))
+    process = Process(tmp_path / "run", "cell", *told, log=tmp_path)
     assert process.process.wait(60) == 0
+    assert (tmp_path / "state").read_text() == "waiting\n"
     assert "no trainer listens there" in process.said
     assert "no trainer came within 1 s" in process.said
