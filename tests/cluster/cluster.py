@@ -87,7 +87,7 @@ def wait(what: str, met: Callable[[], Any], limit_s: float, every_s: float = 1.0
 
 def _state() -> str:
     said = kubectl("get", "pods,jobs", "-o", "wide")
-    for component in ("trainer", "engine", "verifier"):
+    for component in ("trainer", "worker", "engine", "verifier"):
         for pod in pods(component):
             name = pod["metadata"]["name"]
             log = subprocess.run(

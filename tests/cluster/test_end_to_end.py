@@ -99,14 +99,14 @@ def _run(seen: Seen, run: Path) -> None:
     cluster.kubectl("apply", "-k", str(OVERLAY))  # the engines, and the rest once more
     watching.start()
     cluster.wait("two steps", lambda: len(_rows(run)) >= 2, 12 * _MINUTES)
-    everyone = [pod for who in COMPONENTS for pod in cluster.pods(who)]
+    everyone = [pod for who in (*COMPONENTS, "worker") for pod in cluster.pods(who)]
     seen.failed_before = cluster.restarted_or_failed(everyone)
     _watch(seen)
     seen.sick = [who for who in COMPONENTS if not _healthy(who)]
     _delete_trainer(seen, run)
     enough = seen.steps_at_stop + 1
     cluster.wait("a step of the new pod", lambda: len(_rows(run)) >= enough, 10 * _MINUTES)
-    for component in ("verifier", "engine"):
+    for component in ("verifier", "worker", "engine"):
         (pod, *_) = cluster.pods(component)
         cluster.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
     cluster.wait("Complete", lambda: "Complete" in cluster.conditions(JOB), 12 * _MINUTES)
@@ -209,6 +209,12 @@ def test_a_deleted_trainer_stops_with_a_checkpoint_and_the_job_goes_on(seen: See
 def test_the_job_is_complete_after_the_last_step_and_each_was_taken_once(seen: Seen) -> None:
     assert [row["step"] for row in seen.rows] == list(range(1, STEPS + 1))
     assert re.search(rf"after step {STEPS}\b", seen.log)
+
+
+def test_attempts_were_made_by_the_pod_of_rollout_workers(seen: Seen) -> None:
+    """It outlived the first trainer, and when it was deleted its successor joined."""
+    assert seen.log.count("rollout worker end-to-end-worker-0 has joined") == 2
+    assert "worker-0: its connection ended; its groups are given out again" in seen.log
 
 
 def test_there_was_one_writer_after_the_other(seen: Seen) -> None:
