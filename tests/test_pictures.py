@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
-DRAWN = ("success.svg", "terminal.svg", "hidden-api.svg")
+DRAWN = ("success.svg", "terminal.svg", "hidden-api.svg", "small.svg")
 
 
 def test_they_are_drawn_from_the_recorded_run() -> None:

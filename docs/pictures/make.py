@@ -4,6 +4,7 @@ quickstart.jsonl    metrics.jsonl of one `make quickstart`, its numbers rounded 
 terminal.svg        the display at the end of that run, drawn by the display itself
 success.svg         success by step
 hidden-api.svg      the same of benchmarks/results/hidden_api: mean, least and most of the seeds
+small.svg           the same of benchmarks/results/small
 
 Another run's metrics.jsonl as an argument takes the place of the recorded one.
 """
@@ -25,6 +26,10 @@ FOLDER = Path(__file__).parent
 RECORDED = FOLDER / "quickstart.jsonl"
 RESULTS = FOLDER.parent.parent / "benchmarks" / "results"
 LABELS = {"as_is": "SDPO", "grpo": "GRPO", "sft": "SFT"}
+COMPARED = {
+    "hidden-api.svg": ("hidden_api", "hidden names"),
+    "small.svg": ("small", "eight HumanEval problems, four a step"),
+}
 # An attempt of that run's step 2.
 EXAMPLE = Example(
     question_id="HumanEval/28",
@@ -38,16 +43,16 @@ EXAMPLE = Example(
 
 
 def main(source: Path) -> None:
-    """Write the two SVG files."""
+    """Write the SVG files."""
     reports = [_report(json.loads(line)) for line in source.read_text().splitlines()]
     (FOLDER / "terminal.svg").write_text(terminal(reports))
     values = [report.metrics["rollout/success_rate"] for report in reports]
     picture = chart.svg("share of 32 attempts solved, by step", [chart.Line(values)])
     (FOLDER / "success.svg").write_text(picture)
-    compared = RESULTS / "hidden_api"
-    if compared.is_dir():
-        picture = chart.svg("hidden names: share of 32 attempts solved, by step", lines(compared))
-        (FOLDER / "hidden-api.svg").write_text(picture)
+    for name, (results, what) in COMPARED.items():
+        if (RESULTS / results).is_dir():
+            title = f"{what}: share of 32 attempts solved, by step"
+            (FOLDER / name).write_text(chart.svg(title, lines(RESULTS / results)))
 
 
 def lines(folder: Path) -> list[chart.Line]:
