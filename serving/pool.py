@@ -240,6 +240,10 @@ class EnginePool:
             if engine.served == served:
                 self._take_out(engine, why, reason)
 
+    async def answers(self, served: Served) -> bool:
+        """Whether that engine, which should serve, generates when it is asked from here."""
+        return any([await e.client.healthy() for e in self.engines if e.served == served])
+
     def note_load(self, served: Served, in_flight: int) -> None:
         """So many requests are on that engine; while there are any, its health is watched."""
         for engine in self.engines:

@@ -184,10 +184,12 @@ class WorkerConfig:
     """A worker without a sign of life for so long (stopped, or stuck) is restarted."""
 
     max_restarts: Count = 3
-    """Restarts of one worker within a run before its death is an error."""
+    """Restarts of one worker within a run before its death is an error; of those of other machines,
+    failures in a row without a group in between."""
 
     start_timeout_s: Seconds = 300.0
-    """Longest start-up, verifiers included."""
+    """Longest start-up, verifiers included; with `count`=0 also the longest time without anybody's
+    worker."""
 
     stop_timeout_s: Seconds = 5.0
     """Seconds between SIGTERM and SIGKILL when a worker is stopped."""

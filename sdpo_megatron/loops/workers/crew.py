@@ -66,6 +66,7 @@ class Crew:
         self._own: list[Own] = []
         self._guests: dict[str, Guest] = {}
         self._ready_at = time.monotonic()  # when a worker was last seen to take leases
+        self._guests_failed = 0  # in a row, without a group in between
         self._tasks: set[asyncio.Task[None]] = set()
         self._kept: dict[Own, asyncio.Task[None]] = {}
         self._door: DoorKeeper | None = None
@@ -335,6 +336,7 @@ class Crew:
     def _hear_receipt(self, _member: Member, receipt: Message) -> None:
         assert self._desk is not None
         self._desk.commit(receipt_from_plain(receipt))
+        self._guests_failed = 0
         self._give_leases()
         self._news.set()
 
@@ -348,8 +350,22 @@ class Crew:
         self._collects.answer(number, sums)
         self._news.set()
 
-    def _hear_complain(self, _member: Member, engine: list[Any], why: str, reason: str) -> None:
-        self._pool.complain(*engines_of([engine]), why, reason)
+    def _hear_complain(self, member: Member, engine: list[Any], why: str, reason: str) -> None:
+        (served,) = engines_of([engine])
+        if isinstance(member, Guest):
+            self._spawn(self._look_into(member, served, why, reason))
+        else:
+            self._pool.complain(served, why, reason)
+
+    async def _look_into(self, guest: Guest, served: Served, why: str, reason: str) -> None:
+        """It may be the way between the two that is broken: then the others keep the engine."""
+        if reason == "died" and await self._pool.answers(served):
+            self._progress(
+                f"rollout worker {guest.name} goes without engine {served.url} until the next "
+                f"version; from here it answers: {why}"
+            )
+        else:
+            self._pool.complain(served, why, reason)
 
     def _hear_load(self, member: Member, engine: list[Any], in_flight: int) -> None:
         (served,) = engines_of([engine])
@@ -365,9 +381,13 @@ class Crew:
         self._progress(text)
 
     def _hear_failed(self, member: Member, error: str, text: str) -> None:
-        if isinstance(member, Guest) and not member.ready:  # its machine's trouble, not the run's
+        if isinstance(member, Guest):  # most likely its machine's trouble, not the run's
             self._progress(f"rollout worker {member.name} cannot work: {text}")
-        else:
+            self._guests_failed += member.ready
+            member.ready = False  # what else it has to say counts no more
+            member.dismiss()
+        limit = self._config.rollout.workers.max_restarts
+        if isinstance(member, Own) or self._guests_failed > limit:
             self._fail(getattr(errors, error, RuntimeError)(text))
 
     def _on_death(self, member: Member, why: str) -> None:

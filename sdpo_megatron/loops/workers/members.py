@@ -61,8 +61,12 @@ class Guest(Member):
         super().__init__(name, config)
         self.channel = self._line = channel
 
-    def _end(self) -> None:
+    def dismiss(self) -> None:
+        """End its channel; it may come back."""
         self._line.cut()
+
+    def _end(self) -> None:
+        self.dismiss()
 
 
 class Own(Member):

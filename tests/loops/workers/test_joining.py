@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdpo_megatron.errors import WorkerDied
+from sdpo_megatron.errors import EngineDiedError, WorkerDied
 from sdpo_megatron.nouns import PolicyVersion
 from sdpo_megatron.rollout.config import SamplingConfig
 from tests.loops.workers.crews import publish, scene
@@ -173,28 +173,82 @@ def test_a_second_worker_of_one_name_is_told_so_and_takes_over_when_the_first_go
     asyncio.run(main())
 
 
+def broken_worker(run: Path, *lines: str) -> list[str]:
+    """The command of an `sdpo worker` named bare, after `lines`: here every machine is sound."""
+    main = f"sys.exit(main(['worker', {str(run)!r}, '--name', 'bare']))"
+    imports = ("import sys", "from sdpo_megatron.cli import main")
+    imports += ("from sdpo_megatron.errors import ConfigError, EngineDiedError",)
+    imports += ("import sdpo_megatron.loops.workers.worker as worker",)
+    imports += ("from serving.client import EngineClient",)
+    return [sys.executable, "-c", "\n".join((*imports, *lines, main))]
+
+
 def test_a_machine_that_cannot_work_says_why_and_the_run_goes_on_beside_it(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
-    """Here every machine has a sandbox, so one that has none is made up."""
     run = tmp_path / "run"
-    broken = "import sdpo_megatron.loops.workers.worker as w, sdpo_megatron.errors as e, sys\n"
-    broken += "from sdpo_megatron.cli import main\n"
-    broken += "def refuse(*_, **__): raise e.ConfigError('sandbox: no landlock here')\n"
-    broken += "w.open_judge = refuse\n"
-    broken += f"sys.exit(main(['worker', {str(run)!r}, '--name', 'bare']))\n"
+    command = broken_worker(
+        run, "def refuse(*_, **__): raise ConfigError('no landlock')", "worker.open_judge = refuse"
+    )
 
     async def main() -> None:
         async with scene(tiny_llama, run, "rollout.workers.listen_address=127.0.0.1") as here:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", broken, stderr=subprocess.PIPE
-            )
+            process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
             _, said = await process.communicate()
             assert process.returncode == 2
-            assert said.decode().strip().splitlines()[-1] == "sdpo: sandbox: no landlock here"
-            assert any("bare cannot work: sandbox: no landlock" in text for text in here.heard)
+            assert said.decode().strip().splitlines()[-1] == "sdpo: no landlock"
+            assert any("bare cannot work: no landlock" in text for text in here.heard)
             await publish(here, 0, tiny_llama)
             assert len(await here.crew.next_batch(1, 0)) == 2  # worker-0's
+
+    asyncio.run(main())
+
+
+UNREACHABLE = (
+    "async def generate(self, *_): raise EngineDiedError('no route to host')",
+    "EngineClient.generate = generate",
+)
+
+
+def test_a_machine_that_does_not_reach_an_engine_takes_it_from_nobody_else(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    overrides = ("rollout.workers.listen_address=127.0.0.1", "rollout.engine.start_timeout_s=3")
+
+    async def main() -> None:
+        async with scene(tiny_llama, run, *overrides) as here:
+            process = await asyncio.create_subprocess_exec(
+                *broken_worker(run, *UNREACHABLE), stderr=subprocess.DEVNULL
+            )
+            await here.until(lambda: ("bare", True) in here.crew.members)
+            await publish(here, 0, tiny_llama)
+            batch = await here.crew.next_batch(1, 0)
+            assert sorted(g.lease.number for g in batch) == [0, 1]  # bare's was made by worker-0
+            assert any("bare goes without engine" in text for text in here.heard)
+            assert any("bare cannot work" in text for text in here.heard)
+            assert here.pool.num_restarts == 0
+            assert not any("leaves the pool" in text for text in here.heard)
+            process.terminate()
+            assert await process.wait() == 0
+
+    asyncio.run(main())
+
+
+def test_what_no_machine_can_do_ends_the_run(tiny_llama: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = (*OTHERS, "rollout.workers.max_restarts=1", "rollout.engine.start_timeout_s=2")
+
+    async def main() -> None:
+        process = await asyncio.create_subprocess_exec(
+            *broken_worker(run, *UNREACHABLE), stderr=subprocess.DEVNULL
+        )
+        async with scene(tiny_llama, run, *overrides) as here:
+            await publish(here, 0, tiny_llama)
+            with pytest.raises(EngineDiedError):
+                await here.crew.next_batch(1, 0)
+        process.terminate()
+        await process.wait()
 
     asyncio.run(main())
 
