@@ -20,6 +20,8 @@ OPTIMIZER = "sdpo_megatron/actor/optimizer.py"
 PLAN = "sdpo_megatron/actor/batches/plan.py"
 PACKING = "sdpo_megatron/actor/batches/packing.py"
 TEACHER = "sdpo_megatron/actor/teacher.py"
+DOOR = "sdpo_megatron/loops/workers/door.py"
+DOOR_TESTS = "tests/loops/workers/test_door.py"
 WEIGHT_SETS = "sdpo_megatron/actor/weight_sets.py"
 
 ONE_RANK = "tests/actor/test_one_rank.py"
@@ -272,6 +274,42 @@ MUTANTS = (
         'if position not in book or book[position].receipt.get("file") != receipt.file:',
         "if True:",
         DESK_TESTS,
+    ),
+    # The door for workers of other machines
+    Mutant(
+        "a worker's proof is not looked at",
+        DOOR,
+        'raise NotOurs("it does not know this run\'s secret")\n\n\nasync def _present',
+        "pass\n\n\nasync def _present",
+        DOOR_TESTS,
+    ),
+    Mutant(
+        "a controller's proof is not looked at",
+        DOOR,
+        'raise NotOurs("it does not know this run\'s secret")\n    writer.write',
+        "pass\n    writer.write",
+        DOOR_TESTS,
+    ),
+    Mutant(
+        "what the controller proves can be sent back to it",
+        DOOR,
+        "who.encode() + first + second",
+        "bytes(a ^ b for a, b in zip(first, second, strict=True))",
+        DOOR_TESTS,
+    ),
+    Mutant(
+        "others can read the secret",
+        DOOR,
+        "mode=0o600",
+        "mode=0o644",
+        DOOR_TESTS,
+    ),
+    Mutant(
+        "the secret outlives the controller",
+        DOOR,
+        "self._file.unlink(missing_ok=True)\n        if self._server",
+        "if self._server",
+        DOOR_TESTS,
     ),
     *GPU_MUTANTS,
 )

@@ -123,7 +123,7 @@ def test_a_controller_s_own_proof_is_no_worker_s(tmp_path: Path) -> None:
             writer.write(b"SDPOWRK1" + b"n" * 32)
             await reader.readexactly(32)
             writer.write(await reader.readexactly(32))
-            assert await reader.read() == b""
+            assert await asyncio.wait_for(reader.read(), 5) == b""
             writer.close()
             assert opened.came.empty()
 
