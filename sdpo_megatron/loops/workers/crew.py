@@ -71,6 +71,7 @@ class Crew:
         self._kept: dict[Own, asyncio.Task[None]] = {}
         self._door: DoorKeeper | None = None
         self._up = False  # the engines
+        self._closing = False
         self._server: asyncio.Server | None = None
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
         self._news = asyncio.Event()
@@ -116,6 +117,7 @@ class Crew:
 
     async def close(self) -> None:
         """End our workers and wait for them; those of others wait for the next controller."""
+        self._closing = True
         await asyncio.gather(*(member.close(kept) for member, kept in self._kept.items()))
         if self._server is not None:
             self._server.close()
@@ -303,7 +305,8 @@ class Crew:
                 guest.ready = False
                 del self._guests[guest.name]
                 self._board.remove("sdpo_worker_up", worker=guest.name)
-                self._on_death(guest, guest.silence or "its connection ended")
+                if not self._closing:
+                    self._on_death(guest, guest.silence or "its connection ended")
             await channel.close()
 
     async def _talk(self, member: Member, channel: Channel) -> None:

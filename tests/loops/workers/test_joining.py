@@ -87,7 +87,9 @@ def test_groups_are_shared_and_a_worker_that_is_told_to_go_gives_its_own_back(
                 batch = await waiting
                 assert sorted(g.lease.number for g in batch) == [0, 0, 1, 1]
                 assert here.crew.restarts == 0
-            # The controller has gone; the worker that is left waits for the next one.
+            # The controller has gone, and writes nothing more; the worker that is left waits for
+            # the next one.
+            assert not any("cell-b: its connection ended" in text for text in here.heard)
             assert "told to end" in first.said
             while "the trainer is gone; waiting for the next one" not in second.said:
                 await asyncio.sleep(0.05)
