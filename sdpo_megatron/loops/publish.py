@@ -138,9 +138,10 @@ class Publisher:
         if self._sender is None:
             transport = open_transport(self.kind, gather.device, self._engine)
             self._sender = StageSender(transport, self._engine)
-        writer = StageWriter(
-            draft, gather.stage, max_ahead=0 if self.kind != "disk" else _AHEAD_ON_DISK
-        )
+        if self.kind == "disk":
+            writer = StageWriter(draft, gather.stage, max_ahead=_AHEAD_ON_DISK)
+        else:
+            writer = StageWriter(draft, gather.stage, behind=True)
         return self._sender.send(swap, self._gathering(gather), writer, self._checksum())
 
     def _gathering(self, gather: StageGather) -> Gathering:

@@ -58,13 +58,19 @@ def begin_version(source: Path, target: Path, dtype: torch.dtype, *, in_fp8: boo
 class StageWriter:
     """Writes one stage's buckets behind whoever gathers them."""
 
-    def __init__(self, draft: Path, stage: int, *, max_ahead: int = 0):
-        """`max_ahead` buckets may wait to be written before `add` blocks; 0: any number."""
+    def __init__(self, draft: Path, stage: int, *, max_ahead: int = 0, behind: bool = False):
+        """Begin.
+
+        Args:
+            max_ahead: So many buckets may wait to be written before `add` blocks; 0: any number.
+            behind: Write nothing before `finish`: the engines, which wait, have the machine.
+        """
         self._draft, self._stage = draft, stage
         self._queue: queue.Queue[Bucket | None] = queue.Queue(max_ahead)
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="weights-writer", daemon=True)
-        self._thread.start()
+        if not behind:
+            self._thread.start()
 
     def add(self, bucket: Bucket) -> None:
         """Take a bucket over; on a GPU it is copied to the host now. Never raises."""
@@ -74,6 +80,8 @@ class StageWriter:
     def finish(self) -> None:
         """That was all; the rest is written while the caller goes on."""
         self._queue.put(None)
+        if self._thread.ident is None:
+            self._thread.start()
 
     def wait(self) -> str | None:
         """Until all is written; what went wrong, if anything did."""

@@ -73,7 +73,7 @@ class StageSender:
         """
         started = time.monotonic()
         clients = self._clients_of(target)
-        opened = self._wait(self._transport.open(clients)) if clients else {}
+        opened = self._wait(self._transport.open(clients))
         after_open = time.monotonic()
         bytes_before = self._transport.num_bytes
         if isinstance(self._transport, DiskTransport):

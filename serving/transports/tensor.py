@@ -1,7 +1,8 @@
 """Weights by memory that engines of this machine map: named shared memory, CUDA IPC on a GPU.
 
 The bucket is gathered into that memory once, whatever the number of engines, and each engine copies
-out of it what its ranks hold.
+out of it what its ranks hold. Shared memory is kept from swap to swap: to have the system hand out
+and clear its pages costs more than to fill them.
 """
 
 from __future__ import annotations
@@ -25,17 +26,25 @@ class TensorTransport:
         """`device` holds the buckets."""
         self._device = device
         self.num_bytes = 0
+        self._kept: list[torch.Tensor] = []  # shared memory of former swaps
+        self._used: list[torch.Tensor] = []  # of this one
 
     def buffer(self, num_bytes: int) -> torch.Tensor:
         """Raises SwapError where shared memory is used up."""
         if self._device.type == "cuda":
             return torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
+        found = next((i for i, old in enumerate(self._kept) if old.numel() >= num_bytes), None)
         try:
-            return shared_bytes(num_bytes)
+            memory = shared_bytes(num_bytes) if found is None else self._kept.pop(found)
         except OSError as error:
             raise SwapError(str(error)) from error
+        self._used.append(memory)
+        return memory[:num_bytes]
 
     async def open(self, clients: Sequence[EngineClient]) -> Failures:
+        # The folder of the version before is whole by now, and an engine that is still reading its
+        # buckets is out: it serves nothing before its checksum was right.
+        self._kept, self._used = [*self._kept, *self._used], []
         return {}
 
     async def send(
@@ -54,7 +63,7 @@ class TensorTransport:
         return failures
 
     async def close(self) -> None:
-        pass
+        self._kept, self._used = [], []
 
     async def _send(self, client: EngineClient, bucket: Bucket, *, flush: bool) -> None:
         payloads = [

@@ -73,7 +73,7 @@ def _send(transport: Scripted, tmp_path: Path) -> tuple[StageReport, list[Path]]
             yield bucket
 
     sender = StageSender(transport, EngineConfig())
-    writer = StageWriter(tmp_path, 0)
+    writer = StageWriter(tmp_path, 0, behind=True)
     checksum = EngineChecksum(MODEL, dtype="float32")
     target = SwapTarget(number=1, engines=ENGINES, seconds_left=60.0)
     report = sender.send(target, gather, writer, checksum)
