@@ -56,6 +56,7 @@ class Publisher:
         self._dtype: torch.dtype = getattr(torch, engine.dtype)
         self._in_fp8 = engine.precision == "fp8"
         self._sender: StageSender | None = None
+        self._writer: StageWriter | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._committing: Future[None] | None = None
 
@@ -86,10 +87,20 @@ class Publisher:
             else:
                 commit.result()
                 coordinator.begin_swap(number, stream=False)
-            coordinator.finish_swap(version, target, reports, self.kind)
+            try:
+                coordinator.finish_swap(version, target, reports, self.kind)
+            finally:
+                self._write()
             if not stream:
                 self._forget_all_but(target)
+        self._write()
         return version
+
+    def _write(self) -> None:
+        """The engines have what was sent: the folder may have the machine."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.release()
 
     def wait(self) -> None:
         """On rank 0: until the last version's folder is whole.
@@ -141,7 +152,7 @@ class Publisher:
         if self.kind == "disk":
             writer = StageWriter(draft, gather.stage, max_ahead=_AHEAD_ON_DISK)
         else:
-            writer = StageWriter(draft, gather.stage, behind=True)
+            writer = self._writer = StageWriter(draft, gather.stage, behind=True)
         return self._sender.send(swap, self._gathering(gather), writer, self._checksum())
 
     def _gathering(self, gather: StageGather) -> Gathering:

@@ -26,6 +26,7 @@ from sdpo_megatron.weights.bucket import Bucket
 from sdpo_megatron.weights.export import copy_companions, write_index
 
 _POLL_S = 0.02
+_BEHIND_S = 2.0
 _MEND = "free some space, then resume the run"
 _DTYPE_NAMES = {
     torch.float32: "F32",
@@ -63,14 +64,17 @@ class StageWriter:
 
         Args:
             max_ahead: So many buckets may wait to be written before `add` blocks; 0: any number.
-            behind: Write nothing before `finish`: the engines, which wait, have the machine.
+            behind: Write nothing before `release`, or two seconds after `finish`: the engines,
+                which wait, have the machine.
         """
         self._draft, self._stage = draft, stage
         self._queue: queue.Queue[Bucket | None] = queue.Queue(max_ahead)
         self._error: str | None = None
-        self._thread = threading.Thread(target=self._run, name="weights-writer", daemon=True)
+        self._finished, self._released = threading.Event(), threading.Event()
         if not behind:
-            self._thread.start()
+            self._released.set()
+        self._thread = threading.Thread(target=self._run, name="weights-writer", daemon=True)
+        self._thread.start()
 
     def add(self, bucket: Bucket) -> None:
         """Take a bucket over; on a GPU it is copied to the host now. Never raises."""
@@ -80,8 +84,12 @@ class StageWriter:
     def finish(self) -> None:
         """That was all; the rest is written while the caller goes on."""
         self._queue.put(None)
-        if self._thread.ident is None:
-            self._thread.start()
+        self._finished.set()
+
+    def release(self) -> None:
+        """Write now."""
+        self._released.set()
+        self._finished.set()
 
     def wait(self) -> str | None:
         """Until all is written; what went wrong, if anything did."""
@@ -91,6 +99,9 @@ class StageWriter:
     def _run(self) -> None:
         files: dict[str, str] = {}
         num_bytes = 0
+        if not self._released.is_set():
+            self._finished.wait()
+            self._released.wait(_BEHIND_S)  # an engine may need the folder before the swap can end
         for number in range(1 << 30):
             bucket = self._queue.get()
             if bucket is None:

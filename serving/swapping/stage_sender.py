@@ -4,7 +4,7 @@ the checksum at once.
     main thread   gather bucket n + 1
     loop thread   send bucket n           (`Transport.send`)
     hash thread   checksum of bucket n    (where somebody compares it)
-    writer        bucket n to the version's folder
+    writer        the buckets to the version's folder, once the engines serve them
 
 A failure to send never stops the gathering, in which other ranks take part.
 """
