@@ -80,27 +80,21 @@ class Publisher:
         reports = self._send(swap, draft)
         checksum = from_rank_0(_overall(reports))
         version = PolicyVersion(number, checksum)
-        if coordinator:
-            commit = self._behind.submit(self._commit, draft, target, len(reports), stream)
-            if stream:
-                self._committing = commit
-            else:
-                commit.result()
-                coordinator.begin_swap(number, stream=False)
-            try:
+        try:
+            if coordinator:
+                commit = self._behind.submit(self._commit, draft, target, len(reports), stream)
+                if stream:
+                    self._committing = commit
+                else:
+                    commit.result()
+                    coordinator.begin_swap(number, stream=False)
                 coordinator.finish_swap(version, target, reports, self.kind)
-            finally:
-                self._write()
-            if not stream:
-                self._forget_all_but(target)
-        self._write()
+                if not stream:
+                    self._forget_all_but(target)
+        finally:
+            if self._writer is not None:  # the engines have what was sent: the disk's turn
+                self._writer.release()
         return version
-
-    def _write(self) -> None:
-        """The engines have what was sent: the folder may have the machine."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.release()
 
     def wait(self) -> None:
         """On rank 0: until the last version's folder is whole.

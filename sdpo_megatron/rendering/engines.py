@@ -23,12 +23,12 @@ from sdpo_megatron.rendering.pods import (
     disruption_budget,
     headless_service,
     labels,
-    named,
     pod,
     resources,
     scratch,
     shared_memory,
     spread,
+    stateful_set,
 )
 from sdpo_megatron.rendering.size import Size
 from serving.command import engine_flags, engine_module, engine_variables
@@ -46,15 +46,8 @@ def engines(config: TrainConfig, cluster: Cluster, size: Size) -> list[Manifest]
     name, tags = names.engines(run), labels(run, COMPONENT)
     ports = {"http": names.ENGINE_PORT}
     service = headless_service(name, cluster.namespace, tags, ports, all_pods=True)
-    stateful_set = named("apps/v1", "StatefulSet", name, cluster.namespace, tags)
-    stateful_set["spec"] = {
-        "serviceName": name,
-        "replicas": size.engines,
-        "podManagementPolicy": "Parallel",
-        "selector": {"matchLabels": tags},
-        "template": _pod(config, cluster, size),
-    }
-    return [service, stateful_set, disruption_budget(name, cluster.namespace, tags)]
+    pods = stateful_set(name, cluster.namespace, tags, size.engines, _pod(config, cluster, size))
+    return [service, pods, disruption_budget(name, cluster.namespace, tags)]
 
 
 def _pod(config: TrainConfig, cluster: Cluster, size: Size) -> Manifest:

@@ -197,6 +197,21 @@ def headless_service(
     }
 
 
+def stateful_set(
+    name: str, namespace: str, tags: Mapping[str, str], replicas: int, template: Manifest
+) -> Manifest:
+    """Pods that keep their names, started side by side; a Service of the same name is theirs."""
+    return named("apps/v1", "StatefulSet", name, namespace, tags) | {
+        "spec": {
+            "serviceName": name,
+            "replicas": replicas,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": dict(tags)},
+            "template": template,
+        }
+    }
+
+
 def disruption_budget(name: str, namespace: str, tags: Mapping[str, str]) -> Manifest:
     """Drains take one pod at a time."""
     return named("policy/v1", "PodDisruptionBudget", name, namespace, tags) | {

@@ -18,11 +18,11 @@ from sdpo_megatron.rendering.pods import (
     disruption_budget,
     headless_service,
     labels,
-    named,
     pod,
     resources,
     scratch,
     spread,
+    stateful_set,
     token,
 )
 from sdpo_megatron.rollout.config import WORKING
@@ -42,15 +42,10 @@ def workers(config: TrainConfig, cluster: Cluster) -> list[Manifest]:
     run = config.run.name
     name, tags = names.workers(run), labels(run, COMPONENT)
     service = headless_service(name, cluster.namespace, tags, {}, all_pods=True)
-    stateful_set = named("apps/v1", "StatefulSet", name, cluster.namespace, tags)
-    stateful_set["spec"] = {
-        "serviceName": name,
-        "replicas": cluster.rollout_workers,
-        "podManagementPolicy": "Parallel",
-        "selector": {"matchLabels": tags},
-        "template": _pod(config, cluster),
-    }
-    return [service, stateful_set, disruption_budget(name, cluster.namespace, tags)]
+    pods = stateful_set(
+        name, cluster.namespace, tags, cluster.rollout_workers, _pod(config, cluster)
+    )
+    return [service, pods, disruption_budget(name, cluster.namespace, tags)]
 
 
 def _probe(test: str, **how: int) -> Manifest:

@@ -259,7 +259,7 @@ class Crew:
     async def _open_door(self) -> None:
         config = self._config.rollout.workers
         keeper = DoorKeeper(
-            self._run / "rollouts", lambda channel: self._spawn(self._host(channel)), self._progress
+            self._run / "rollouts", lambda channel: self._task(self._host(channel)), self._progress
         )
         try:
             await keeper.open(config.listen_address, config.listen_port)
@@ -272,7 +272,7 @@ class Crew:
 
     async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection over the local socket, from hello to its end."""
-        self._spawn(self._employ(Channel(reader, writer)))
+        self._task(self._employ(Channel(reader, writer)))
 
     async def _employ(self, channel: Channel) -> None:
         """One of ours."""
@@ -356,7 +356,7 @@ class Crew:
     def _hear_complain(self, member: Member, engine: list[Any], why: str, reason: str) -> None:
         (served,) = engines_of([engine])
         if isinstance(member, Guest):
-            self._spawn(self._look_into(member, served, why, reason))
+            self._task(self._look_into(member, served, why, reason))
         else:
             self._pool.complain(served, why, reason)
 
@@ -388,7 +388,7 @@ class Crew:
             self._progress(f"rollout worker {member.name} cannot work: {text}")
             self._guests_failed += member.ready
             member.ready = False  # what else it has to say counts no more
-            member.dismiss()
+            member.end()
         limit = self._config.rollout.workers.max_restarts
         if isinstance(member, Own) or self._guests_failed > limit:
             self._fail(getattr(errors, error, RuntimeError)(text))
@@ -441,9 +441,6 @@ class Crew:
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
         self._news.set()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task(work)
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         async def told() -> None:

@@ -43,14 +43,15 @@ class Member:
         limit = self._config.silence_timeout_s
         if self.ready and not self._silent and time.monotonic() - self.heard > limit:
             self._silent = True
-            self._end()
+            self.end()
 
     @property
     def silence(self) -> str:
         """What ended it, in words, where it was silence."""
         return f"it said nothing for {self._config.silence_timeout_s:g} s" if self._silent else ""
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Have it ended; nothing happens where it is not there."""
         raise NotImplementedError
 
 
@@ -61,12 +62,9 @@ class Guest(Member):
         super().__init__(name, config)
         self.channel = self._line = channel
 
-    def dismiss(self) -> None:
-        """End its channel; it may come back."""
+    def end(self) -> None:
+        """Cut its channel; it may come back."""
         self._line.cut()
-
-    def _end(self) -> None:
-        self.dismiss()
 
 
 class Own(Member):
@@ -98,7 +96,7 @@ class Own(Member):
             await asyncio.wait([ended], timeout=self._config.start_timeout_s)
             in_time = ended.done() or self.ready
             if not in_time:
-                self._end()
+                self.end()
             status = await ended
             self.ready, self.channel = False, None
             if self._closing:
@@ -118,7 +116,7 @@ class Own(Member):
     async def close(self, kept: asyncio.Task[None]) -> None:
         """End it in order, and whatever it has started; `kept` is the task of `keep`."""
         self._closing = True
-        self._end()
+        self.end()
         await kept
 
     async def _start(self) -> asyncio.Future[int]:
@@ -136,10 +134,11 @@ class Own(Member):
                 start_new_session=True,  # Ctrl-C is the controller's to handle
             )
         if self._closing:
-            self._end()
+            self.end()
         return asyncio.ensure_future(self._process.wait())
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """SIGTERM to its guardian, which sees to the rest."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
